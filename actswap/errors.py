@@ -1,0 +1,63 @@
+"""Every error of actswap: what happened, where, why, and the call or command that would work."""
+
+from __future__ import annotations
+
+
+class ActswapError(Exception):
+    """Base of all errors raised on purpose; the CLI prints its text and exits with `exit_code`.
+
+    Args:
+        what: one sentence, what could not be done.
+        where: site name, module, file or line it happened at.
+        why: the cause.
+        fix: the corrected call or command.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
+        self.what, self.where, self.why, self.fix = what, where, why, fix
+        rows = [what] + [f"  {key}: {text}" for key, text in (("where", where), ("why", why), ("try", fix)) if text]
+        super().__init__("\n".join(rows))
+
+
+class UsageError(ActswapError):
+    """The request itself is wrong: an option, an activation name, an input."""
+
+
+class SelectionError(ActswapError):
+    """A selector matched no site."""
+
+
+class LoadError(ActswapError):
+    """The model file cannot be read, or is refused."""
+
+    exit_code = 3
+
+
+class CaptureError(ActswapError):
+    """The model cannot be run or traced on the given inputs."""
+
+    exit_code = 3
+
+
+class VerificationError(ActswapError):
+    """Two models that should agree do not."""
+
+    exit_code = 1
+
+
+class StartError(ActswapError):
+    """The asked-for start does not exist for this pair of source and target."""
+
+
+class FileError(ActswapError):
+    """A file cannot be written, or would be overwritten."""
+
+    exit_code = 2
+
+
+class ExportError(ActswapError):
+    """The model cannot be exported, or the exported file does not agree with it."""
+
+    exit_code = 4

@@ -1,0 +1,106 @@
+"""The words of the project as plain immutable data: `Source`, `Site`, `Start`.
+
+Nothing here imports torch: a site list or a plan can be read, printed and compared without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Number = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The activation that stands at a site: a kind and its parameters.
+
+    Attributes:
+        kind: canonical lower-case name (`relu`, `relu6`, `leaky_relu`, `prelu`, `gelu`, `gelu_tanh`, `silu`, ...).
+        params: sorted (name, value) pairs; a per-channel value is a tuple of floats. Examples:
+            `(("slope", 0.01),)` for leaky_relu, `(("slope", (0.2, 1.3, ...)),)` for prelu,
+            `(("high", 1.0), ("low", -1.0))` for hardtanh, `(("beta", 1.5),)` for swish.
+    """
+
+    kind: str
+    params: tuple[tuple[str, Number], ...] = ()
+
+    @classmethod
+    def of(cls, kind: str, **params: Number) -> Source:
+        """Build a source from keyword parameters."""
+        return cls(kind, tuple(sorted(params.items())))
+
+    def get(self, name: str, default: float = 0.0) -> Number:
+        """Return the parameter `name`, or `default`."""
+        return dict(self.params).get(name, default)
+
+    def __str__(self) -> str:
+        shown = [f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}[{len(v)}]" for k, v in self.params]
+        return self.kind + (f"({', '.join(shown)})" if shown else "")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a target begins at a site, and what it promises.
+
+    Attributes:
+        kind: `exact` (equal to rounding for every input), `limit` (closed-form bound), `fit` (error measured on the
+            calibration data), `morph` (exact while t = 0), `none` (does not preserve).
+        params: values for the parameters and buffers of the target module, by name: a float fills the tensor, a tuple
+            is reshaped to it.
+        bound: the largest |target - source| over all inputs, where known in closed form.
+        error: the largest |target - source| measured on the calibration range, for `fit`.
+        rms: the root-mean-square error on the calibration data, for `fit`.
+        note: one sentence for the table, where something should be said.
+    """
+
+    kind: str
+    params: Mapping[str, Number] = field(default_factory=dict)
+    bound: float | None = None
+    error: float | None = None
+    rms: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One activation call in one forward pass.
+
+    Attributes:
+        name: module name (or calling module plus function), `@k` from the second call on: `layer1.0.relu@1`.
+        source: what stands there.
+        role: `activation` or `gate` (its output multiplies something else).
+        form: how it is called: `module`, `function`, `method` or `formula`.
+        owner: fully qualified name of the innermost module whose forward makes the call ("" is the model itself).
+        how: `swap` (a child of the owner is replaced), `island` (the owner's forward is traced and rewritten) or `left`.
+        reason: why it is left, where it is.
+        shape: the first observed input shape.
+        channels: width of the channel axis, None where there is no clear one (parameters are then per layer).
+        channel_dim: index of the channel axis, counted from the front for axis 1, from the back (-1) for a last axis.
+        calls: how often the site ran in the observed forward pass (a head on several levels runs more than once).
+        inplace: the call overwrites its input.
+        line: `file:line` of the call in the user's code.
+        ordinal: position among the activation calls of the owner's forward.
+        child: attribute path of the called module below the owner ("" for functions and formulas).
+    """
+
+    name: str
+    source: Source
+    role: str
+    form: str
+    owner: str
+    how: str
+    reason: str = ""
+    shape: tuple[int, ...] = ()
+    channels: int | None = None
+    channel_dim: int = 1
+    calls: int = 1
+    inplace: bool = False
+    line: str = ""
+    ordinal: int = 0
+    child: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {**asdict(self), "source": {"kind": self.source.kind, **dict(self.source.params)}}
