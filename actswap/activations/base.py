@@ -1,0 +1,122 @@
+"""The contract between an activation file and the rest: what a trainable activation must offer.
+
+An activation file holds the formula, the module, the starts, the ONNX function and the FLOP count, and ends with one
+`SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Nothing else has to change when one is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram
+from actswap.sites import Number, Source, Start
+
+
+@dataclass(frozen=True)
+class StartContext:
+    """What a start may use.
+
+    Attributes:
+        beta: sharpness asked of a `limit` start (searched by convert so that the network stays within tolerance).
+        histogram: pre-activation statistics of the site, None where nothing was calibrated.
+    """
+
+    beta: float = 100.0
+    histogram: Histogram | None = None
+
+
+@dataclass(frozen=True)
+class OnnxFunction:
+    """The ONNX form of an activation: one node in domain `actswap`, and its body in standard operators.
+
+    Attributes:
+        op: node name, e.g. `AconC`.
+        inputs: input names, x first, then the parameters in the order of the torch operator.
+        attributes: attribute names with their types, e.g. `{"axes": "ints"}`.
+        body: statements in ONNX text syntax that compute `y`, opset 18 operators only.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything the tool knows about one activation.
+
+    Attributes:
+        name: the name users type, e.g. `acon_c`.
+        title: one line for `actswap list`.
+        paper: reference with its equation.
+        build: `build(channels, channel_dim, **options) -> nn.Module`; channels None means one set per layer.
+        promise: the best start kind for a source, without looking at data: `exact`, `limit`, `fit` or `none`.
+        start: the start for a source; raises StartError where the pair has none.
+        options: option name -> default value.
+        onnx: ONNX function, None for activations that export as standard operators.
+        no_decay: parameter names that weight decay must not touch.
+        flops: floating-point operations for `flops(module, input_shape)`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    build: Callable[..., nn.Module]
+    promise: Callable[[Source], str]
+    start: Callable[[Source, StartContext], Start]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    onnx: OnnxFunction | None = None
+    no_decay: tuple[str, ...] = ()
+    flops: Callable[[nn.Module, tuple[int, ...]], int] | None = None
+
+
+class Activation(nn.Module):
+    """Base of the trainable activations: a channel count, a channel axis, and loading of start values.
+
+    Args:
+        channels: width of the channel axis; None shares one set of parameters over the layer.
+        channel_dim: index of the channel axis in the input; negative counts from the back.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
+        super().__init__()
+        if channels is not None and channels < 1:
+            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
+        self.channels, self.channel_dim = channels, channel_dim
+
+    @property
+    def width(self) -> int:
+        """Number of parameter sets: the channels, or 1 per layer."""
+        return self.channels or 1
+
+    @torch.no_grad()
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values: a float fills the tensor of that name, a tuple is reshaped to it."""
+        for name, value in params.items():
+            tensor = self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
+            if isinstance(value, (int, float)):
+                tensor.fill_(value)
+            else:
+                source = torch.tensor(value, dtype=torch.float64)
+                tensor.copy_(source.reshape(tensor.shape) if source.numel() == tensor.numel() else source)
+
+    def extra_repr(self) -> str:
+        """Show the channel count and axis."""
+        return f"{'per layer' if self.channels is None else self.channels}, channel_dim={self.channel_dim}"
+
+
+def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """View a (C,) or (1,) parameter so that it broadcasts along `channel_dim` of x."""
+    if parameter.numel() == 1:
+        return parameter.reshape(())
+    dim = channel_dim % x.dim()
+    return parameter.reshape((-1,) + (1,) * (x.dim() - 1 - dim))

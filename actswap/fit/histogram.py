@@ -1,0 +1,1 @@
+"""Streaming histograms of pre-activations: any number of batches, bounded memory."""
