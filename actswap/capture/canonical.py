@@ -72,6 +72,7 @@ _SAME = {
     "concatenate": "cat",
     "clip": "clamp",
     "absolute": "abs",
+    "_threshold": "threshold",
     "greater": "gt",
     "greater_equal": "ge",
     "less": "lt",

@@ -62,7 +62,7 @@ def _user_line(depth: int = 2) -> str:
     return ""
 
 
-_TORCH = torch.__path__[0]
+_TORCH = torch.__path__[0] + "/"
 
 
 class _Recorder(TorchFunctionMode):
