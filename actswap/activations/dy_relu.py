@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.base import (
     Activation,
     Spec,
@@ -84,7 +85,11 @@ def max_of_lines(t: Tensor, coef: Tensor, dim: int) -> Tensor:
     return y
 
 
-dy_relu = dy_relu_formula
+dy_relu = ops.define(
+    "dy_relu(Tensor x, Tensor w1, Tensor b1, Tensor w2, "
+    "Tensor b2, Tensor init, Tensor lambdas, int dim) -> Tensor",
+    dy_relu_formula,
+)
 
 
 NORMALIZERS = ("sigmoid", "hard_sigmoid")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.base import Spec, StartContext, elements, per_channel, widened
 from actswap.activations.dy_relu import OPTIONS, DyReLU, coefficients, dy_relu_flops, max_of_lines
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
@@ -61,7 +62,12 @@ def attention(t: Tensor, ws: Tensor, bs: Tensor, tau: float, gain: float, dim: i
     return gain * gate.reshape(score.shape)
 
 
-dy_relu_c = dy_relu_c_formula
+dy_relu_c = ops.define(
+    "dy_relu_c(Tensor x, Tensor w1, Tensor b1, Tensor w2, "
+    "Tensor b2, Tensor init, Tensor lambdas, Tensor ws, "
+    "Tensor bs, float tau, float gain, int dim) -> Tensor",
+    dy_relu_c_formula,
+)
 
 
 class DyReLUC(DyReLU):
