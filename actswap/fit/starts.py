@@ -16,8 +16,8 @@ def sanathanan_koerner(problem: Problem, signs: Array, rounds: int) -> Array:
 
     Args:
         problem: the data.
-        signs: (S, N) of -1 and 1: for form B the sign that the inner sum is supposed to have at each point, which
-            makes the problem linear. One row of ones for the other forms.
+        signs: (S, N) of -1 and 1: for form B the sign that the inner sum is supposed to have at each point,
+            which makes the problem linear. One row of ones for the other forms.
         rounds: how often the weights are renewed.
 
     Returns:
@@ -48,18 +48,21 @@ def sanathanan_koerner(problem: Problem, signs: Array, rounds: int) -> Array:
 
 def _non_negative(matrix: Array, right: Array) -> Array:
     """Minimise x'Mx/2 - r'x over x >= 0 for each (M, r); clipped solution where NNLS gives up."""
-    found = np.empty_like(right)
-    for k, (m, r) in enumerate(zip(matrix, right[:, :, 0], strict=True)):
-        try:
-            lower = np.linalg.cholesky(m)
-            found[k, :, 0] = nnls(lower.T, np.linalg.solve(lower, r), maxiter=30 * len(r))[0]
-        except (RuntimeError, np.linalg.LinAlgError):
-            found[k, :, 0] = np.maximum(np.linalg.lstsq(m, r, rcond=1e-9)[0], 0.0)
-    return found
+    rows = [_non_negative_one(m, r) for m, r in zip(matrix, right[:, :, 0], strict=True)]
+    return np.asarray(np.stack(rows)[:, :, None])
 
 
-# Fixed denominators, in units where every feature peaks at 1 on the data. Chosen greedily from 224 candidates so that on
-# 880 random sites (16 targets, five distributions) the best of them is hardly ever far from the best of all.
+def _non_negative_one(matrix: Array, right: Array) -> Array:
+    try:
+        lower = np.linalg.cholesky(matrix)
+        return np.asarray(nnls(lower.T, np.linalg.solve(lower, right), maxiter=30 * len(right))[0])
+    except (RuntimeError, np.linalg.LinAlgError):
+        return np.maximum(np.linalg.lstsq(matrix, right, rcond=1e-9)[0], 0.0)
+
+
+# Fixed denominators, in units where every feature peaks at 1 on the data. Chosen greedily from 224
+# candidates, so that on 880 random sites (16 targets, five distributions) the best of them is rarely
+# far from the best of all.
 _SHAPES: dict[str, tuple[tuple[float, ...], ...]] = {
     "A": ((0, 0, 3), (0, 0, 0, 100), (0, 0, 0.3)),
     "B": (
