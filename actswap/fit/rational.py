@@ -23,7 +23,7 @@ from actswap.errors import UsageError
 from actswap.fit.basis import from_monomial, to_monomial, vander
 from actswap.fit.histogram import condense
 from actswap.fit.minimax import refine
-from actswap.fit.starts import starts
+from actswap.fit.starts import bends, starts
 from actswap.fit.tails import reach_asymptote, tail_slopes
 from actswap.fit.varpro import Problem, march
 
@@ -160,15 +160,10 @@ def fit_pade(
 
     frame = _Frame(degrees, form, basis, s, lo, hi)
     full = frame.problem(f, points, weights)
-    xs, ws = condense(points, weights, _COARSE)
-    coarse = frame.problem(f, xs, ws)
-    b, cost, _, first = march(coarse, starts(coarse, xs), iterations=8, tolerance=1e-4)
-    b, cost, _, second = march(coarse, b[_best(cost, 4)], iterations=24, tolerance=1e-4)
-    b, cost, done, third = march(full, b[_best(cost, 2)], iterations=40, tolerance=1e-6)
-    used = first + second + third
+    dense = np.linspace(lo, hi, _DENSE)
+    b, cost, done, used = _search(frame, f, full, points, bends(f(dense), dense))
     best = _best(cost, 1)[0]
     winner, converged = b[best], bool(done[best])
-    dense = np.linspace(lo, hi, _DENSE)
     if minimax:
         grid = frame.problem(f, dense, np.full(_DENSE, 1.0 / _DENSE))
         winner, coefficients, converged, more = refine(grid, b)
@@ -192,6 +187,20 @@ def fit_pade(
     at_points = fit.rational(points) - full.y
     largest = max(np.abs(error).max(), np.abs(at_points).max())
     return replace(fit, max_error=float(largest), rms_error=float(np.sqrt(weights @ at_points**2)))
+
+
+def _search(
+    frame: _Frame, f: Function, full: Problem, points: Array, kinks: tuple[float, float]
+) -> tuple[Array, Array, NDArray[np.bool_], int]:
+    """All starts a few steps on few points, the better ones on, the best two to the end on all points."""
+    x, w = condense(points, full.root_w**2, _COARSE)
+    coarse = frame.problem(f, x, w)
+    b, free = starts(coarse, x, kinks)
+    b, cost, _, first = march(coarse, b, 8, 1e-4, free)
+    kept = _best(cost, 5)
+    b, cost, _, second = march(coarse, b[kept], 20, 1e-4, free[kept])
+    b, cost, done, third = march(full, b[_best(cost, 2)], 40, 1e-6)
+    return b, cost, done, first + second + third
 
 
 @dataclass(frozen=True)

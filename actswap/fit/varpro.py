@@ -83,7 +83,9 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
     return cost, gradient, transposed @ jacobian
 
 
-def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tuple[Array, Array, Array, int]:
+def march(
+    problem: Problem, b: Array, iterations: int, tolerance: float, free: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array, Array, int]:
     """Levenberg-Marquardt from every row of b at once.
 
     Args:
@@ -91,6 +93,7 @@ def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tupl
         b: (S, n) starts; form A needs b >= 0 and keeps it by projection.
         iterations: upper limit.
         tolerance: a row has converged when a step lowers its cost by less than this share.
+        free: (S, n) which entries may move; all of them if not given.
 
     Returns:
         b (S, n), cost (S,), converged (S,), iterations used.
@@ -114,8 +117,10 @@ def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tupl
         # In units of the column norms the matrix has a unit diagonal: Marquardt's scaling.
         scaled = h / (scale[:, :, None] * scale[:, None, :])
         right = g / scale
-        if bounded:
-            fixed = (start <= 0.0) & (g > 0.0)
+        if bounded or free is not None:
+            fixed = (start <= 0.0) & (g > 0.0) if bounded else np.zeros(g.shape, dtype=bool)
+            if free is not None:
+                fixed |= ~free[live]
             scaled = np.where(fixed[:, :, None] | fixed[:, None, :], 0.0, scaled)
             right = np.where(fixed, 0.0, right)
         step = -np.linalg.solve(scaled + (damping[live, None, None] + 1e-14) * eye, right[:, :, None])[
