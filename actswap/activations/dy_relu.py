@@ -183,6 +183,13 @@ class DyReLU(Activation):
     def _coefficients(self, t: Tensor) -> Tensor:
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
 
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; 2K centres are those of every channel."""
+        init = params.get("init")
+        if isinstance(init, tuple) and len(init) == 2 * self.k:
+            params = {**params, "init": tuple(c for c in init for _ in range(self.width))}
+        super().load_start(params)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Accept both public layouts; centres and ranges stay where the file has none."""
         rows, centres = 2 * self.k, state_dict.pop(prefix + "init_v", None)
