@@ -148,6 +148,21 @@ class DyReLU(Activation):
         self.register_buffer("init", torch.tensor(centres).reshape(2 * k, 1).repeat(1, self.width))
         self.register_buffer("lambdas", torch.tensor([lambda_a] * k + [lambda_b] * k))
 
+    @torch.no_grad()
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; `init` may have one value per row, or one per row and channel."""
+        rest = dict(params)
+        init = rest.pop("init", None)
+        if isinstance(init, tuple):
+            rows = torch.tensor(init, dtype=torch.float64).reshape(2 * self.k, -1)
+            if rows.shape[1] not in (1, self.width):
+                raise UsageError(
+                    f"{type(self).__name__}.load_start: {rows.shape[1]} channels for {self.width}",
+                    fix=f"build it with channels={rows.shape[1]}",
+                )
+            self.init.copy_(rows)
+        super().load_start(rest)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute the maximum of the lines of this input."""
         if self.normalizer == "hard_sigmoid":
