@@ -90,7 +90,9 @@ class Activation(nn.Module):
     def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
         super().__init__()
         if channels is not None and channels < 1:
-            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
+            raise UsageError(
+                f"{type(self).__name__}(channels={channels})", why="channels must be positive or None"
+            )
         self.channels, self.channel_dim = channels, channel_dim
 
     @property
@@ -102,7 +104,9 @@ class Activation(nn.Module):
     def load_start(self, params: Mapping[str, Number]) -> None:
         """Write start values: a float fills the tensor of that name, a tuple is reshaped to it."""
         for name, value in params.items():
-            tensor = self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
+            tensor = (
+                self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
+            )
             if isinstance(value, (int, float)):
                 tensor.fill_(value)
             else:
