@@ -1,7 +1,8 @@
-"""The saved result: a folder with `plan.json` and `model.safetensors`. The format is specified in docs/bundle-format.md.
+"""The saved result: a folder with `plan.json` and `model.safetensors`. The format is specified in
+docs/bundle-format.md.
 
-Nothing in a bundle can run: the plan is checked data, the weights are safetensors. A bundle is put back onto a fresh
-copy of its base model; `save_pt2` writes a self-contained exported program instead.
+Nothing in a bundle can run: the plan is checked data, the weights are safetensors. A bundle is put back onto
+a fresh copy of its base model; `save_pt2` writes a self-contained exported program instead.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def save(
 
 
 def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Put a bundle back onto a fresh copy of its base model; the result computes the same bits as what was saved.
+    """Put a bundle back onto a fresh copy of its base model; the result computes the same bits as what was
+    saved.
 
     Args:
         path: the bundle's folder.
@@ -215,7 +217,8 @@ def save_pt2(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write a self-contained exported program that needs only torch and actswap, with a dynamic batch where it can.
+    """Write a self-contained exported program that needs only torch and actswap, with a dynamic batch where
+    it can.
 
     Args:
         model: the converted model.
@@ -303,7 +306,7 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_sizes(plan: Any, *, limit: int, folder: Path) -> None:
-    """Refuse a plan that asks for more channels than the bundle has numbers: it would only exhaust the memory."""
+    """Refuse a plan that asks for more channels than the bundle has numbers: that only exhausts memory."""
     if isinstance(plan, dict):
         channels = plan.get("channels")
         if channels is not None and (type(channels) is not int or not 0 < channels <= max(limit, 1)):

@@ -14,7 +14,8 @@ from actswap.errors import FileError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it over `path` when the block ends without an error.
 
-    On any error, an interrupt included, the temporary file is removed and what stood at `path` stays as it was.
+    On any error, an interrupt included, the temporary file is removed and what stood at `path` stays as it
+    was.
 
     Raises:
         FileError: the disk is full, or the folder cannot be written.

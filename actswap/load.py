@@ -315,7 +315,7 @@ def _load_bundle(
     trust_pickle: bool,
     base: str | os.PathLike[str] | None,
 ) -> LoadedModel:
-    """Load a bundle: its base from `base`, from `model`, or from the file that the bundle names beside itself."""
+    """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
     from actswap import bundle
 
     note = bundle.read_base(path)

