@@ -17,9 +17,7 @@ class ActswapError(Exception):
 
     def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
         self.what, self.where, self.why, self.fix = what, where, why, fix
-        rows = [what] + [
-            f"  {key}: {text}" for key, text in (("where", where), ("why", why), ("try", fix)) if text
-        ]
+        rows = [what] + [f"  {key}: {text}" for key, text in (("where", where), ("why", why), ("try", fix)) if text]
         super().__init__("\n".join(rows))
 
 

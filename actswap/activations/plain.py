@@ -1,7 +1,7 @@
 """The activations without trained parameters: what stands in people's networks, and ordinary targets too.
 
-Each entry is a function of x and named constants. `evaluate` computes a `Source`, `SourceModule` is the module that
-stands in for one after a call has been isolated.
+Each entry is a function of x and named constants. `evaluate` computes a `Source`, `SourceModule` is the
+module that stands in for one after a call has been isolated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from actswap.sites import Source
