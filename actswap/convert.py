@@ -12,7 +12,6 @@ from torch import nn
 
 from actswap import activations, verify as verification
 from actswap.activations.base import Spec
-from actswap.activations.bounded import split
 from actswap.apply import duplicate
 from actswap.calibrate import calibrate, inputs_of
 from actswap.capture.observe import observe
@@ -176,8 +175,9 @@ def convert(
     plan, originals = settle(work, found, chosen, left, target, options or {}, lambda: run(work, args, kwargs))
     clock.lap("isolate")
     try:
+        measurable = not any(t.is_meta for t in references[0])
         histograms = {}
-        if start in ("auto", "fit", "morph") and any(_is_fit(spec, c) for c in plan.choices):
+        if measurable and start != "none":
             batches = calibration if calibration is not None else [(args, kwargs)]
             histograms = calibrate(work, [c.path for c in plan.choices], batches, progress)
             clock.lap("calibrate")
@@ -185,7 +185,6 @@ def convert(
         def error() -> float:
             return max(compare(ref, run(work, *probe)).rel for ref, probe in zip(references, probes, strict=True))
 
-        measurable = not any(t.is_meta for t in references[0])
         plan = choose_starts(work, plan, spec, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
         parity = counts = None
@@ -239,10 +238,6 @@ def _choose(
         reasons = "; ".join(sorted({r for _, r in left}))
         raise UsageError(f"nothing to replace in {model}", why=reasons, fix="actswap scan MODEL shows every site")
     return chosen, left
-
-
-def _is_fit(spec: Spec, choice: Choice) -> bool:
-    return spec.promise(split(choice.site.source).core) == "fit"
 
 
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from actswap.activations.base import Activation
+from actswap.activations.bounded import Bounded
+from actswap.activations.morph import Morph
 from actswap.capture.canonical import canonical
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
@@ -124,7 +126,7 @@ class _Recorder(TorchFunctionMode):
         self.tape.calls.append(record)
         self.stack.append(index)
         first = len(self.tape.ops)
-        hidden = isinstance(module, Activation)
+        hidden = isinstance(module, (Activation, Bounded, Morph))
         self.opaque += hidden
         try:
             out = original(module, *args, **kwargs)
@@ -133,11 +135,18 @@ class _Recorder(TorchFunctionMode):
             self.stack.pop()
         if hidden and isinstance(out, Tensor):
             arg = {"input": record.args[0] if record.args else None}
-            op = Op(len(self.tape.ops), f"actswap.{module.name}", arg, (self.numbers.of(out, fresh=True),), call=index)
+            op = Op(len(self.tape.ops), f"actswap.{_target_name(module)}", arg, (self.numbers.of(out, fresh=True),), call=index)
             self.tape.ops.append(op)
         record.ops = (first, len(self.tape.ops))
         record.outputs = tuple(self.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
         return out
+
+
+def _target_name(module: nn.Module) -> str:
+    """Name of the activation inside the wrappers."""
+    while not isinstance(module, Activation):
+        module = module.target if isinstance(module, Morph) else module.inner  # type: ignore[assignment]
+    return module.name
 
 
 def _is_ref(value: Any) -> bool:
