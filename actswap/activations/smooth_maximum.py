@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Operations per element: two products for the argument, four for the sigmoid, a product, a product and a sum.
+SMOOTH_FLOPS = 9
+
 
 def smooth_maximum(values: Tensor, beta: Tensor | float, dim: int = 0) -> Tensor:
     """Smooth maximum of n values: sum_i v_i exp(beta v_i) / sum_i exp(beta v_i) (eq. 1).
