@@ -22,7 +22,7 @@ from actswap.errors import ExportError, FileError, UsageError
 from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, to_graph, with_batch
 from actswap.onnx.finish import finish, operators
 from actswap.onnx.parity import OutputParity
-from actswap.onnx.proof import Proof, output_names, plain_session, prove
+from actswap.onnx.proof import Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
 
 LOWEST_OPSET = 18
@@ -119,6 +119,9 @@ def export_onnx(
         given = _half_inputs(inputs) if half else inputs
         names = output_names(exported, given)
         sizes = [True, False] if dynamic_size else [False]
+        if dynamic_size and not takes_other_sizes(exported, given):
+            sizes = [False]
+            notes.append("sizes are fixed to those of the example: the model takes no other")
         for size in sizes:
             try:
                 tell(0, 4, "capture")

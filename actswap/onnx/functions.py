@@ -30,7 +30,7 @@ DOMAIN = "actswap"
 VERSION = 1
 
 Array = npt.NDArray[Any]
-Attributes = dict[str, int | float | list[int]]
+Attributes = dict[str, float | list[int]]
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,21 @@ def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
     return other
 
 
+def takes_other_sizes(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the model accepts larger pictures (inputs of four axes or more); True where there is none."""
+
+    def larger(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() >= 4:
+            return resize(leaf, (*leaf.shape[:2], *(length + _OTHERS[-1][1] for length in leaf.shape[2:])))
+        return leaf
+
+    try:
+        call(model, pytree.tree_map(larger, inputs))
+    except CaptureError:
+        return False
+    return True
+
+
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Run the model without gradients; raises CaptureError where it cannot be run."""
     try:

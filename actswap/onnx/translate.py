@@ -81,7 +81,8 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
     schema = getattr(torch.ops.actswap, node.op_type).default._schema
     names = [a.name for a in schema.arguments if "Tensor" in str(a.type)][1:]
     given = [value for value in node.inputs[1:]]
-    arrays = constants([value for value in given if value is not None], where=node.op_type)
+    opset = main.opset_imports.get("", 18)
+    arrays = constants([value for value in given if value is not None], opset, node.op_type)
     present = [name for name, value in zip(names, given, strict=False) if value is not None]
     scalars = {name: attribute.value for name, attribute in node.attributes.items()}
     lowered = lower(node.op_type, dict(zip(present, arrays, strict=True)), scalars, len(x.shape))
@@ -93,7 +94,10 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
         DOMAIN,
         lowered.function.op,
         inputs,
-        [ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrInt64(k, v) for k, v in lowered.attributes.items()],
+        [
+            ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrFloat32(k, v)
+            for k, v in lowered.attributes.items()
+        ],
         num_outputs=1,
         name=site,
     )
@@ -122,7 +126,7 @@ def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
-def constants(wanted: Sequence[ir.Value], where: str = "") -> list[Array]:
+def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[Array]:
     """Compute values that depend on no graph input, from the initializers and nodes that make them."""
     nodes: dict[ir.Node, None] = {}
     initializers: dict[str, ir.Value] = {}
@@ -159,7 +163,7 @@ def constants(wanted: Sequence[ir.Value], where: str = "") -> list[Array]:
             [onnx.ValueInfoProto(name=value.name) for value in pending],
             [onnx.numpy_helper.from_array(v.const_value.numpy(), n) for n, v in initializers.items() if v.const_value],
         )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
         arrays = ReferenceEvaluator(model).run(None, {})
         results.update({id(value): array for value, array in zip(pending, arrays, strict=True)})
     return [results[id(value)] for value in wanted]
