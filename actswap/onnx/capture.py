@@ -31,7 +31,9 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 def resize(tensor: Tensor, shape: Sequence[int], scale: float = 1.0) -> Tensor:
-    """Repeat or cut a tensor to another shape; floating-point values are scaled, so that the data differ too."""
+    """Repeat or cut a tensor to another shape; floating-point values are scaled, so that the data differ
+    too.
+    """
     for axis, length in enumerate(shape):
         tensor = tensor.index_select(axis, torch.arange(length, device=tensor.device) % tensor.shape[axis])
     return tensor * scale if tensor.is_floating_point() else tensor
@@ -50,10 +52,13 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
     return changed
 
 
-def dynamic_axes(leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size: bool) -> dict[int, Any] | None:
+def dynamic_axes(
+    leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size: bool
+) -> dict[int, Any] | None:
     """The axes that may change: the batch, and sizes (not the channels of NCHW).
 
-    A size that the model itself fixes (a weight is multiplied with it) is found by the exporter and stays fixed.
+    A size that the model itself fixes (a weight is multiplied with it) is found by the exporter and stays
+    fixed.
     """
     if not isinstance(leaf, Tensor):
         return None
@@ -62,7 +67,9 @@ def dynamic_axes(leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size
         axes[0] = torch.export.Dim.AUTO
     first = 2 if leaf.dim() >= 4 else 1
     if dynamic_size and (leaf.dim() >= 3 or not leaf.is_floating_point()):
-        axes.update({axis: torch.export.Dim.AUTO for axis in range(first, leaf.dim()) if leaf.shape[axis] > 1})
+        axes.update(
+            {axis: torch.export.Dim.AUTO for axis in range(first, leaf.dim()) if leaf.shape[axis] > 1}
+        )
     return axes
 
 
@@ -82,14 +89,17 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
     except Exception as error:
         wanted = " and ".join(n for n, on in (("batch", dynamic_batch), ("size", dynamic_size)) if on)
         raise ExportError(
-            f"torch.export cannot capture {type(model).__name__}" + (f" with dynamic {wanted}" if wanted else ""),
+            f"torch.export cannot capture {type(model).__name__}"
+            + (f" with dynamic {wanted}" if wanted else ""),
             why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fix="export_onnx(..., dynamic_batch=False, dynamic_size=False)" if wanted else "",
         ) from error
 
 
 def to_graph(program: Any, opset: int) -> ir.Model:
-    """Translate an exported program to ONNX; activations of the project become raw nodes (see `translate`)."""
+    """Translate an exported program to ONNX; activations of the project become raw nodes (see
+    `translate`).
+    """
     try:
         with torch.no_grad(), quiet():
             written = torch.onnx.export(
@@ -125,7 +135,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter's warnings and log lines about its own internals."""
-    names: Mapping[str, logging.Logger] = {n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")}
+    names: Mapping[str, logging.Logger] = {
+        n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")
+    }
     levels = {name: logger.level for name, logger in names.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

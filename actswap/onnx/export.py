@@ -1,4 +1,6 @@
-"""`export_onnx`: a PyTorch model as one ONNX file that runs in any ONNX Runtime, proved before it is put in place."""
+"""`export_onnx`: a PyTorch model as one ONNX file that runs in any ONNX Runtime, proved before it is put in
+place.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,9 @@ def export_onnx(
 ) -> ExportReport:
     """Write `model` as ONNX; every activation of the project is one node with a function body.
 
-    The file is written beside its place and moved there only after it has passed the ONNX checker and, in a plain
-    ONNX Runtime without any library, agreed with PyTorch on the example, on other batch sizes and on another size.
+    The file is written beside its place and moved there only after it has passed the ONNX checker and, in a
+    plain ONNX Runtime without any library, agreed with PyTorch on the example, on other batch sizes and on
+    another size.
 
     Args:
         model: exported in evaluation mode; not changed.
@@ -88,11 +91,13 @@ def export_onnx(
         path: where the file goes.
         example_kwargs: keyword arguments of the call.
         dynamic_batch: the first axis may have any length.
-        dynamic_size: heights, widths and lengths may change, where the model allows it (see `notes` of the report).
+        dynamic_size: heights, widths and lengths may change, where the model allows it (see `notes` of the
+            report).
         opset: version of the standard operators, 18 or newer.
         decompose: standard operators in place of the project's nodes, for runtimes without functions.
         half: weights, inputs and outputs in float16.
-        check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error there.
+        check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
+            there.
         overwrite: replace an existing file.
         metadata: further entries of the file's metadata, e.g. the hash of the plan.
         progress: called with (step, steps, text).
@@ -100,7 +105,8 @@ def export_onnx(
     Raises:
         FileError: the file exists, or cannot be written.
         UsageError: an option is wrong.
-        ExportError: the model cannot be exported, or the file does not agree with it; nothing is left on disk.
+        ExportError: the model cannot be exported, or the file does not agree with it; nothing is left on
+            disk.
     """
     target = _target(Path(path), overwrite)
     newest = onnx.defs.onnx_opset_version()
@@ -126,7 +132,9 @@ def export_onnx(
             try:
                 tell(0, 4, "capture")
                 graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
-                proto = finish(graph, functions, opset, decompose, metadata or {}, names, type(model).__name__)
+                proto = finish(
+                    graph, functions, opset, decompose, metadata or {}, names, type(model).__name__
+                )
                 tell(2, 4, "write")
                 file = _write(proto, folder / target.name)
                 tell(3, 4, "check")
@@ -138,7 +146,9 @@ def export_onnx(
             except ExportError as error:
                 if size == sizes[-1]:
                     raise
-                notes.append(f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; "))
+                notes.append(
+                    f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; ")
+                )
         report = ExportReport(
             path=str(target),
             opset=opset,
@@ -199,7 +209,9 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
         old.unlink()
     large = sum(len(t.raw_data) for t in proto.graph.initializer) > _INLINE_BYTES
     try:
-        onnx.save_model(proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None)
+        onnx.save_model(
+            proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None
+        )
     except OSError as error:
         raise FileError(f"cannot write {file.name}", why=str(error)) from error
     try:
@@ -210,7 +222,9 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
 
 
 def _move(file: Path, target: Path) -> None:
-    """Put the data file and then the model in place: a reader sees the old model, or the new one, complete."""
+    """Put the data file and then the model in place: a reader sees the old model, or the new one,
+    complete.
+    """
     try:
         for source in sorted(file.parent.iterdir(), key=lambda p: p == file):
             os.replace(source, target.parent / source.name)

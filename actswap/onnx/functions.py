@@ -1,15 +1,15 @@
-"""The ONNX form of every activation: node signatures of domain `actswap` and their bodies in standard operators.
+"""The ONNX form of every activation: signatures of domain `actswap`, and bodies in standard operators.
 
-A node takes x first and then the parameters in the order of the torch operator `actswap::<name>`. Parameters are
-float32 whatever the type of x, and the arithmetic is float32, as in PyTorch. Those that belong to channels are stored
-so that they broadcast against x (`(C, 1, 1)` for NCHW, `(C,)` for a last axis, a scalar for one set per layer), so
-neither a body nor a kernel has to know the axis. Operators that pool carry `axes`, the pooled axes, and `view`, the
-shape in which one value per sample and channel broadcasts against x; DY-ReLU also `table`, the shape of a sample's
-coefficients (0 stands for the batch in both).
+A node takes x first and then the parameters in the order of the torch operator `actswap::<name>`. Parameters
+are float32 whatever the type of x, and the arithmetic is float32, as in PyTorch. Those that belong to
+channels are stored so that they broadcast against x (`(C, 1, 1)` for NCHW, `(C,)` for a last axis, a scalar
+for one set per layer), so neither a body nor a kernel has to know the axis. Operators that pool carry
+`axes`, the pooled axes, and `view`, the shape in which one value per sample and channel broadcasts against
+x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
 
-`lower` turns the arguments of a torch operator into that form. A function body cannot branch on an attribute, so
-variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients come constant first
-along axis 0.
+`lower` turns the arguments of a torch operator into that form. A function body cannot branch on an
+attribute, so variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients
+come constant first along axis 0.
 
 At infinite x a body may give NaN where PyTorch gives the limit: 0 times infinity. The kernels give the limit.
 """
@@ -46,8 +46,8 @@ def _body(text: str) -> str:
     return f"\n    xf = Cast <to = 1> (x)\n{text}\n    y = CastLike (yf, x)\n"
 
 
-# (p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, every step a product with a (C, 1, 1) constant: ONNX Runtime keeps
-# those in its blocked layout, which is worth more than the two products a shorter form would save.
+# (p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, every step a product with a (C, 1, 1) constant: ONNX Runtime
+# keeps those in its blocked layout, which is worth more than the two products a shorter form would save.
 _ACON = """
     d = Sub (p1, p2)
     dx = Mul (xf, d)
@@ -82,11 +82,13 @@ ACON_B = OnnxFunction(
     "AconB",
     ("x", "p", "beta"),
     {},
-    _body("""
+    _body(
+        """
     p1 = Constant <value = float {1.0}> ()
     p2 = Identity (p)
 """
-    + _ACON),
+        + _ACON
+    ),
 )
 ACON_C = OnnxFunction("AconC", ("x", "p1", "p2", "beta"), {}, _body(_ACON))
 META_ACON = OnnxFunction(
@@ -107,7 +109,9 @@ META_ACON = OnnxFunction(
 
 
 def _lines(count: int) -> str:
-    """The coefficients of `count` lines per sample and channel, and the maximum of the lines, named `line`."""
+    """The coefficients of `count` lines per sample and channel, and the maximum of the lines, named
+    `line`.
+    """
     names = [f"c{j}" for j in range(2 * count)]
     text = (
         _POOL
@@ -191,7 +195,9 @@ def along_channels(parameter: Array, dim: int, rank: int) -> Array:
 
 
 def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
-    """The pooled axes, and the shape of one value per sample and channel; 1 feature pools over the channels too."""
+    """The pooled axes, and the shape of one value per sample and channel; 1 feature pools over the channels
+    too.
+    """
     dim = dim % rank
     axes = [axis for axis in range(1, rank) if axis != dim or features == 1]
     return {"axes": axes, "view": [0 if axis == 0 else width if axis == dim else 1 for axis in range(rank)]}
@@ -219,7 +225,11 @@ def _dy_relu(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int
     shaped = {
         "init": tensors["init"].reshape(rows, -1),
         "lambdas": tensors["lambdas"].reshape(rows, 1),
-        **({"ws": along_channels(tensors["ws"], scalars["dim"], rank), "bs": tensors["bs"].reshape(())} if spatial else {}),
+        **(
+            {"ws": along_channels(tensors["ws"], scalars["dim"], rank), "bs": tensors["bs"].reshape(())}
+            if spatial
+            else {}
+        ),
     }
     width = max(tensors["w2"].shape[0] // rows, shaped["init"].shape[1])
     attributes = _pooling(tensors["w1"].shape[1], width, scalars["dim"], rank)
@@ -235,7 +245,8 @@ def _columns(coefficients: Array, dim: int, rank: int) -> Array:
     """Turn (n,) or (C, n) coefficients into (n,) or (n, C, 1, 1): constant first along axis 0."""
     if coefficients.ndim == 1 or coefficients.shape[0] == 1:
         return coefficients.reshape(-1)
-    return coefficients.T.reshape((coefficients.shape[1], -1) + (1,) * (rank - 1 - dim % rank))
+    columns: Array = coefficients.T
+    return columns.reshape((columns.shape[0], -1) + (1,) * (rank - 1 - dim % rank))
 
 
 def _pau(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int) -> Lowered:

@@ -17,8 +17,8 @@ class OutputParity:
 
     Attributes:
         name: output name.
-        relative: largest absolute difference over the largest absolute value of the reference (0 where both are 0);
-            infinite where shapes or the places of NaN and infinity differ.
+        relative: largest absolute difference over the largest absolute value of the reference (0 where both
+            are 0); infinite where shapes or the places of NaN and infinity differ.
         max_abs: largest absolute difference.
     """
 
@@ -31,7 +31,9 @@ class OutputParity:
         return asdict(self)
 
 
-def compare(names: Sequence[str], reference: Sequence[Array], got: Sequence[Array]) -> tuple[OutputParity, ...]:
+def compare(
+    names: Sequence[str], reference: Sequence[Array], got: Sequence[Array]
+) -> tuple[OutputParity, ...]:
     """Compare outputs pairwise; the lists must be equally long."""
     return tuple(_compare(*each) for each in zip(names, reference, got, strict=True))
 

@@ -1,4 +1,6 @@
-"""The proof that a file computes what a PyTorch model computes: in a plain ONNX Runtime, on several inputs."""
+"""The proof that a file computes what a PyTorch model computes: in a plain ONNX Runtime, on several
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,11 @@ def plain_session(file: Path) -> Any:
 
 
 def prove(
-    session: Any, reference: nn.Module, inputs: Inputs, low: nn.Module | None = None, given: Inputs | None = None
+    session: Any,
+    reference: nn.Module,
+    inputs: Inputs,
+    low: nn.Module | None = None,
+    given: Inputs | None = None,
 ) -> Proof:
     """Compare a session with PyTorch on the inputs, on other batch sizes and on another size.
 
@@ -64,7 +70,8 @@ def prove(
     given = given or inputs
     shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
     names = [value.name for value in session.get_outputs()]
-    checks, checked, notes = [], [], []
+    checks: list[tuple[OutputParity, ...]] = []
+    checked, notes = [], []
     for full, half in [(inputs, given), *_others(inputs, given, shapes)]:
         tried = tuple(tuple(t.shape) for t in tensors(full))
         try:
@@ -105,7 +112,11 @@ def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
         if isinstance(leaf, Tensor):
             names: Sequence[int | str] = next(position, tuple(leaf.shape))
             shape = [
-                length if not isinstance(name, str) or not name.isidentifier() else length + size if axis else batch
+                length
+                if not isinstance(name, str) or not name.isidentifier()
+                else length + size
+                if axis
+                else batch
                 for axis, (length, name) in enumerate(zip(leaf.shape, names, strict=True))
             ]
             leaf = leaf if shape == list(leaf.shape) else resize(leaf, shape, 0.9)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from actswap.activations.base import OnnxFunction
 
 # Coefficients of f_{n+1} = (p t + q) f_n + r f_{n-1}, and of f_1 = p t + q.
-_RECURRENCES = {
+_Step = Callable[[int], tuple[float, float, float]]
+_RECURRENCES: Mapping[str, tuple[tuple[float, float], _Step]] = {
     "chebyshev_t": ((1.0, 0.0), lambda n: (2.0, 0.0, -1.0)),
     "chebyshev_u": ((2.0, 0.0), lambda n: (2.0, 0.0, -1.0)),
     "legendre": ((1.0, 0.0), lambda n: ((2 * n + 1) / (n + 1), 0.0, -n / (n + 1))),
@@ -16,7 +17,8 @@ _RECURRENCES = {
     "hermite_phys": ((2.0, 0.0), lambda n: (2.0, 0.0, -2.0 * n)),
 }
 
-# t = clamp(x, lo, hi) / s and the tails. A flat tail is capped at a finite value, so that it stays flat at infinity.
+# t = clamp(x, lo, hi) / s and the tails. A flat tail is capped at a finite value, so that it stays flat at
+# infinity.
 _RANGE = """
     xf = Cast <to = 1> (x)
     scale = Gather <axis = 0> (tails, i0)
@@ -55,13 +57,17 @@ _END = """
 
 
 def pau_function(form: str, top: int, bottom: int) -> OnnxFunction:
-    """PAU with `top` numerator and `bottom` denominator coefficients (see `activations.pau` for the forms)."""
+    """PAU with `top` numerator and `bottom` denominator coefficients (see `activations.pau` for the
+    forms).
+    """
     form = "B" if form == "D" else form
     text = _indices(max(top, bottom, 5)) + _RANGE + _gather("a", top) + _gather("b", bottom)
     text += _horner([f"a{j}" for j in range(top)], "t", "p")
     if form == "A":
         text += "    u = Abs (t)\n" + "".join(f"    m{k} = Abs (b{k})\n" for k in range(bottom))
-        text += _horner([f"m{k}" for k in range(bottom)], "u", "h") + "    w = Mul (h, u)\n    q = Add (w, one)\n"
+        text += (
+            _horner([f"m{k}" for k in range(bottom)], "u", "h") + "    w = Mul (h, u)\n    q = Add (w, one)\n"
+        )
     elif form == "C":
         text += _horner([f"b{k}" for k in range(bottom)], "t", "h")
         text += "    w = Abs (h)\n    tenth = Constant <value = float {0.1}> ()\n    q = Add (w, tenth)\n"
@@ -121,7 +127,8 @@ def _basis(basis: str, degree: int) -> str:
         p, q, r = step(n)
         previous = f"f{n - 1}" if n > 1 else "one"
         text += _affine(f"g{n}", p, q) + _constant(f"r{n}", r)
-        text += f"    h{n} = Mul (g{n}, f{n})\n    k{n} = Mul ({previous}, r{n})\n    f{n + 1} = Add (h{n}, k{n})\n"
+        text += f"    h{n} = Mul (g{n}, f{n})\n    k{n} = Mul ({previous}, r{n})\n"
+        text += f"    f{n + 1} = Add (h{n}, k{n})\n"
     return text
 
 

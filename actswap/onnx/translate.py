@@ -1,8 +1,8 @@
 """From torch operators `actswap::*` to nodes of domain `actswap` in the exported graph.
 
 Two steps. `translation_table` makes the exporter write one node per operator with its arguments as they are.
-`lower_nodes` then gives each node its final signature: it computes the parameters, shapes them for broadcasting and
-makes them initializers.
+`lower_nodes` then gives each node its final signature: it computes the parameters, shapes them for
+broadcasting and makes them initializers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _RAW = f"{DOMAIN}.raw"
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Map every registered torch operator of the project to a writer of its raw node."""
-    found = [getattr(torch.ops.actswap, name).default for name in LOWERINGS if hasattr(torch.ops.actswap, name)]
+    found = [
+        getattr(torch.ops.actswap, name).default for name in LOWERINGS if hasattr(torch.ops.actswap, name)
+    ]
     return {operator: _raw_writer(operator) for operator in found}
 
 
@@ -54,7 +56,9 @@ def _raw_writer(operator: Any) -> Callable[..., Any]:
 
     def write(*args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(kinds, args, strict=False)), **kwargs}
-        return node(*(given[name] for name in tensors), **{k: v for k, v in given.items() if k not in tensors})
+        return node(
+            *(given[name] for name in tensors), **{k: v for k, v in given.items() if k not in tensors}
+        )
 
     return write
 
@@ -110,7 +114,9 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
 
 
 def site_name(node: ir.Node) -> str:
-    """Name of the module that made the call, from the exporter's scopes; the node's own name where there is none."""
+    """Name of the module that made the call, from the exporter's scopes; the node's own name where there is
+    none.
+    """
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     path = [scope for scope in ast.literal_eval(scopes) if scope]
     return path[-2] if len(path) > 1 else (node.name or node.outputs[0].name or node.op_type)
@@ -121,7 +127,9 @@ def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while unique in graph.initializers:
         unique, k = f"{name}@{k}", k + 1
     tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(
+        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -161,7 +169,11 @@ def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[A
             "constants",
             [],
             [onnx.ValueInfoProto(name=value.name) for value in pending],
-            [onnx.numpy_helper.from_array(v.const_value.numpy(), n) for n, v in initializers.items() if v.const_value],
+            [
+                onnx.numpy_helper.from_array(v.const_value.numpy(), n)
+                for n, v in initializers.items()
+                if v.const_value
+            ],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
         arrays = ReferenceEvaluator(model).run(None, {})

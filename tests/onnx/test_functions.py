@@ -6,10 +6,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-
 from onnx_cases import LAYOUTS, Case, cases
 
-ALL = [pytest.param(case, id=f"{case.label}-{'layer' if shared else 'channel'}") for shared in (0, 1) for case in cases(bool(shared))]
+ALL = [
+    pytest.param(case, id=f"{case.label}-{'layer' if shared else 'channel'}")
+    for shared in (0, 1)
+    for case in cases(bool(shared))
+]
 # A rational of degree 5 on |t| < 2 with random coefficients: its condition number times float32's rounding.
 TOLERANCE = 2e-6
 
