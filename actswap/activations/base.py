@@ -1,21 +1,24 @@
 """The contract between an activation file and the rest: what a trainable activation must offer.
 
-An activation file holds the formula, the module, the starts, the ONNX function and the FLOP count, and ends with one
-`SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Nothing else has to change when one is added.
+An activation file holds the formula, the module, the starts, the ONNX function and the FLOP count, and ends
+with one `SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding one changes nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from actswap.errors import UsageError
-from actswap.fit.histogram import Histogram
 from actswap.sites import Number, Source, Start
+
+if TYPE_CHECKING:
+    from actswap.fit.histogram import Histogram
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class StartContext:
     """What a start may use.
 
     Attributes:
-        beta: sharpness asked of a `limit` start (searched by convert so that the network stays within tolerance).
+        beta: sharpness asked of a `limit` start (convert searches it to keep the network within tolerance).
         histogram: pre-activation statistics of the site, None where nothing was calibrated.
+        options: the options the target is built with, where they differ from the Spec's.
     """
 
     beta: float = 100.0
     histogram: Histogram | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ class Activation(nn.Module):
     def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
         super().__init__()
         if channels is not None and channels < 1:
-            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
+            raise UsageError(
+                f"{type(self).__name__}(channels={channels})", why="channels must be positive or None"
+            )
         self.channels, self.channel_dim = channels, channel_dim
 
     @property
@@ -101,13 +108,29 @@ class Activation(nn.Module):
     @torch.no_grad()
     def load_start(self, params: Mapping[str, Number]) -> None:
         """Write start values: a float fills the tensor of that name, a tuple is reshaped to it."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         for name, value in params.items():
-            tensor = self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
+            tensor = tensors[name]
             if isinstance(value, (int, float)):
                 tensor.fill_(value)
+            elif len(value) == tensor.numel():
+                tensor.copy_(torch.tensor(value, dtype=torch.float64).reshape(tensor.shape))
+            elif tensor.dim() and len(value) == tensor.shape[-1]:
+                tensor.copy_(torch.tensor(value, dtype=torch.float64))
             else:
-                source = torch.tensor(value, dtype=torch.float64)
-                tensor.copy_(source.reshape(tensor.shape) if source.numel() == tensor.numel() else source)
+                raise UsageError(
+                    f"{type(self).__name__}.load_start: {len(value)} values for {name}",
+                    why=f"{name} has shape {tuple(tensor.shape)}",
+                    fix=f"build it with channels={len(value)}",
+                )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept tensors of another shape with as many values, e.g. (1, C, 1, 1) for (C,)."""
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            value = state_dict.get(prefix + name)
+            if value is not None and value.shape != tensor.shape and value.numel() == tensor.numel():
+                state_dict[prefix + name] = value.reshape(tensor.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         """Show the channel count and axis."""
@@ -120,3 +143,38 @@ def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
         return parameter.reshape(())
     dim = channel_dim % x.dim()
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1 - dim))
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """Number of elements of a tensor of this shape."""
+    return math.prod(shape)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return x in the type that formulas compute in: float32 for the half types, else its own."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def pooled_mean(x: Tensor, dim: int, features: int) -> Tensor:
+    """Mean over all axes but the first and `dim`, (N, C); but the first if `features` is 1, (N, 1)."""
+    if features == 1:
+        return x.flatten(1).mean(1, keepdim=True)
+    axes = [axis for axis in range(1, x.dim()) if axis != dim % x.dim()]
+    return x.mean(axes) if axes else x
+
+
+def affine(weight: Tensor, bias: Tensor, m: Tensor) -> Tensor:
+    """Compute m @ weight.T + bias in the type of m, also under autocast."""
+    weight, bias = weight.to(m.dtype), bias.to(m.dtype)
+    if torch.is_autocast_enabled(m.device.type):
+        with torch.autocast(m.device.type, enabled=False):
+            return torch.addmm(bias, m, weight.t())
+    return torch.addmm(bias, m, weight.t())
+
+
+def per_sample(values: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """View (N, C) or (N, 1) values so that they broadcast over x with channels on `channel_dim`."""
+    shape = [1] * x.dim()
+    shape[0] = values.shape[0]
+    shape[channel_dim] = values.shape[1]
+    return values.reshape(shape)

@@ -1,7 +1,7 @@
 """The activations without trained parameters: what stands in people's networks, and ordinary targets too.
 
-Each entry is a function of x and named constants. `evaluate` computes a `Source`, `SourceModule` is the module that
-stands in for one after a call has been isolated.
+Each entry is a function of x and named constants. `evaluate` computes a `Source`, `SourceModule` is the
+module that stands in for one after a call has been isolated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from actswap.sites import Source
@@ -45,7 +45,9 @@ _TABLE = [
     Plain("celu", lambda x, alpha: F.celu(x, alpha), {"alpha": 1.0}),
     Plain("selu", F.selu),
     Plain("silu", F.silu),
-    Plain("swish", lambda x, beta: x * torch.sigmoid(beta * x), {"beta": 1.0}, "Ramachandran et al. 2017, eq. 1"),
+    Plain(
+        "swish", lambda x, beta: x * torch.sigmoid(beta * x), {"beta": 1.0}, "Ramachandran et al. 2017, eq. 1"
+    ),
     Plain("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x)),
     Plain("gelu", F.gelu),
     Plain("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
@@ -65,7 +67,11 @@ _TABLE = [
     Plain("tanhshrink", F.tanhshrink),
     Plain("hardshrink", lambda x, lambd: F.hardshrink(x, lambd), {"lambd": 0.5}),
     Plain("softshrink", lambda x, lambd: F.softshrink(x, lambd), {"lambd": 0.5}),
-    Plain("threshold", lambda x, threshold, value: F.threshold(x, threshold, value), {"threshold": 0.0, "value": 0.0}),
+    Plain(
+        "threshold",
+        lambda x, threshold, value: F.threshold(x, threshold, value),
+        {"threshold": 0.0, "value": 0.0},
+    ),
     Plain("relu2", lambda x: F.relu(x).square()),
     Plain(
         "star_relu",
@@ -73,15 +79,26 @@ _TABLE = [
         {"scale": 0.8944, "bias": -0.4472},
         "Yu et al. 2022, MetaFormer baselines, eq. 2",
     ),
-    Plain("tanhsoft1", lambda x, alpha: torch.tanh(alpha * x) * F.softplus(x), {"alpha": 0.87}, "Biswas et al. 2020"),
-    Plain("tanhsoft2", lambda x, beta, gamma: x * torch.tanh(beta * torch.exp(gamma * x)), {"beta": 0.6, "gamma": 1.0}),
+    Plain(
+        "tanhsoft1",
+        lambda x, alpha: torch.tanh(alpha * x) * F.softplus(x),
+        {"alpha": 0.87},
+        "Biswas et al. 2020",
+    ),
+    Plain(
+        "tanhsoft2",
+        lambda x, beta, gamma: x * torch.tanh(beta * torch.exp(gamma * x)),
+        {"beta": 0.6, "gamma": 1.0},
+    ),
     Plain(
         "eis",
         _eis,
         {"alpha": 1.0, "beta": 1.16, "gamma": 0.0, "delta": 0.16, "theta": 0.0},
         "Biswas et al. 2020, EIS",
     ),
-    Plain("max_sigmoid", lambda x: torch.maximum(x, torch.sigmoid(x)), paper="Ramachandran et al. 2017, Table 1"),
+    Plain(
+        "max_sigmoid", lambda x: torch.maximum(x, torch.sigmoid(x)), paper="Ramachandran et al. 2017, Table 1"
+    ),
     Plain("cos_minus", lambda x: torch.cos(x) - x, paper="Ramachandran et al. 2017, Table 1"),
     Plain("min_sin", lambda x: torch.minimum(x, torch.sin(x)), paper="Ramachandran et al. 2017, Table 1"),
     Plain("atan2_minus", lambda x: torch.atan(x).square() - x, paper="Ramachandran et al. 2017, Table 1"),

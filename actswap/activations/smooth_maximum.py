@@ -1,0 +1,49 @@
+"""The smooth maximum, from which the ACON family follows (Ma et al. 2021, Activate or Not, eq. 1-3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Operations per element: two products for the argument, four for the sigmoid, a product, a product and a sum.
+SMOOTH_FLOPS = 9
+
+
+def smooth_maximum(values: Tensor, beta: Tensor | float, dim: int = 0) -> Tensor:
+    """Smooth maximum of n values: sum_i v_i exp(beta v_i) / sum_i exp(beta v_i) (eq. 1).
+
+    Tends to the maximum for beta -> inf, the mean for beta -> 0 and the minimum for beta -> -inf.
+
+    Args:
+        values: the n values along axis `dim`.
+        beta: sharpness, broadcastable to `values`.
+        dim: axis that is reduced.
+    """
+    return (torch.softmax(beta * values, dim) * values).sum(dim)
+
+
+def smooth_maximum_of_two(first: Tensor, second: Tensor, beta: Tensor | float) -> Tensor:
+    """Smooth maximum of two values: (first - second) sigmoid(beta (first - second)) + second (eq. 2)."""
+    difference = first - second
+    return difference * torch.sigmoid(beta * difference) + second
+
+
+def smooth_maximum_of_lines(
+    x: Tensor, p1: Tensor | float, p2: Tensor | float, beta: Tensor | float
+) -> Tensor:
+    """Smooth maximum of the lines p1 x and p2 x; all arguments broadcast and have the type of x.
+
+    Where a product leaves the range of the type (x infinite, or p1 x too large) the value is the formula's
+    limit: the greater line (the lesser for beta < 0, their mean for beta = 0), and 0 where its slope is 0.
+    """
+    difference, zero = p1 - p2, torch.zeros((), dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        beyond = ~torch.isfinite((difference * x).abs() + (p2 * x).abs())
+        side = torch.sign(zero + beta) * torch.sign(zero + difference) * torch.sign(x)
+        slope = torch.where(side > 0, p1, torch.where(side < 0, p2, (zero + p1 + p2) / 2))
+    inner, outer = (
+        torch.where(beyond, zero, x),
+        torch.where(beyond & ((slope != 0) | ~torch.isinf(x)), x, zero),
+    )
+    dpx = difference * inner
+    return dpx * torch.sigmoid(beta * dpx) + p2 * inner + slope * outer
