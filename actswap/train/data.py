@@ -67,6 +67,10 @@ def load_data(source: str, size: int | None = None) -> Data:
         raise UsageError(
             f"no data function {source!r}", why=str(error), fix="put its folder on PYTHONPATH"
         ) from error
+    if not callable(function):
+        raise UsageError(
+            f"{source} is a {type(function).__name__}, not a function", fix="def make(): return train, valid"
+        )
     return as_data(function(), source)
 
 

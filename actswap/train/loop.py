@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ from actswap.train.average import Average
 from actswap.train.config import TuneConfig
 from actswap.train.data import Data, Loss, augment, evaluation_batches, training_batches
 from actswap.train.distill import FeaturePairs, logit_loss
-from actswap.train.groups import activation_parameters, param_groups
+from actswap.train.engine import start_fabric, trainable_only
+from actswap.train.evaluate import in_mode, lent_state
+from actswap.train.groups import param_groups
 from actswap.train.norm import batch_norms, gathered_statistics, reestimate
 from actswap.train.report import TuneReport, draw_curve, read_metrics
 from actswap.train.schedule import Ramps, rate_factor
@@ -65,48 +66,8 @@ def tune(
         problems.append("distill: needs a teacher, the original network")
     if problems:
         raise UsageError("cannot fine-tune with these settings", why="; ".join(problems))
-    with torch.random.fork_rng(enabled=True), _trainable(model, config.train):
+    with torch.random.fork_rng(enabled=True), trainable_only(model, config.train):
         return _Run(model, data, config, teacher if config.needs_teacher else None, progress).run()
-
-
-def _fabric(config: TuneConfig) -> Any:
-    try:
-        from lightning_fabric import Fabric
-    except ImportError as error:
-        raise UsageError(
-            "fine-tuning needs Lightning Fabric", why=str(error), fix="pip install 'actswap[tune]'"
-        ) from error
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    precision: Any = config.precision
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=local if world > 1 else 1,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision=precision,
-    )
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def _trainable(model: nn.Module, which: str) -> Iterator[None]:
-    """Freeze everything but the activations, where asked to, and give back what was trainable before."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    if which == "activations":
-        wanted = {id(parameter) for parameter in activation_parameters(model).values()}
-        if not wanted:
-            raise UsageError(
-                "no activation to train", why="the network has no trainable activation", fix='train = "all"'
-            )
-        for parameter, _ in before:
-            parameter.requires_grad_(parameter.requires_grad and id(parameter) in wanted)
-    try:
-        yield
-    finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
 
 
 class _Run:
@@ -127,7 +88,7 @@ class _Run:
             teacher,
             progress,
         )
-        self.fabric = _fabric(config)
+        self.fabric = start_fabric(config)
         self.rank, self.world = int(self.fabric.global_rank), int(self.fabric.world_size)
         self.count = len(data.train)  # type: ignore[arg-type]
         self.batch = min(config.batch, self.count // self.world * self.world)
@@ -171,7 +132,7 @@ class _Run:
             stack.enter_context(gathered_statistics(self.model, self.world))
             features = None
             if self.teacher is not None:
-                stack.enter_context(_mode(self.teacher, training=False))
+                stack.enter_context(in_mode(self.teacher, training=False))
                 if self.config.distill_features > 0:
                     features = stack.enter_context(FeaturePairs(self.model, self.teacher))
             self._steps(start, features)
@@ -274,13 +235,13 @@ class _Run:
     def _validate(self, done: int) -> None:
         if self.data.valid is None:
             return
-        with _state(self.model, self.average.state if self.average and done else None):
+        with lent_state(self.model, self.average.state if self.average and done else None):
             scores = self._evaluate(self.data.valid)
         self._log({"kind": "valid", "step": done, **scores})
 
     def _evaluate(self, dataset: Dataset[Any]) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64)
-        with torch.no_grad(), _mode(self.model, training=False), self.fabric.autocast():
+        with torch.no_grad(), in_mode(self.model, training=False), self.fabric.autocast():
             for x, target in evaluation_batches(dataset, 500, self.rank, self.world, self.config.workers):
                 x, target = x.to(self.fabric.device), target.to(self.fabric.device)
                 output = self.model(x)
@@ -406,42 +367,6 @@ class _Run:
         except UsageError:
             pass  # matplotlib is optional; the numbers are in metrics.jsonl
         return tuple(str(self.out / name) for name in files)
-
-
-def evaluate(model: nn.Module, dataset: Dataset[Any], batch: int = 500) -> float:
-    """Return the accuracy of a classifier over a dataset, 0 to 1, in this process on the model's device."""
-    device = next(itertools.chain(model.parameters(), model.buffers())).device
-    right = seen = 0
-    with torch.no_grad(), _mode(model, training=False):
-        for x, target in evaluation_batches(dataset, batch, 0, 1, 0):
-            right += int((model(x.to(device)).argmax(1) == target.to(device)).sum())
-            seen += len(x)
-    return right / seen
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _state(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Lend another state to the model; None lends none."""
-    if state is None:
-        yield
-        return
-    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(own)
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, float]:

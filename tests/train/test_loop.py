@@ -29,7 +29,7 @@ def run_script(config: dict, *kill: str, processes: int = 1) -> subprocess.Compl
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "PATH": "/usr/bin:/bin",
-        "HOME": str(ROOT),
+        "HOME": "/nonexistent",
     }
     command = [*launcher, str(SCRIPT), json.dumps({**CPU, **config}), *kill]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
@@ -53,7 +53,8 @@ def test_training_lowers_the_loss_and_scores_the_kept_weights():
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    # Dropout, random items, momentum, averaging and a half-filled metrics window all carry state over the kill.
+    # Dropout, random items, momentum, averaging and a half-filled metrics window all carry state over the
+    # kill.
     config = {
         "epochs": 4,
         "batch": 16,
@@ -182,8 +183,8 @@ def test_bfloat16_trains_close_to_float32():
 
 def test_every_problem_is_named_before_anything_starts(tmp_path):
     config = TuneConfig(
-        epochs=0, batch=0, optimizer="adam", ema=1.5, distill=0.5, augment=("turn",), schedules={"gamma": Ramp(0, 1, 0.9, 0.1)},
-        out=str(tmp_path / "run"), **CPU,
+        epochs=0, batch=0, optimizer="adam", ema=1.5, distill=0.5, augment=("turn",), schedules={"gamma":
+        Ramp(0, 1, 0.9, 0.1)}, out=str(tmp_path / "run"), **CPU,
     )  # fmt: skip
     with pytest.raises(UsageError) as caught:
         tune(tune_toy.toy(), tune_toy.data(), config)

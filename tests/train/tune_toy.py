@@ -68,8 +68,8 @@ class Noisy(Dataset):
 
 
 def main() -> None:
-    """`tune_toy.py {config JSON} [kill step]`: one run; with a step, kill this process there, as `kill -9` does."""
-    config, *kill = sys.argv[1:]
+    """`tune_toy.py {config JSON} [kill step]`: one run; with a step, kill this process there, as `kill -9`
+    does.""" config, *kill = sys.argv[1:]
     options = json.loads(config)
     noisy, double = options.pop("noisy", False), options.pop("double", False)
     model, made = toy(options.pop("dropout", 0.0)), data()
