@@ -5,9 +5,9 @@
     python benchmarks/accuracy.py scratch --seeds 5         # (b) every activation from random weights
     python benchmarks/accuracy.py table                     # tables and pictures from the finished runs
 
-Every finished run is one line of results/accuracy.jsonl; runs that are in it are not run again, so the script can be
-stopped at any time. Seeds are the outer loop: a stop leaves complete seeds. One thread, official split, the test set is
-used once per run and nothing is chosen by it.
+Every finished run is one line of results/accuracy.jsonl; runs that are in it are not run again, so the
+script can be stopped at any time. Seeds are the outer loop: a stop leaves complete seeds. One thread,
+official split; the test set is used once per run and nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import platform
 import time
-from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +26,43 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.train import Data, TuneConfig, evaluate, tune
+from actswap.train import Data, Ramp, TuneConfig, tune
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"
 BASE = TuneConfig(epochs=6, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
 FINETUNE = TuneConfig(epochs=1, batch=128, lr=0.05, weight_decay=5e-4, augment=("flip",))
 SCRATCH = TuneConfig(epochs=2, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
+MORPH = {"morph": Ramp(0.0, 1.0, 0.0, 0.5)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the tables: a target and how it starts; `naive` draws p1, p2 and sets beta as public code does."""
+
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+    convert: dict[str, Any] = field(default_factory=dict)
+    naive: bool = False
+
+
+VARIANTS = {
+    "relu": None,
+    "acon_c": Variant("acon_c"),
+    "acon_c naive": Variant("acon_c", naive=True),
+    "meta_acon": Variant("meta_acon"),
+    "dy_relu_b": Variant("dy_relu_b"),
+    "pau": Variant("pau"),
+    "swish": Variant("swish"),
+}
 
 
 def machine() -> str:
     """Processor, threads and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-    return f"{name}, {torch.get_num_threads()} thread, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.machine())}, {torch.get_num_threads()} thread, torch {torch.__version__}"
 
 
 def base_network(cache: Path) -> nn.Module:
@@ -56,6 +75,27 @@ def base_network(cache: Path) -> nn.Module:
     return model.eval()
 
 
+def converted(model: nn.Module, variant: Variant | None, data: Data) -> tuple[nn.Module, dict[str, Any]]:
+    """Convert a network; calibration on the first 512 training images, parity on the first 1000 test images."""
+    if variant is None:
+        return model, {"rel": 0.0, "starts": ""}
+    import actswap
+
+    images = data.train.tensors[0][:512]
+    result = actswap.convert(
+        model, variant.target, images[:128], calibration=[images[i : i + 128] for i in range(0, 512, 128)],
+        options=variant.options or None, **variant.convert,
+    )  # fmt: skip
+    if variant.naive:
+        with torch.no_grad():
+            for module in result.model.modules():
+                if hasattr(module, "p1"):
+                    module.p1.normal_(), module.p2.normal_(), module.log_beta.zero_()
+    parity = actswap.verify(model, result.model, data.valid.tensors[0][:1000])
+    starts = sorted({choice.start.kind for choice in result.plan.choices})
+    return result.model, {"rel": parity.rel, "starts": "naive" if variant.naive else "+".join(starts)}
+
+
 def train_base(data: Data, cache: Path) -> None:
     """Train the ReLU network that all conversions start from."""
     torch.manual_seed(0)
@@ -64,6 +104,23 @@ def train_base(data: Data, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), cache / "base.safetensors")
     write({"part": "base", "variant": "relu", "seed": 0, **row})
+
+
+def run(part: str, name: str, seed: int, data: Data, cache: Path) -> None:
+    """Make and train one network and write its line.
+
+    (a) converts the trained network; (b) converts an untrained one, so that the activation starts where ReLU
+    is there too, and all variants of a seed share the other initial weights, the order and the augmentation.
+    """
+    torch.manual_seed(seed)
+    source = base_network(cache) if part == "finetune" else fashion.SmallResNet()
+    model, start = converted(source, VARIANTS[name], data)
+    config = replace(FINETUNE if part == "finetune" else SCRATCH, seed=seed)
+    if "morph" in start["starts"]:
+        config = replace(config, schedules=MORPH)
+    parameters = sum(p.numel() for p in model.parameters())
+    write({"part": part, "variant": name, "seed": seed, "parameters": parameters, **start, **timed(model,
+    data, config)})
 
 
 def timed(model: nn.Module, data: Data, config: TuneConfig) -> dict[str, Any]:
@@ -97,20 +154,28 @@ def finished() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("part", choices=["base", "finetune", "scratch", "table"])
-    parser.add_argument(
-        "--data", type=Path, help="folder with the four idx.gz files; fetched with apt-get where absent"
-    )
-    parser.add_argument("--cache", type=Path, default=HERE / ".cache", help="downloads and the base network")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter) parser.add_argument("part", choices=["base",
+    "finetune", "scratch", "table"]) parser.add_argument("--data", type=Path, help="folder of the four idx.gz
+    files; fetched with apt-get if absent") parser.add_argument("--cache", type=Path, default=HERE / ".cache",
+    help="downloads and the base network") parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     arguments = parser.parse_args()
+    if arguments.part == "table":
+        import accuracy_table
+
+        accuracy_table.main(finished(), list(VARIANTS), RESULTS.parent)
+        return
     torch.set_num_threads(1)
     data = fashion.load(arguments.data or fashion.fetch(arguments.cache))
     if arguments.part == "base":
         train_base(data, arguments.cache)
+        return
+    done = {(row["part"], row["variant"], row["seed"]) for row in finished()}
+    for seed in range(arguments.seeds):
+        for name in arguments.variants:
+            if (arguments.part, name, seed) not in done:
+                run(arguments.part, name, seed, data, arguments.cache)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fashion-MNIST and the small residual network of the accuracy benchmark (data and network of the spike in tuning.md)."""
+"""Fashion-MNIST and the small residual network of the accuracy benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEAN, DEVIATION = 0.2860, 0.3530
 
 
 def fetch(cache: Path) -> Path:
-    """Return the folder of the four idx files, downloading and unpacking the Debian package once (no root needed)."""
+    """Return the folder of the four idx files; downloads and unpacks the Debian package once, without root."""
     folder = cache / "usr/share/datasets/fashion-mnist"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def fetch(cache: Path) -> Path:
 
 
 def load(folder: Path, train: int = 60_000) -> Data:
-    """Read the official split, normalised, as (N, 1, 28, 28) floats; `train` keeps the first so many images."""
+    """Read the official split, normalised, (N, 1, 28, 28); `train` keeps the first so many images."""
 
     def split(name: str, count: int) -> TensorDataset:
         def values(kind: str, offset: int) -> np.ndarray:
@@ -66,7 +66,8 @@ class Block(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """16-32-64 channels, strided stem, one block per stage: 77,754 parameters, 7 ReLU sites; input (N, 1, 28, 28)."""
+    """16-32-64 channels, strided stem, one block per stage: 77,754 parameters, 7 ReLU sites; input (N, 1, 28,
+    28)."""
 
     def __init__(self) -> None:
         super().__init__()

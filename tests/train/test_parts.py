@@ -1,4 +1,4 @@
-"""The pieces of the loop on their own: curves, ramps, averages, statistics, losses, batches, checkpoints, folders."""
+"""The pieces of the loop: curves, ramps, averages, statistics, losses, batches, checkpoints, folders."""
 
 from __future__ import annotations
 
@@ -144,13 +144,15 @@ def test_processes_share_every_batch_and_an_epoch_sees_no_image_twice(count, wor
     steps = range(2 * (count // batch))
     alone = [t.tolist() for _, t in training_batches(dataset, batch, seed, steps, 0, 1, 0)]
     shares = [list(training_batches(dataset, batch, seed, steps, rank, world, 0)) for rank in range(world)]
-    assert [sum((part[i][1].tolist() for part in shares), []) for i in steps] == alone
-    first = sum(alone[: count // batch], [])
+    assert [[index for part in shares for index in part[i][1].tolist()] for i in steps] == alone
+    first = [index for indices in alone[: count // batch] for index in indices]
     assert len(set(first)) == len(first) == count // batch * batch
     later = [t.tolist() for _, t in training_batches(dataset, batch, seed, steps[1:], 0, 1, 0)]
     assert later == alone[1:]
-    seen = [t.tolist() for rank in range(world) for _, t in evaluation_batches(dataset, 4, rank, world, 0)]
-    assert sorted(sum(seen, [])) == list(range(count))
+    seen = [
+        i for r in range(world) for _, t in evaluation_batches(dataset, 4, r, world, 0) for i in t.tolist()
+    ]
+    assert sorted(seen) == list(range(count))
 
 
 def test_augmentation_is_one_draw_per_image_whatever_the_processes():

@@ -1,4 +1,4 @@
-"""A small network, data and runs that the tests of training share; also run as a script, to be killed or multiplied."""
+"""A small network, data and runs that tests of training share; a script too, to be killed or multiplied."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Noisy(Dataset):
 
 
 def main() -> None:
-    """`tune_toy.py {config JSON} [kill step]`: one run; with a step, kill this process there, as `kill -9`
-    does.""" config, *kill = sys.argv[1:]
+    """`tune_toy.py {config JSON} [kill step]`: one run, killed as by `kill -9` at that step."""
+    config, *kill = sys.argv[1:]
     options = json.loads(config)
     noisy, double = options.pop("noisy", False), options.pop("double", False)
     model, made = toy(options.pop("dropout", 0.0)), data()
