@@ -38,7 +38,7 @@ MORPH = {"morph": Ramp(0.0, 1.0, 0.0, 0.5)}
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the tables: a target and how it starts; `naive` draws p1, p2 and sets beta as public code does."""
+    """A target and how it starts; `naive` draws p1, p2 and sets beta as the public code does."""
 
     target: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -76,7 +76,7 @@ def base_network(cache: Path) -> nn.Module:
 
 
 def converted(model: nn.Module, variant: Variant | None, data: Data) -> tuple[nn.Module, dict[str, Any]]:
-    """Convert a network; calibration on the first 512 training images, parity on the first 1000 test images."""
+    """Convert, calibrated on the first 512 training images; parity on the first 1000 test images."""
     if variant is None:
         return model, {"rel": 0.0, "starts": ""}
     import actswap
@@ -142,10 +142,11 @@ def timed(model: nn.Module, data: Data, config: TuneConfig) -> dict[str, Any]:
 
 def write(row: dict[str, Any]) -> None:
     """Append a finished run."""
-    stamped = {"schema": 1, **row, "date": datetime.date.today().isoformat(), "machine": machine()}
+    today = datetime.date.today().isoformat()
+    line = json.dumps({"schema": 1, **row, "date": today, "machine": machine()})
     with RESULTS.open("a") as file:
-        file.write(json.dumps(stamped) + "\n")
-    print(json.dumps(stamped), flush=True)
+        file.write(line + "\n")
+    print(line, flush=True)
 
 
 def finished() -> list[dict[str, Any]]:

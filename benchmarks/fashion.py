@@ -18,7 +18,7 @@ MEAN, DEVIATION = 0.2860, 0.3530
 
 
 def fetch(cache: Path) -> Path:
-    """Return the folder of the four idx files; downloads and unpacks the Debian package once, without root."""
+    """Return the folder of the four idx files; downloads and unpacks the Debian package once."""
     folder = cache / "usr/share/datasets/fashion-mnist"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
