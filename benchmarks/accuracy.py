@@ -119,8 +119,8 @@ def run(part: str, name: str, seed: int, data: Data, cache: Path) -> None:
     if "morph" in start["starts"]:
         config = replace(config, schedules=MORPH)
     parameters = sum(p.numel() for p in model.parameters())
-    write({"part": part, "variant": name, "seed": seed, "parameters": parameters, **start, **timed(model,
-    data, config)})
+    row = {"part": part, "variant": name, "seed": seed, "parameters": parameters, **start}
+    write({**row, **timed(model, data, config)})
 
 
 def timed(model: nn.Module, data: Data, config: TuneConfig) -> dict[str, Any]:
@@ -155,11 +155,15 @@ def finished() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter) parser.add_argument("part", choices=["base",
-    "finetune", "scratch", "table"]) parser.add_argument("--data", type=Path, help="folder of the four idx.gz
-    files; fetched with apt-get if absent") parser.add_argument("--cache", type=Path, default=HERE / ".cache",
-    help="downloads and the base network") parser.add_argument("--seeds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=["base", "finetune", "scratch", "table"])
+    parser.add_argument(
+        "--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent"
+    )
+    parser.add_argument("--cache", type=Path, default=HERE / ".cache", help="downloads, the base network")
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     arguments = parser.parse_args()
     if arguments.part == "table":
