@@ -71,6 +71,7 @@ class Plan:
         islands: the modules to be traced.
         model: class name of the model it was made for.
         keys: digest of the model's parameter names and shapes, checked before the plan is applied.
+        before: the plan of an earlier conversion of the same model, applied first.
     """
 
     target: str
@@ -79,6 +80,7 @@ class Plan:
     islands: tuple[Island, ...]
     model: str
     keys: str
+    before: Plan | None = None
     schema: int = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,6 +90,7 @@ class Plan:
             "target": self.target,
             "model": self.model,
             "keys": self.keys,
+            "before": None if self.before is None else self.before.to_dict(),
             "choices": [
                 {
                     "site": c.site.to_dict(),
@@ -121,6 +124,7 @@ class Plan:
                 target=str(data["target"]),
                 model=str(data["model"]),
                 keys=str(data["keys"]),
+                before=None if data["before"] is None else cls.from_dict(data["before"]),
                 choices=tuple(
                     Choice(
                         _site(c["site"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,6 +82,18 @@ def compare(a: list[Tensor], b: list[Tensor]) -> Parity:
         if agree is None and x.dim() == 2 and x.shape[1] > 1:
             agree = float((x64.argmax(1) == y64.argmax(1)).double().mean())
     return Parity(max_abs, rel, agree, outputs=len(a))
+
+
+def worst(parities: Iterable[Parity]) -> Parity:
+    """Return the parity over several inputs: the largest errors, the lowest agreement."""
+    found = list(parities)
+    agreements = [p.top1_agreement for p in found if p.top1_agreement is not None]
+    return Parity(
+        max(p.max_abs for p in found),
+        max(p.rel for p in found),
+        min(agreements) if agreements else None,
+        outputs=found[0].outputs,
+    )
 
 
 def as_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from actswap import ops
 from actswap.activations.rational import clamp_and_tails, columns, rational_type
 
 # Three-term recurrences: (first polynomial, step), step(n, t, f_n, f_{n-1}) = f_{n+1}; f_0 = 1.
@@ -60,4 +61,7 @@ def opau_formula(x: Tensor, c: Tensor, d: Tensor, tails: Tensor, basis: str, saf
     return (p / q + tail).to(x.dtype)
 
 
-opau = opau_formula
+opau = ops.define(
+    "opau(Tensor x, Tensor c, Tensor d, Tensor tails, str basis, bool safe, int dim) -> Tensor",
+    opau_formula,
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from actswap import ops
 from actswap.activations.rational import clamp_and_tails, columns, horner, rational_type
 
 
@@ -38,4 +39,7 @@ def pau_formula(x: Tensor, a: Tensor, b: Tensor, tails: Tensor, form: str, dim: 
     return (horner(top, t) / q + tail).to(x.dtype)
 
 
-pau = pau_formula
+pau = ops.define(
+    "pau(Tensor x, Tensor a, Tensor b, Tensor tails, str form, int dim) -> Tensor",
+    pau_formula,
+)
