@@ -26,7 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from actswap.convert import convert
 from actswap.train import Data, Ramp, TuneConfig, tune
+from actswap.verify import verify
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"
@@ -79,10 +81,8 @@ def converted(model: nn.Module, variant: Variant | None, data: Data) -> tuple[nn
     """Convert, calibrated on the first 512 training images; parity on the first 1000 test images."""
     if variant is None:
         return model, {"rel": 0.0, "starts": ""}
-    import actswap
-
     images = data.train.tensors[0][:512]
-    result = actswap.convert(
+    result = convert(
         model, variant.target, images[:128], calibration=[images[i : i + 128] for i in range(0, 512, 128)],
         options=variant.options or None, **variant.convert,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def converted(model: nn.Module, variant: Variant | None, data: Data) -> tuple[nn
             for module in result.model.modules():
                 if hasattr(module, "p1"):
                     module.p1.normal_(), module.p2.normal_(), module.log_beta.zero_()
-    parity = actswap.verify(model, result.model, data.valid.tensors[0][:1000])
+    parity = verify(model, result.model, data.valid.tensors[0][:1000])
     starts = sorted({choice.start.kind for choice in result.plan.choices})
     return result.model, {"rel": parity.rel, "starts": "naive" if variant.naive else "+".join(starts)}
 
