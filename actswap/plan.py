@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -154,11 +154,9 @@ class Plan:
                 fix="make the plan again: actswap convert MODEL --to TARGET",
             ) from error
 
-    def with_starts(self, starts: Mapping[str, Start]) -> Plan:
-        """Return the plan with other starts, by site name."""
-        return replace(
-            self, choices=tuple(replace(c, start=starts.get(c.site.name, c.start)) for c in self.choices)
-        )
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """A plan is immutable: copies of a model share it."""
+        return self
 
 
 def keys_of(model: nn.Module) -> str:
