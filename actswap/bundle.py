@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.files import refuse_overwrite, replacing
-from actswap.passes import apply_plan
-from actswap.plan import Plan, plan_of
+from actswap.apply import apply_plan
+from actswap.passes.revert import plan_of
+from actswap.plan import Plan
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
@@ -86,7 +87,6 @@ def save(
     refuse_overwrite(out, overwrite=overwrite)
     if out.exists() and not (out / PLAN).is_file():
         raise UsageError(f"{out} exists and is not a bundle", fix="choose another place with -o OUT")
-    tensors, alias = _tensors(model)
     pair = secrets.token_hex(16)  # ties the two files together: a mixed pair is refused on loading
     document = {
         "schema": SCHEMA,
@@ -98,18 +98,11 @@ def save(
         "report": dict(report or {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False)
-    metadata = {
-        "format": "pt",
-        "actswap": _version(),
-        "schema": str(SCHEMA),
-        "pair": pair,
-        "alias": json.dumps(alias),
-    }
     created = not out.exists()
     try:
         out.mkdir(exist_ok=True)
         with replacing(out / PLAN) as plan_file, replacing(out / WEIGHTS) as weights_file:
-            save_file(tensors, weights_file, metadata)
+            write_weights(model, weights_file, {"schema": str(SCHEMA), "pair": pair})
             plan_file.write_text(text, encoding="utf-8")
     except BaseException:
         if created:
@@ -154,6 +147,12 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
         ) from problem
     _put(model, tensors, folder)
     return model
+
+
+def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write the state of any model as safetensors; names that share a tensor stand in the metadata as `alias`."""
+    tensors, alias = _tensors(model)
+    save_file(tensors, file, {"format": "pt", "actswap": _version(), "alias": json.dumps(alias), **metadata})
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
