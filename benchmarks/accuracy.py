@@ -137,7 +137,17 @@ def timed(model: nn.Module, data: Data, config: TuneConfig) -> dict[str, Any]:
         "epochs": report.epochs,
         "images": report.images,
         "lr": config.lr,
+        "operators": operators(),
     }
+
+
+def operators() -> str:
+    """Who computes the activations: `native` kernels, or `eager` PyTorch formulas."""
+    try:
+        from actswap.ops import native
+    except ImportError:
+        return "eager"
+    return "native" if native.available() else "eager"
 
 
 def write(row: dict[str, Any]) -> None:
@@ -154,6 +164,12 @@ def finished() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
+def budget(part: str, images: int) -> int:
+    """Return the training images that a run sees, repetitions counted."""
+    config = FINETUNE if part == "finetune" else SCRATCH
+    return round(config.epochs * (images // config.batch)) * config.batch
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,6 +179,7 @@ def main() -> None:
         "--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent"
     )
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", help="downloads, the base network")
+    parser.add_argument("--images", type=int, default=60_000, help="keep the first so many training images")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     arguments = parser.parse_args()
@@ -172,14 +189,14 @@ def main() -> None:
         accuracy_table.main(finished(), list(VARIANTS), RESULTS.parent)
         return
     torch.set_num_threads(1)
-    data = fashion.load(arguments.data or fashion.fetch(arguments.cache))
+    data = fashion.load(arguments.data or fashion.fetch(arguments.cache), arguments.images)
     if arguments.part == "base":
         train_base(data, arguments.cache)
         return
-    done = {(row["part"], row["variant"], row["seed"]) for row in finished()}
+    done = {(row["part"], row["images"], row["variant"], row["seed"]) for row in finished()}
     for seed in range(arguments.seeds):
         for name in arguments.variants:
-            if (arguments.part, name, seed) not in done:
+            if (arguments.part, budget(arguments.part, arguments.images), name, seed) not in done:
                 run(arguments.part, name, seed, data, arguments.cache)
 
 

@@ -15,8 +15,8 @@ from actswap.recipe.tables import SCHEMA, Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:
-    import tomli as tomllib
+else:  # the standard library has it since 3.11; pip's vendored copy is not an interface
+    import tomli as tomllib  # type: ignore[import-not-found]
 
 STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
 _PLACED_BY_RUN = ("out", "resume")
@@ -44,10 +44,12 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the TOML file.
-        overrides: `section.key=value` texts that replace values of the file; the value is TOML, or a plain text.
+        overrides: `section.key=value` texts that replace values of the file; the value is TOML, or a plain
+            text.
 
     Raises:
-        RecipeError: with every problem of the file; what needs the network (selectors) is checked by `run_recipe`.
+        RecipeError: with every problem of the file; what needs the network (selectors) is checked by
+            `run_recipe`.
     """
     path = Path(path)
     try:

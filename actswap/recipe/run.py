@@ -6,7 +6,7 @@ import datetime
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def _write(
 
 
 def _attempt(where: str, problems: list[str], step: Callable[[], Any]) -> Any:
-    """Run one step of the preparation; its error becomes a problem, so that the others are still looked at."""
+    """Run one step of the preparation; its error becomes a problem, and the others are still looked at."""
     try:
         return step()
     except ActswapError as error:
@@ -218,7 +218,7 @@ def _example(recipe: Recipe, data: Data | None) -> Tensor:
     shape = recipe.model.input
     if data is None:
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    images = next(_images(data, min(shape[0], len(data.train)), 1))  # type: ignore[arg-type]
+    images: Tensor = next(_images(data, min(shape[0], len(data.train)), 1))  # type: ignore[arg-type]
     if images.shape[1:] != torch.Size(shape[1:]):
         have, want = list(images.shape[1:]), list(shape[1:])
         raise RecipeError("data", [f"its images are {have}, model.input says {want}"])
@@ -233,7 +233,7 @@ def _calibration(recipe: Recipe, data: Data | None) -> list[Tensor] | None:
     return list(itertools.islice(_images(data, size, table.batches), table.batches))
 
 
-def _images(data: Data, batch: int, batches: int) -> Any:
+def _images(data: Data, batch: int, batches: int) -> Iterator[Tensor]:
     """Yield training images in an order of their own, the same on every run."""
     seed = 977
     return (x for x, _ in training_batches(data.train, batch, seed, range(batches), 0, 1, 0))

@@ -1,4 +1,4 @@
-"""The tables of a recipe file as plain frozen data; field names are the keys, types are what a value must be."""
+"""The tables of a recipe file as plain frozen data; fields are the keys, types what a value must be."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class DataTable:
     """The images.
 
     Attributes:
-        source: `package.module:function` or an image folder with `train/CLASS/*` and `val/CLASS/*`; empty where
+        source: `package.module:function` or an image folder with `train/CLASS/*` and `val/CLASS/*`; empty
+            where
             the user has to name it: `actswap run RECIPE --data FOLDER`.
         size: side of the square images read from a folder; 0 takes the last number of `model.input`.
     """

@@ -33,8 +33,8 @@ class Picture:
     Attributes:
         edges: histogram edges of what comes in, (bars + 1,).
         shares: share of the values in each bar, (bars,).
-        points: inputs and outputs that occurred, (n, 2); for activations that look at the whole input, such as
-            meta-ACON, this is the only honest picture.
+        points: inputs and outputs that occurred, (n, 2); for activations that look at the whole input, such
+            as meta-ACON, this is the only honest picture.
         source: the curve that stood there before, (m, 2); None where it has no formula.
     """
 
@@ -61,7 +61,8 @@ class Facts:
         target: activation asked for.
         sites: the replaced sites, in order.
         left: (site, reason) of the others.
-        parity: agreement with the original network at conversion, as `Parity.to_dict` gives it; empty if not known.
+        parity: agreement with the original network at conversion, as `Parity.to_dict` gives it; empty if not
+            known.
         cost: `before` and `after`, for one run on the example inputs.
         latency: milliseconds of processor time of one run, medians of interleaved runs in one thread.
         accuracy: scores in percent by name, e.g. `original`, `at conversion`, `after fine-tuning`.

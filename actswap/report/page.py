@@ -13,15 +13,18 @@ from actswap.plan import Choice
 from actswap.report.facts import Facts
 from actswap.report.svg import activation_svg, curve_svg
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # the browser itself keeps the file self-contained
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#667;--line:#d8dce2;--bar:#d5e3f5;--now:#c2410c;--paper:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa3ad;--line:#3a4048;--bar:#24384f;--now:#fb923c;
---paper:#15181c}}
-body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1080px;margin:2rem auto;
-padding:0 1rem}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p.made,figcaption,td small{color:var(--soft)}
-.cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}.card{border:1px solid var(--line);border-radius:8px;
-padding:.5rem .9rem}.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#667;--line:#d8dce2;--bar:#d5e3f5;--now:#c2410c;
+--paper:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#9aa3ad;--line:#3a4048;--bar:#24384f;
+--now:#fb923c;--paper:#15181c}}
+body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1080px;
+margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+p.made,figcaption,td small{color:var(--soft)}
+.cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}
+.card{border:1px solid var(--line);border-radius:8px;padding:.5rem .9rem}.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
 td:last-child{white-space:normal}td.n{text-align:right;font-variant-numeric:tabular-nums}
@@ -47,7 +50,7 @@ def render(facts: Facts) -> str:
     data = json.dumps(summary(facts)).replace("<", "\\u003c")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{_e(facts.title)}</title><style>{_STYLE}</style></head>\n<body><h1>{_e(facts.title)}</h1>"
         f'<p class="made">actswap report, {_e(facts.made)}</p>\n'
@@ -156,8 +159,8 @@ def _pictures(facts: Facts) -> str:
     if not figures:
         return ""
     legend = (
-        "<p class=made>Bars: inputs (heights are square roots, so that tails show). Dashed: what stood there. "
-        "Points: inputs and outputs that occurred.</p>"
+        "<p class=made>Bars: inputs (heights are square roots, so that tails show). "
+        "Dashed: what stood there. Points: inputs and outputs that occurred.</p>"
     )
     return _section(
         "Activations on the example inputs", legend + f'<div class="grid">{"".join(figures)}</div>'

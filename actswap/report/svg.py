@@ -46,7 +46,7 @@ class _Axes:
 
 
 def activation_svg(picture: Picture, label: str) -> str:
-    """Draw one activation: bars are its inputs, the dashed line what stood there, points what it computes now."""
+    """Draw an activation: bars its inputs, the dashed line what stood there, points what it computes now."""
     curves = [picture.points] + ([picture.source] if picture.source is not None else [])
     low = min(float(c[:, 1].min()) for c in curves)
     high = max(float(c[:, 1].max()) for c in curves)

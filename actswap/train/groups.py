@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from actswap.activations import SPECS
 from actswap.activations.base import Activation
 
 
@@ -25,39 +26,57 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters for an optimizer.
 
-    Weight decay pulls ACON's p1, p2 and beta, Padé coefficients and DY-ReLU's residuals towards values that
-    mean nothing in particular, so no parameter of an activation decays; neither do biases and norm scales,
-    which is what the published ACON training does (nmaac/acon decays only weights of more than one
-    dimension).
+    Weight decay pulls ACON's p1, p2 and beta and Padé coefficients towards values that mean nothing in
+    particular, so what `Spec.no_decay` names does not decay; neither do biases and norm scales, which is what
+    the published ACON training does (nmaac/acon decays only weights of more than one dimension). The matrices
+    inside meta-ACON and DY-ReLU are ordinary layers and decay.
 
     Args:
         model: the network, converted or not.
-        weight_decay: for weights of more than one dimension outside of activations.
+        weight_decay: for weights of more than one dimension.
         lr: learning rate of the groups outside of activations; None leaves it to the optimizer.
-        activation_lr: learning rate of the activation group; None takes `lr`.
+        activation_lr: learning rate of the two activation groups; None takes `lr`.
 
     Returns:
-        Groups named `weights`, `biases` and `activations`, in that order, empty ones left out. Each parameter
-        stands in exactly one group, shared ones once.
+        Groups named `weights`, `biases`, `activations` and `activation_weights`, in that order, empty ones
+        left out. Each parameter stands in exactly one group, shared ones once.
     """
-    activation = {id(parameter) for parameter in activation_parameters(model).values()}
-    members: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "activations": []}
+    inside = {id(parameter) for parameter in activation_parameters(model).values()}
+    kept = _undecayed(model)
+    members: dict[str, list[nn.Parameter]] = {name: [] for name in _DECAYS}
     for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        kind = (
-            "activations" if id(parameter) in activation else "weights" if parameter.dim() > 1 else "biases"
-        )
-        members[kind].append(parameter)
+        if parameter.requires_grad:
+            matrix = parameter.dim() > 1 and id(parameter) not in kept
+            if id(parameter) in inside:
+                members["activation_weights" if matrix else "activations"].append(parameter)
+            else:
+                members["weights" if matrix else "biases"].append(parameter)
     groups: list[dict[str, Any]] = []
     for name, parameters in members.items():
         if not parameters:
             continue
         group: dict[str, Any] = {"name": name, "params": parameters, "weight_decay": 0.0}
-        if name == "weights":
+        if _DECAYS[name]:
             group["weight_decay"] = weight_decay
-        rate = activation_lr if name == "activations" and activation_lr is not None else lr
+        rate = activation_lr if name.startswith("activation") and activation_lr is not None else lr
         if rate is not None:
             group["lr"] = rate
         groups.append(group)
     return groups
+
+
+_DECAYS = {"weights": True, "biases": False, "activations": False, "activation_weights": True}
+
+
+def _undecayed(model: nn.Module) -> set[int]:
+    """Identify the parameters that an activation's `Spec` exempts; all of them where there is no Spec."""
+    found: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Activation):
+            spec = SPECS.get(module.name)
+            found |= {
+                id(parameter)
+                for name, parameter in module.named_parameters()
+                if spec is None or name in spec.no_decay or name.rpartition(".")[2] in spec.no_decay
+            }
+    return found

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from actswap.activations.base import Activation
 from actswap.errors import UsageError
 from actswap.train.config import Ramp
 
@@ -33,42 +32,26 @@ def rate_factor(curve: str, fraction: float, warmup: float) -> float:
     return 1.0 if curve == "constant" else (1 + math.cos(math.pi * left)) / 2
 
 
-def _morph(module: nn.Module) -> Callable[[float], None] | None:
-    blend = getattr(module, "t", None)
-    if not isinstance(blend, torch.Tensor) or not (hasattr(module, "source") and hasattr(module, "target")):
-        return None
-    return lambda value: _fill(blend, value)
+def _setters(model: nn.Module, name: str) -> list[Callable[[float], None]]:
+    """Find what a ramp moves: modules say themselves which attribute is annealed; beta is a parameter."""
+    if name == "beta":
+        logarithms = (getattr(module, "log_beta", None) for module in model.modules())
+        return [_logarithm_setter(p) for p in logarithms if isinstance(p, nn.Parameter)]
+    attribute = {"morph": "t", "temperature": "tau"}[name]
+    found = [module for module in model.modules() if getattr(module, "annealed", None) == attribute]
+    return [_attribute_setter(module, attribute) for module in found]
 
 
-def _beta(module: nn.Module) -> Callable[[float], None] | None:
-    if not isinstance(module, Activation):
-        return None
-    logarithm, plain = getattr(module, "log_beta", None), getattr(module, "beta", None)
-    if isinstance(logarithm, nn.Parameter):
-        return lambda value: _fill(logarithm, math.log(value))
-    if isinstance(plain, nn.Parameter):
-        return lambda value: _fill(plain, value)
-    return None
+def _logarithm_setter(parameter: nn.Parameter) -> Callable[[float], None]:
+    def set_beta(value: float) -> None:
+        with torch.no_grad():
+            parameter.fill_(math.log(value))
+
+    return set_beta
 
 
-def _temperature(module: nn.Module) -> Callable[[float], None] | None:
-    if not isinstance(module, Activation):
-        return None
-    for name in ("tau", "temperature"):
-        current = getattr(module, name, None)
-        if isinstance(current, torch.Tensor):
-            return lambda value, tensor=current: _fill(tensor, value)  # type: ignore[misc]
-        if isinstance(current, float):
-            return lambda value, name=name: setattr(module, name, value)  # type: ignore[misc]
-    return None
-
-
-@torch.no_grad()
-def _fill(tensor: torch.Tensor, value: float) -> None:
-    tensor.fill_(value)
-
-
-_SETTERS = {"morph": _morph, "beta": _beta, "temperature": _temperature}
+def _attribute_setter(module: nn.Module, attribute: str) -> Callable[[float], None]:
+    return lambda value: setattr(module, attribute, value)
 
 
 class Ramps:
@@ -85,7 +68,7 @@ class Ramps:
     def __init__(self, model: nn.Module, ramps: Mapping[str, Ramp]) -> None:
         self._ramps: list[tuple[Ramp, list[Callable[[float], None]], bool]] = []
         for name, ramp in ramps.items():
-            found = [setter for setter in map(_SETTERS[name], model.modules()) if setter is not None]
+            found = _setters(model, name)
             if not found:
                 raise UsageError(
                     f"schedule {name!r} moves nothing",

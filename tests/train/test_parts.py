@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from actswap import activations
 from actswap.activations.acon_c import AconC
+from actswap.activations.morph import Morph
 from actswap.errors import UsageError
-from actswap.train import Data, Ramp, TuneConfig, checkpoint, draw_curve, load_data, reestimate
+from actswap.train import Data, Ramp, TuneConfig, checkpoint, draw_curve, load_data, param_groups, reestimate
 from actswap.train.average import Average
 from actswap.train.config import CURVES
 from actswap.train.data import augment, evaluation_batches, training_batches
@@ -54,6 +56,28 @@ def test_the_beta_ramp_writes_the_sharpness_and_then_lets_go():
         model[0].log_beta.fill_(0.0)
     ramps.apply(0.75)
     assert torch.equal(model[0].log_beta, torch.zeros(3))
+
+
+def test_morphs_and_temperatures_follow_their_ramps():
+    morph, dynamic = Morph(nn.ReLU(), AconC(2)), activations.get("dy_relu_c").build(4)
+    ramps = Ramps(nn.ModuleList([morph, dynamic]), {"morph": Ramp(0, 1, 0, 0.5), "temperature": Ramp(10, 1)})
+    for fraction, t, tau in ((0.0, 0.0, 10.0), (0.25, 0.5, 7.75), (0.5, 1.0, 5.5), (1.0, 1.0, 1.0)):
+        ramps.apply(fraction)
+        assert morph.t == pytest.approx(t) and float(dynamic.tau) == pytest.approx(tau)
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in activations.TRAINABLE])
+def test_what_a_specification_exempts_does_not_decay_and_matrices_do(name):
+    module = activations.get(name).build(8)
+    groups = {group["name"]: group for group in param_groups(nn.Sequential(module), weight_decay=0.1)}
+    assert not groups.keys() - {"activations", "activation_weights"}
+    exempt = {id(p) for p in groups["activations"]["params"]} if "activations" in groups else set()
+    for path, parameter in module.named_parameters():
+        named = path in activations.get(name).no_decay
+        assert (id(parameter) in exempt) == (named or parameter.dim() < 2), path
+    assert all(
+        group["weight_decay"] == (0.1 if n == "activation_weights" else 0.0) for n, group in groups.items()
+    )
 
 
 def test_a_ramp_that_nothing_answers_to_is_refused():
