@@ -18,7 +18,7 @@ from actswap import bundle
 from actswap.convert import Conversion, convert
 from actswap.errors import ActswapError
 from actswap.files import replacing
-from actswap.load import build_model, load_model
+from actswap.loading import build_model, load_model
 from actswap.recipe.recipe import RecipeError
 from actswap.recipe.tables import Recipe
 from actswap.report import gather, write_report
