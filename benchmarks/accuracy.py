@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.convert import convert
+from actswap.conversion import convert
 from actswap.train import Data, Ramp, TuneConfig, tune
-from actswap.verify import verify
+from actswap.parity import verify
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"

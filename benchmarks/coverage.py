@@ -221,7 +221,7 @@ def onnx_parity(original, model, args, kwargs) -> str:
             report = actswap.export_onnx(
                 model, args, Path(folder) / "m.onnx", example_kwargs=kwargs, dynamic_batch=False, dynamic_size=False
             )
-            return f"{max((p.rel for p in report.parity), default=0.0):.1e}"
+            return f"{max((p.relative for p in report.parity), default=0.0):.1e}"
         except Exception as error:
             failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
         try:
