@@ -190,7 +190,8 @@ def tails() -> list[dict]:
                 far = 10.0 * np.array([fit.lo, fit.hi])
                 error = float(np.abs(fit.evaluate(far) - f(far)).max())
                 rows.append(
-                    {"target": name, "half": half, "form": form, "lo": fit.lo, "hi": fit.hi, "error": error}
+                    {"target": name, "half": half, "form": form, "lo": fit.lo, "hi": fit.hi}
+                    | {"error": error}
                 )
     return rows
 
@@ -209,9 +210,10 @@ def main() -> int:
 
     missed: list[str] = []
     lines = [f"# Fits, {datetime.date.today().isoformat()}", ""]
-    lines += [f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
-              f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, NumPy {np.__version__}, SciPy "
-              f"{scipy.__version__}", f"Command: `{' '.join(['python', *sys.argv])}`", ""]  # fmt: skip
+    machine = f"{platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
+    command = f"python benchmarks/fit.py --sites {arguments.sites} --many {arguments.many}"
+    lines += [f"{machine}; {versions}. Command: `{command}`.", ""]
     table = limits(arguments.reference)
     lines += ["## Degree (5,4) beside the best known errors", ""]
     lines += [
