@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
 from actswap.activations.base import Spec, elements, per_channel, widened
 from actswap.activations.sharpness import SharpActivation
@@ -28,7 +29,7 @@ def acon_b_formula(x: Tensor, p: Tensor, beta: Tensor, dim: int) -> Tensor:
     return smooth_maximum_of_lines(t, 1.0, p, beta).to(x.dtype)
 
 
-acon_b = acon_b_formula
+acon_b = ops.define("acon_b(Tensor x, Tensor p, Tensor beta, int dim) -> Tensor", acon_b_formula)
 
 
 class AconB(SharpActivation):

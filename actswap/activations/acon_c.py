@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
 from actswap.activations.base import Spec, elements, per_channel, widened
 from actswap.activations.sharpness import SharpActivation
@@ -29,7 +30,10 @@ def acon_c_formula(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) ->
     return smooth_maximum_of_lines(t, p1, p2, beta).to(x.dtype)
 
 
-acon_c = acon_c_formula
+acon_c = ops.define(
+    "acon_c(Tensor x, Tensor p1, Tensor p2, Tensor beta, int dim) -> Tensor",
+    acon_c_formula,
+)
 
 
 class AconC(SharpActivation):

@@ -123,6 +123,10 @@ class Activation(nn.Module):
                     why=f"{name} has shape {tuple(tensor.shape)}",
                     fix=f"build it with channels={len(value)}",
                 )
+        self.read_constants()
+
+    def read_constants(self) -> None:
+        """Take over constants that operators need as numbers from the buffers that store them."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Accept tensors of another shape with as many values, e.g. (1, C, 1, 1) for (C,)."""
@@ -131,6 +135,7 @@ class Activation(nn.Module):
             if value is not None and value.shape != tensor.shape and value.numel() == tensor.numel():
                 state_dict[prefix + name] = value.reshape(tensor.shape)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.read_constants()
 
     def extra_repr(self) -> str:
         """Show the channel count and axis."""

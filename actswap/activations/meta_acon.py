@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.acon_start import Member, acon_lines, acon_promise
 from actswap.activations.base import (
     Activation,
@@ -59,7 +60,11 @@ def meta_acon_formula(
     return smooth_maximum_of_lines(t, p1, p2, per_sample(beta, t, dim)).to(x.dtype)
 
 
-meta_acon = meta_acon_formula
+meta_acon = ops.define(
+    "meta_acon(Tensor x, Tensor p1, Tensor p2, Tensor scale, Tensor w1, "
+    "Tensor b1, Tensor w2, Tensor b2, int dim) -> Tensor",
+    meta_acon_formula,
+)
 
 
 SPACES = ("channel", "layer", "pixel")

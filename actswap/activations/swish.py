@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
 from actswap.activations.base import Spec, elements, per_channel, widened
 from actswap.activations.sharpness import SharpActivation
@@ -25,7 +26,7 @@ def swish_formula(x: Tensor, beta: Tensor, dim: int) -> Tensor:
     return smooth_maximum_of_lines(t, 1.0, 0.0, per_channel(beta, t, dim).to(t.dtype)).to(x.dtype)
 
 
-swish = swish_formula
+swish = ops.define("swish(Tensor x, Tensor beta, int dim) -> Tensor", swish_formula)
 
 
 class Swish(SharpActivation):

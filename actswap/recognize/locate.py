@@ -42,12 +42,14 @@ class Located:
         sites: the sites of this owner in order; None stands for a clamp that is not an activation.
         sources: the source at each position, also where there is no site.
         runs: numbers of the owner's calls on the tape.
+        inline: children of the owner in which a part of one of its formulas happens.
     """
 
     owner: str
     sites: tuple[Site | None, ...]
     sources: tuple[Source, ...]
     runs: tuple[int, ...]
+    inline: tuple[str, ...] = ()
 
 
 def locate(model: nn.Module, tape: Tape) -> list[Located]:
@@ -70,7 +72,9 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         site = _site(place, names, finder, instance_sites)
         site = replace(site, role=role(match, tape, consumers))
         if match.source.kind == "glu":
-            site = replace(site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site")
+            site = replace(
+                site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site"
+            )
         elif match.source.kind.startswith("actswap."):
             site = replace(site, how="left", reason="already converted by actswap")
         base, count = site.name, taken[site.name]
@@ -85,8 +89,18 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
     for owner, entries in located.items():
         entries.sort(key=lambda e: e[0].ordinal)
         sites = tuple(site for _, site in entries)
-        found.append(Located(owner, _settle(sites), tuple(p.matches[0].source for p, _ in entries), tuple(runs[owner])))
+        inline = tuple(dict.fromkeys(c for place, _ in entries for c in _parts(place, names[owner], tape)))
+        sources = tuple(p.matches[0].source for p, _ in entries)
+        found.append(Located(owner, _settle(sites), sources, tuple(runs[owner]), inline))
     return found
+
+
+def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
+    """Children of the owner that compute a part of a formula: `x * self.sigmoid(x)`."""
+    if place.called[0] is not None:
+        return []
+    modules = {id(tape.calls[c].module) for op in place.matches[0].ops for c in tape.ancestors(op.call)}
+    return [path for path, module in owner.named_modules() if path and id(module) in modules]
 
 
 def recurrent_sites(tape: Tape) -> list[Site]:
@@ -140,7 +154,10 @@ def _is_whole(match: Match, call: Call, tape: Tape) -> bool:
 
 
 def _site(
-    place: _Place, names: dict[str, nn.Module], finder: ChannelFinder, instances: dict[int, set[tuple[str, int]]]
+    place: _Place,
+    names: dict[str, nn.Module],
+    finder: ChannelFinder,
+    instances: dict[int, set[tuple[str, int]]],
 ) -> Site:
     match, called = place.matches[0], place.called[0]
     shapes = [finder.values[m.x].shape for m in place.matches]
@@ -158,7 +175,7 @@ def _site(
     fn = match.source.kind if match.is_formula else match.root.name
     fn = {"hardtanh": "relu6" if match.source.kind == "relu6" else "hardtanh"}.get(fn, fn)
     local = child if child and called is not None else fn
-    absolute = bool(child) and not _path_below(owner, called.module) if called is not None else False
+    absolute = called is not None and bool(child) and not _path_below(owner, called.module)
     name = local if absolute or not place.owner else f"{place.owner}.{local}"
     form = "module" if called is not None else "formula" if match.is_formula else match.root.form
     return Site(
@@ -176,7 +193,7 @@ def _site(
         inplace=match.root.inplace,
         line=(called.line if called is not None else match.root.line),
         ordinal=place.ordinal,
-        child="/" + child if absolute else child,
+        child=child,
     )
 
 

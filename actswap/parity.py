@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,6 +84,18 @@ def compare(a: list[Tensor], b: list[Tensor]) -> Parity:
     return Parity(max_abs, rel, agree, outputs=len(a))
 
 
+def worst(parities: Iterable[Parity]) -> Parity:
+    """Return the parity over several inputs: the largest errors, the lowest agreement."""
+    found = list(parities)
+    agreements = [p.top1_agreement for p in found if p.top1_agreement is not None]
+    return Parity(
+        max(p.max_abs for p in found),
+        max(p.rel for p in found),
+        min(agreements) if agreements else None,
+        outputs=found[0].outputs,
+    )
+
+
 def as_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Turn what users pass (a tensor, a tuple, a dict of keyword inputs) into (args, kwargs)."""
     if isinstance(inputs, Mapping):
@@ -127,7 +139,11 @@ def verify(
     if parity.rel <= tolerance:
         return parity
     return Parity(
-        parity.max_abs, parity.rel, parity.top1_agreement, _first_divergent(a, b, args, named, tolerance), parity.outputs
+        parity.max_abs,
+        parity.rel,
+        parity.top1_agreement,
+        _first_divergent(a, b, args, named, tolerance),
+        parity.outputs,
     )
 
 

@@ -1,0 +1,10 @@
+"""Operators: one per trainable activation, with the plain formula as oracle and kernels attached by name.
+
+`define` declares an operator (`torch.ops.actswap.<name>`), `backend` chooses who computes it.
+"""
+
+from actswap.ops.kernel import Kernel
+from actswap.ops.registry import Operator, define, operators
+from actswap.ops.switch import backend, current_backend
+
+__all__ = ["Kernel", "Operator", "backend", "current_backend", "define", "operators"]

@@ -1,0 +1,223 @@
+"""Declare operators: `torch.ops.actswap.<name>`, its gradient, its shape rule and its formula.
+
+The autograd.Function stands outside the dispatcher in eager mode (half the call cost of
+torch.library.custom_op), and behind the operator's Autograd key elsewhere, so that torch.compile,
+torch.export and torch.fx see one node. Forward mode, functorch transforms and double backward are computed
+by the formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from actswap.ops.kernel import choose
+
+NAMESPACE = "actswap"
+_HALF = (torch.bfloat16, torch.float16)
+_PLAIN = (Tensor, torch.nn.Parameter)
+_library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")
+_operators: dict[str, Operator] = {}
+
+_peek_functorch = torch._C._functorch.peek_interpreter_stack
+_has_torch_function = torch.overrides.has_torch_function
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_compiling = torch.compiler.is_compiling
+_jit_tracing = torch._C._get_tracing_state
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A declared operator.
+
+    Attributes:
+        name: name in the namespace `actswap`.
+        schema: its torch schema.
+        formula: plain PyTorch, differentiable: the oracle and the fallback.
+        tensors: positions of the tensor arguments, x first.
+    """
+
+    name: str
+    schema: str
+    formula: Callable[..., Tensor]
+    tensors: tuple[int, ...]
+
+    def reference(self, *args: Any) -> Tensor:
+        """Compute the formula; half precision in float32, the result in x's dtype."""
+        x = args[0]
+        if x.dtype in _HALF:
+            args = tuple(a.float() if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args)
+        return self.formula(*args).to(x.dtype)
+
+    def reference_gradients(
+        self, grad: Tensor, args: Sequence[Any], needs: Sequence[bool], create_graph: bool
+    ) -> list[Tensor | None]:
+        """Differentiate the formula: one gradient per tensor argument, None where not needed."""
+        held = list(args)
+        with torch.enable_grad():
+            if not create_graph:
+                for position, need in zip(self.tensors, needs, strict=True):
+                    held[position] = args[position].detach().requires_grad_(need)
+            else:
+                # A fresh node per argument: a tensor passed twice keeps two gradients.
+                for position in self.tensors:
+                    held[position] = args[position].view_as(args[position])
+            wanted = [held[p] for p, need in zip(self.tensors, needs, strict=True) if need]
+            y = self.reference(*held)
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, allow_unused=True))
+        return [next(found) if need else None for need in needs]
+
+
+def operators() -> dict[str, Operator]:
+    """Return the declared operators by name."""
+    return dict(_operators)
+
+
+def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Declare `torch.ops.actswap.<name>` and return the function to call.
+
+    Args:
+        schema: `name(Tensor x, Tensor p, ..., int dim)`; the result is one tensor like x.
+        formula: the same arguments, plain PyTorch. It is differentiated where no kernel fits.
+
+    Returns:
+        A function with the operator's positional arguments.
+    """
+    schema = schema if "->" in schema else f"{schema} -> Tensor"
+    parsed = torch._C.parse_schema(f"{NAMESPACE}::{schema}")
+    name = parsed.name.split("::")[1]
+    tensors = tuple(i for i, a in enumerate(parsed.arguments) if str(a.type) == "Tensor")
+    operator = Operator(name, schema, formula, tensors)
+    _operators[name] = operator
+
+    arguments = schema[schema.index("(") + 1 : schema.rindex("->")].rstrip().rstrip(")")
+    _library.define(schema)
+    _library.define(f"{name}_backward(Tensor grad, {arguments}, Tensor? aux, bool[] needs) -> Tensor[]")
+    op = getattr(getattr(torch.ops, NAMESPACE), name).default
+    backward_op = getattr(getattr(torch.ops, NAMESPACE), f"{name}_backward").default
+    function: Any = _function(operator, op, backward_op)
+
+    def compute(*args: Any) -> Tensor:
+        kernel = choose(name, args)
+        return _dense_like(args[0], operator.reference(*args)) if kernel is None else kernel.forward(args)[0]
+
+    def compute_backward(grad: Tensor, *rest: Any) -> list[Tensor]:
+        args, aux, needs = rest[:-2], rest[-2], rest[-1]
+        kernel = choose(name, args)
+        if kernel is None:
+            found = operator.reference_gradients(grad, args, needs, create_graph=False)
+        else:
+            found = kernel.backward(grad, args, aux, needs)
+        return _complete(args, tensors, found)
+
+    def differentiable(*args: Any) -> Tensor:
+        if _peek_functorch() is not None or forward_ad._current_level >= 0:
+            return operator.reference(*args)
+        if torch.is_grad_enabled() and any(args[i].requires_grad for i in tensors):
+            result: Tensor = function.apply(*args)
+            return result
+        with torch._C._AutoDispatchBelowAutograd():
+            below: Tensor = op(*args)
+        return below
+
+    def batched(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        pairs = list(zip(args, in_dims, strict=True))
+        rows = [[a if d is None else a.select(d, k) for a, d in pairs] for k in range(info.batch_size)]
+        return torch.stack([op(*row) for row in rows]), 0
+
+    _library.impl(name, compute, "CompositeExplicitAutograd")
+    _library.impl(name, differentiable, "Autograd")
+    _library.impl(f"{name}_backward", compute_backward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: torch.empty_like(a[0]), lib=_library)
+    torch.library.register_fake(
+        f"{NAMESPACE}::{name}_backward",
+        lambda grad, *rest: _complete(
+            rest[:-2],
+            tensors,
+            [torch.empty_like(rest[i]) if need else None for i, need in zip(tensors, rest[-1], strict=True)],
+        ),
+        lib=_library,
+    )
+    torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
+
+    def call(*args: Any) -> Tensor:
+        if _is_compiling() or _has_torch_function(args) or _dispatch_modes() or _jit_tracing() is not None:
+            traced: Tensor = op(*args)
+            return traced
+        if type(args[0]) not in _PLAIN:
+            other: Tensor = op(*args)
+            return other
+        if _peek_functorch() is not None or forward_ad._current_level >= 0:
+            return operator.reference(*args)
+        kernel = choose(name, args)
+        if kernel is None:
+            return operator.reference(*args)
+        if torch.is_grad_enabled():
+            for position in tensors:
+                if args[position].requires_grad:
+                    result: Tensor = function.apply(*args)
+                    return result
+        return kernel.forward(args)[0]
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = formula.__doc__
+    return call
+
+
+def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autograd.Function]:
+    tensors = operator.tensors
+
+    class Activation(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Tensor:
+            ctx.args = [None if i in tensors else a for i, a in enumerate(args)]
+            aux = None
+            kernel = (
+                choose(operator.name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
+            )
+            if kernel is not None:
+                y, aux = kernel.forward(args)
+            else:
+                with torch._C._AutoDispatchBelowAutograd():
+                    y = op(*args)
+            ctx.save_for_backward(*[args[i] for i in tensors], aux)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            *saved, aux = ctx.saved_tensors
+            args = list(ctx.args)
+            for position, tensor in zip(tensors, saved, strict=True):
+                args[position] = tensor
+            needs = [ctx.needs_input_grad[i] for i in tensors]
+            found: Sequence[Tensor | None]
+            if torch.is_grad_enabled():
+                found = operator.reference_gradients(grad, args, needs, create_graph=True)
+            elif type(grad) in _PLAIN and not _dispatch_modes() and (kernel := choose(operator.name, args)):
+                found = kernel.backward(grad, args, aux, needs)
+            else:
+                found = backward_op(grad, *args, aux, needs)
+            gradients: list[Tensor | None] = [None] * len(args)
+            for position, need, gradient in zip(tensors, needs, found, strict=True):
+                gradients[position] = gradient if need else None
+            return tuple(gradients)
+
+    Activation.__name__ = f"{operator.name}_function"
+    return Activation
+
+
+def _complete(args: Sequence[Any], tensors: Sequence[int], found: Sequence[Tensor | None]) -> list[Tensor]:
+    """Fill the places of gradients that nobody needs: operators cannot return None in a list."""
+    pairs = zip(tensors, found, strict=True)
+    return [args[i].new_empty(0) if g is None else _dense_like(args[i], g) for i, g in pairs]
+
+
+def _dense_like(x: Tensor, y: Tensor) -> Tensor:
+    """Give y the layout that empty_like(x) has, as the shape rule promises."""
+    like = torch.empty_like(x, device="meta")
+    return y if y.stride() == like.stride() else torch.empty_like(x).copy_(y)
