@@ -44,9 +44,7 @@ class AconB(SharpActivation):
 
     name = "acon_b"
 
-    def __init__(
-        self, channels: int | None, channel_dim: int = 1, p: float = 0.25, beta: float = 1.0
-    ) -> None:
+    def __init__(self, channels: int | None, channel_dim: int = 1, p: float = 0.25, beta: float = 1.0) -> None:
         super().__init__(channels, channel_dim, beta)
         self.p = nn.Parameter(torch.full((self.width,), p))
 

@@ -95,9 +95,7 @@ class Activation(nn.Module):
     def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
         super().__init__()
         if channels is not None and channels < 1:
-            raise UsageError(
-                f"{type(self).__name__}(channels={channels})", why="channels must be positive or None"
-            )
+            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
         self.channels, self.channel_dim = channels, channel_dim
 
     @property

@@ -127,9 +127,7 @@ class MetaAcon(Activation):
         self.fc1 = nn.Linear(self.width, hidden) if space == "channel" else None
         self.bn1 = nn.BatchNorm1d(hidden) if bn else None
         self.fc2: nn.Module = (
-            nn.Linear(hidden, self.width)
-            if space == "channel"
-            else Elementwise(1 if space == "layer" else self.width)
+            nn.Linear(hidden, self.width) if space == "channel" else Elementwise(1 if space == "layer" else self.width)
         )
         self.bn2 = nn.BatchNorm1d(self.width) if bn else None
 
@@ -149,9 +147,7 @@ class MetaAcon(Activation):
         if self.bn1 is not None and self.bn2 is not None:
             t = widened(x)
             z = self._normalised(affine(w1, b1, pooled_mean(t, self.channel_dim, self.width)), weight, bias)
-            return self._with_beta(
-                x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim)
-            )
+            return self._with_beta(x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim))
         return meta_acon(x, self.p1, self.p2, self.scale, w1, b1, weight, bias, self.channel_dim)
 
     def _normalised(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -167,9 +163,7 @@ class MetaAcon(Activation):
 
     def _pixel_gate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         t = widened(x)
-        scale, weight, bias = (
-            per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias)
-        )
+        scale, weight, bias = (per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias))
         return scale * torch.sigmoid(weight * t + bias)
 
     def _with_beta(self, x: Tensor, beta: Tensor) -> Tensor:

@@ -144,9 +144,7 @@ class HP1(OPAU):
     name = "hp1"
     _basis = "hermite_prob"
 
-    def __init__(
-        self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)
-    ) -> None:
+    def __init__(self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)) -> None:
         super().__init__(channels, channel_dim, degrees, self._basis)
 
 
