@@ -150,6 +150,12 @@ class MetaAcon(Activation):
             return self._with_beta(x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim))
         return meta_acon(x, self.p1, self.p2, self.scale, w1, b1, weight, bias, self.channel_dim)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Original checkpoints have no scale: theirs is 1."""
+        if prefix + "p1" in state_dict:
+            state_dict.setdefault(prefix + "scale", torch.ones_like(self.scale))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _normalised(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.training and hidden.shape[0] == 1:
             raise UsageError(
