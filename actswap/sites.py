@@ -52,6 +52,7 @@ class Start:
         bound: the largest |target - source| over all inputs, where known in closed form.
         error: the largest |target - source| measured on the calibration range, for `fit`.
         rms: the root-mean-square error on the calibration data, for `fit`.
+        beta: the sharpness a `limit` start was given.
         note: one sentence for the table, where something should be said.
     """
 
@@ -60,6 +61,7 @@ class Start:
     bound: float | None = None
     error: float | None = None
     rms: float | None = None
+    beta: float | None = None
     note: str = ""
 
 

@@ -1,1 +1,75 @@
 """Trainable activations: formula, module and starts of each, and the list of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from actswap.activations import (
+    acon_a,
+    acon_b,
+    acon_c,
+    acon_frelu,
+    dy_relu,
+    dy_relu_c,
+    meta_acon,
+    opau,
+    ordinary,
+    pau,
+    swish,
+)
+from actswap.activations.base import Spec
+from actswap.activations.plain import PLAIN
+from actswap.errors import UsageError
+from actswap.sites import Source
+
+TRAINABLE: tuple[Spec, ...] = (
+    acon_a.SPEC,
+    acon_b.SPEC,
+    acon_c.SPEC,
+    acon_frelu.SPEC,
+    meta_acon.SPEC,
+    dy_relu.SPEC_A,
+    dy_relu.SPEC_B,
+    dy_relu_c.SPEC,
+    pau.SPEC,
+    opau.SPEC,
+    opau.SPEC_HP1,
+    opau.SPEC_HP2,
+    swish.SPEC,
+)
+SPECS: Mapping[str, Spec] = {**{spec.name: spec for spec in TRAINABLE}, **ordinary.SPECS}
+
+
+def get(name: str) -> Spec:
+    """The activation of this name.
+
+    Raises:
+        UsageError: there is none; the message names the nearest.
+    """
+    if name in SPECS:
+        return SPECS[name]
+    near = difflib.get_close_matches(name, SPECS, n=3, cutoff=0.4)
+    raise UsageError(
+        f"there is no activation {name!r}",
+        why=f"known: {', '.join(SPECS)}",
+        fix=f"one of {', '.join(near)}" if near else "actswap list",
+    )
+
+
+def starts_table(
+    sources: Iterable[Source] | None = None, targets: Iterable[str] | None = None
+) -> dict[tuple[str, str], str]:
+    """The best start of every (source, target) pair: exact, limit, fit, or morph where no other preserves.
+
+    Args:
+        sources: sources to list, all plain activations with their default constants if None.
+        targets: names of targets, the trainable ones if None.
+
+    Returns:
+        Start kind by (source kind, target name), in the order of sources, then targets.
+    """
+    rows = list(sources) if sources is not None else [Source(kind) for kind in PLAIN]
+    specs = [get(name) for name in targets] if targets is not None else TRAINABLE
+    promises = {(source.kind, spec.name): spec.promise(source) for source in rows for spec in specs}
+    return {pair: "morph" if kind == "none" else kind for pair, kind in promises.items()}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from actswap.activations.base import per_channel, widened
-from actswap.activations.smooth_maximum import smooth_maximum_of_lines
+from actswap import ops
+from actswap.activations.acon_start import Member, acon_promise, acon_start
+from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.sharpness import SharpActivation
+from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
 
 def acon_b_formula(x: Tensor, p: Tensor, beta: Tensor, dim: int) -> Tensor:
@@ -25,4 +29,41 @@ def acon_b_formula(x: Tensor, p: Tensor, beta: Tensor, dim: int) -> Tensor:
     return smooth_maximum_of_lines(t, 1.0, p, beta).to(x.dtype)
 
 
-acon_b = acon_b_formula
+acon_b = ops.define("acon_b(Tensor x, Tensor p, Tensor beta, int dim) -> Tensor", acon_b_formula)
+
+
+class AconB(SharpActivation):
+    """ACON-B, with p and beta trained per channel or per layer.
+
+    Args:
+        channels: width of the channel axis; None for one set per layer.
+        channel_dim: index of the channel axis.
+        p: slope below zero at first.
+        beta: sharpness at first.
+    """
+
+    name = "acon_b"
+
+    def __init__(
+        self, channels: int | None, channel_dim: int = 1, p: float = 0.25, beta: float = 1.0
+    ) -> None:
+        super().__init__(channels, channel_dim, beta)
+        self.p = nn.Parameter(torch.full((self.width,), p))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the smooth maximum of x and p x."""
+        return acon_b(x, self.p, self.beta, self.channel_dim)
+
+
+_MEMBER = Member("acon_b", "p2")
+SPEC = Spec(
+    name="acon_b",
+    title="smooth maximum of x and p x",
+    paper="Ma et al. 2021, Activate or Not, Table 1",
+    build=AconB,
+    promise=lambda source: acon_promise(source, _MEMBER),
+    start=lambda source, context: acon_start(source, context, _MEMBER),
+    options={"p": 0.25, "beta": 1.0},
+    no_decay=("p", "log_beta"),
+    flops=lambda module, shape: SMOOTH_FLOPS * elements(shape),
+)

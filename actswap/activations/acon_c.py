@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from actswap.activations.base import per_channel, widened
-from actswap.activations.smooth_maximum import smooth_maximum_of_lines
+from actswap import ops
+from actswap.activations.acon_start import Member, acon_promise, acon_start
+from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.sharpness import SharpActivation
+from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
 
 def acon_c_formula(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) -> Tensor:
@@ -26,4 +30,53 @@ def acon_c_formula(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) ->
     return smooth_maximum_of_lines(t, p1, p2, beta).to(x.dtype)
 
 
-acon_c = acon_c_formula
+acon_c = ops.define(
+    "acon_c(Tensor x, Tensor p1, Tensor p2, Tensor beta, int dim) -> Tensor",
+    acon_c_formula,
+)
+
+
+class AconC(SharpActivation):
+    """ACON-C, with p1, p2 and beta trained per channel or per layer; loads the original checkpoints.
+
+    The original draws p1 and p2 from a normal distribution; here the unit begins as SiLU.
+
+    Args:
+        channels: width of the channel axis; None for one set per layer.
+        channel_dim: index of the channel axis.
+        p1: slope of the first line at first.
+        p2: slope of the second line at first.
+        beta: sharpness at first.
+    """
+
+    name = "acon_c"
+
+    def __init__(
+        self,
+        channels: int | None,
+        channel_dim: int = 1,
+        p1: float = 1.0,
+        p2: float = 0.0,
+        beta: float = 1.0,
+    ) -> None:
+        super().__init__(channels, channel_dim, beta)
+        self.p1 = nn.Parameter(torch.full((self.width,), p1))
+        self.p2 = nn.Parameter(torch.full((self.width,), p2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the smooth maximum of p1 x and p2 x."""
+        return acon_c(x, self.p1, self.p2, self.beta, self.channel_dim)
+
+
+_MEMBER = Member("acon_c", "p1 p2")
+SPEC = Spec(
+    name="acon_c",
+    title="smooth maximum of p1 x and p2 x",
+    paper="Ma et al. 2021, Activate or Not, eq. 4",
+    build=AconC,
+    promise=lambda source: acon_promise(source, _MEMBER),
+    start=lambda source, context: acon_start(source, context, _MEMBER),
+    options={"p1": 1.0, "p2": 0.0, "beta": 1.0},
+    no_decay=("p1", "p2", "log_beta"),
+    flops=lambda module, shape: SMOOTH_FLOPS * elements(shape),
+)

@@ -6,6 +6,7 @@ with one `SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,10 +28,12 @@ class StartContext:
     Attributes:
         beta: sharpness asked of a `limit` start (convert searches it to keep the network within tolerance).
         histogram: pre-activation statistics of the site, None where nothing was calibrated.
+        options: the options the target is built with, where they differ from the Spec's.
     """
 
     beta: float = 100.0
     histogram: Histogram | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,34 @@ class Activation(nn.Module):
     @torch.no_grad()
     def load_start(self, params: Mapping[str, Number]) -> None:
         """Write start values: a float fills the tensor of that name, a tuple is reshaped to it."""
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         for name, value in params.items():
-            tensor = (
-                self.get_parameter(name) if name in dict(self.named_parameters()) else self.get_buffer(name)
-            )
+            tensor = tensors[name]
             if isinstance(value, (int, float)):
                 tensor.fill_(value)
+            elif len(value) == tensor.numel():
+                tensor.copy_(torch.tensor(value, dtype=torch.float64).reshape(tensor.shape))
+            elif tensor.dim() and len(value) == tensor.shape[-1]:
+                tensor.copy_(torch.tensor(value, dtype=torch.float64))
             else:
-                source = torch.tensor(value, dtype=torch.float64)
-                tensor.copy_(source.reshape(tensor.shape) if source.numel() == tensor.numel() else source)
+                raise UsageError(
+                    f"{type(self).__name__}.load_start: {len(value)} values for {name}",
+                    why=f"{name} has shape {tuple(tensor.shape)}",
+                    fix=f"build it with channels={len(value)}",
+                )
+        self.read_constants()
+
+    def read_constants(self) -> None:
+        """Take over constants that operators need as numbers from the buffers that store them."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept tensors of another shape with as many values, e.g. (1, C, 1, 1) for (C,)."""
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            value = state_dict.get(prefix + name)
+            if value is not None and value.shape != tensor.shape and value.numel() == tensor.numel():
+                state_dict[prefix + name] = value.reshape(tensor.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.read_constants()
 
     def extra_repr(self) -> str:
         """Show the channel count and axis."""
@@ -126,6 +148,11 @@ def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
         return parameter.reshape(())
     dim = channel_dim % x.dim()
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1 - dim))
+
+
+def elements(shape: tuple[int, ...]) -> int:
+    """Number of elements of a tensor of this shape."""
+    return math.prod(shape)
 
 
 def widened(x: Tensor) -> Tensor:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-from actswap.activations.base import affine, per_sample, pooled_mean, widened
+import torch
+from torch import Tensor, nn
+
+from actswap import ops
+from actswap.activations.base import (
+    Activation,
+    Spec,
+    affine,
+    elements,
+    per_sample,
+    pooled_mean,
+    widened,
+)
+from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
+from actswap.errors import UsageError
+from actswap.sites import Number
 
 
 def dy_relu_formula(
@@ -40,11 +55,21 @@ def dy_relu_formula(
 
 
 def coefficients(
-    t: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, init: Tensor, lambdas: Tensor, dim: int
+    t: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    init: Tensor,
+    lambdas: Tensor,
+    dim: int,
+    hard: bool = False,
 ) -> Tensor:
-    """The coefficients of each sample, (N, 2K, C) or (N, 2K, 1)."""
+    """The coefficients of each sample, (N, 2K, C) or (N, 2K, 1); `hard` takes the hard sigmoid."""
     hidden = torch.relu(affine(w1, b1, pooled_mean(t, dim, w1.shape[1])))
-    theta = 2 * torch.sigmoid(affine(w2, b2, hidden)) - 1
+    z = affine(w2, b2, hidden)
+    # 2 h(z) - 1, where the hard sigmoid h(z) is clamp((z + 3) / 6, 0, 1)
+    theta = torch.clamp(z / 3, -1.0, 1.0) if hard else 2 * torch.sigmoid(z) - 1
     rows = lambdas.numel()
     residual = lambdas.to(t.dtype).reshape(rows, 1) * theta.reshape(t.shape[0], rows, -1)
     return init.to(t.dtype) + residual
@@ -61,4 +86,168 @@ def max_of_lines(t: Tensor, coef: Tensor, dim: int) -> Tensor:
     return y
 
 
-dy_relu = dy_relu_formula
+dy_relu = ops.define(
+    "dy_relu(Tensor x, Tensor w1, Tensor b1, Tensor w2, "
+    "Tensor b2, Tensor init, Tensor lambdas, int dim) -> Tensor",
+    dy_relu_formula,
+)
+
+
+NORMALIZERS = ("sigmoid", "hard_sigmoid")
+
+
+class DyReLU(Activation):
+    """DY-ReLU with channel-wise (B) or shared (A) coefficients; begins as the lines of `init`.
+
+    Checkpoints of both public implementations load: Islanna/DynamicReLU (rows c 2K + j) and
+    microsoft/DynamicHead or mmdet (a1, b1, a2, b2, `normalizer="hard_sigmoid"`).
+
+    Args:
+        channels: width of the channel axis; None pools over all axes and shares the coefficients.
+        channel_dim: index of the channel axis; axis 0 holds the samples.
+        k: number of lines.
+        reduction: the hidden width is channels // reduction, at least 4. The paper finds 8 the best trade.
+        lambda_a: range of the slopes about their centres.
+        lambda_b: range of the shifts about their centres.
+        init: the centres a_1 .. a_K, b_1 .. b_K; None is 1, 0, ..., 0, which is ReLU.
+        normalizer: `sigmoid`, the paper's, or `hard_sigmoid`, that of Microsoft's code.
+        hidden: the hidden width, where it is not to follow from `reduction`.
+    """
+
+    shared = False
+    init: Tensor
+    lambdas: Tensor
+
+    def __init__(
+        self,
+        channels: int | None,
+        channel_dim: int = 1,
+        k: int = 2,
+        reduction: int = 8,
+        lambda_a: float = 1.0,
+        lambda_b: float = 0.5,
+        init: Sequence[float] | None = None,
+        normalizer: str = "sigmoid",
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__(channels, channel_dim)
+        centres = list(init) if init is not None else [1.0] + [0.0] * (2 * k - 1)
+        if k < 1 or len(centres) != 2 * k:
+            raise UsageError(
+                f"{type(self).__name__}(k={k}, init={init})", why="init needs 2 k values, k >= 1"
+            )
+        if normalizer not in NORMALIZERS:
+            raise UsageError(f"normalizer={normalizer!r}", why=f"known: {', '.join(NORMALIZERS)}")
+        self.k, self.normalizer = k, normalizer
+        rows = 2 * k if self.shared else 2 * k * self.width
+        self.fc1 = nn.Linear(self.width, hidden or max(self.width // reduction, 4))
+        self.fc2 = nn.Linear(self.fc1.out_features, rows)
+        # theta = 0 for every input, so that the unit begins as the lines of `init`.
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+        self.register_buffer("init", torch.tensor(centres).reshape(2 * k, 1).repeat(1, self.width))
+        self.register_buffer("lambdas", torch.tensor([lambda_a] * k + [lambda_b] * k))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the maximum of the lines of this input."""
+        if self.normalizer == "hard_sigmoid":
+            t = widened(x)
+            return max_of_lines(t, self._coefficients(t), self.channel_dim).to(x.dtype)
+        return dy_relu(x, *self._tensors(), self.channel_dim)
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return (
+            self.fc1.weight,
+            self.fc1.bias,
+            self.fc2.weight,
+            self.fc2.bias,
+            self.init,
+            self.lambdas,
+        )
+
+    def _coefficients(self, t: Tensor) -> Tensor:
+        return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
+
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; 2K centres are those of every channel."""
+        init = params.get("init")
+        if isinstance(init, tuple) and len(init) == 2 * self.k:
+            params = {**params, "init": tuple(c for c in init for _ in range(self.width))}
+        super().load_start(params)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Accept both public layouts; centres and ranges stay where the file has none."""
+        rows, centres = 2 * self.k, state_dict.pop(prefix + "init_v", None)
+        if centres is not None:
+            state_dict[prefix + "init"] = centres.reshape(rows, 1).repeat(1, self.width)
+            self._reorder(state_dict, prefix, lambda w: w.reshape(self.width, rows, -1).transpose(0, 1))
+        for first, second in (("fc.0.", "fc.2."), ("conv1.conv.", "conv2.conv.")):
+            if prefix + first + "weight" not in state_dict:
+                continue
+            for old, new in ((first, "fc1."), (second, "fc2.")):
+                for kind in ("weight", "bias"):
+                    state_dict[prefix + new + kind] = state_dict.pop(prefix + old + kind)
+            # a1, b1, a2, b2, ... of C values each, to a1, a2, ..., b1, b2, ...
+            self._reorder(state_dict, prefix, lambda w: w.reshape(self.k, 2, self.width, -1).transpose(0, 1))
+            state_dict[prefix + "init"], state_dict[prefix + "lambdas"] = self.init, self.lambdas
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _reorder(self, state_dict: dict[str, Any], prefix: str, order: Any) -> None:
+        if not self.shared:
+            for key in (prefix + "fc2.weight", prefix + "fc2.bias"):
+                state_dict[key] = order(state_dict[key]).reshape(state_dict[key].shape)
+
+    def extra_repr(self) -> str:
+        """Show the number of lines."""
+        return f"{super().extra_repr()}, k={self.k}"
+
+
+class DyReLUA(DyReLU):
+    """DY-ReLU A: one set of lines per sample, shared by all channels and positions. Arguments as DyReLU."""
+
+    name = "dy_relu_a"
+    shared = True
+
+
+class DyReLUB(DyReLU):
+    """DY-ReLU B: one set of lines per sample and channel. Arguments as DyReLU."""
+
+    name = "dy_relu_b"
+
+
+def dy_relu_flops(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Three operations per line and element, the mean, and two per weight and sample."""
+    unit = cast(DyReLU, module)
+    weights = sum(p.numel() for layer in (unit.fc1, unit.fc2) for p in layer.parameters())
+    return (3 * unit.k + 1) * elements(shape) + shape[0] * (2 * weights + 8 * unit.fc2.out_features)
+
+
+OPTIONS = {
+    "k": 2,
+    "reduction": 8,
+    "lambda_a": 1.0,
+    "lambda_b": 0.5,
+    "init": None,
+    "normalizer": "sigmoid",
+    "hidden": None,
+}
+SPEC_A = Spec(
+    name="dy_relu_a",
+    title="maximum of K lines computed from the input, shared by all channels",
+    paper="Chen et al. 2020, Dynamic ReLU, variant A",
+    build=DyReLUA,
+    promise=dy_relu_promise,
+    start=lambda source, context: dy_relu_start(source, context, "dy_relu_a"),
+    options=OPTIONS,
+    flops=dy_relu_flops,
+)
+SPEC_B = Spec(
+    name="dy_relu_b",
+    title="maximum of K lines computed from the input, per channel",
+    paper="Chen et al. 2020, Dynamic ReLU, variant B",
+    build=DyReLUB,
+    promise=dy_relu_promise,
+    start=lambda source, context: dy_relu_start(source, context, "dy_relu_b"),
+    options=OPTIONS,
+    flops=dy_relu_flops,
+)

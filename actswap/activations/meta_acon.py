@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import replace
+from typing import Any, cast
 
-from actswap.activations.base import affine, per_channel, per_sample, pooled_mean, widened
-from actswap.activations.smooth_maximum import smooth_maximum_of_lines
+import torch
+from torch import Tensor, nn
+
+from actswap import ops
+from actswap.activations.acon_start import Member, acon_lines, acon_promise
+from actswap.activations.base import (
+    Activation,
+    Spec,
+    StartContext,
+    affine,
+    elements,
+    per_channel,
+    per_sample,
+    pooled_mean,
+    widened,
+)
+from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
+from actswap.errors import UsageError
+from actswap.sites import Source, Start
 
 
 def meta_acon_formula(
@@ -43,4 +60,154 @@ def meta_acon_formula(
     return smooth_maximum_of_lines(t, p1, p2, per_sample(beta, t, dim)).to(x.dtype)
 
 
-meta_acon = meta_acon_formula
+meta_acon = ops.define(
+    "meta_acon(Tensor x, Tensor p1, Tensor p2, Tensor scale, Tensor w1, "
+    "Tensor b1, Tensor w2, Tensor b2, int dim) -> Tensor",
+    meta_acon_formula,
+)
+
+
+SPACES = ("channel", "layer", "pixel")
+POOLS = ("mean", "sum")
+
+
+class Elementwise(nn.Module):
+    """weight x + bias per channel: the function G of the pixel-wise space."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+
+class MetaAcon(Activation):
+    """meta-ACON: ACON-C with beta = scale sigmoid(G(x)); loads the original checkpoints (`bn=True`).
+
+    G by space: `channel` fc2(fc1(pooled x)), a beta per sample and channel; `layer` fc2 of the pool over the
+    channels too, a beta per sample; `pixel` an elementwise line, a beta per element. With fc2 at zero beta is
+    scale / 2 whatever the input. scale = 1 is the paper's form.
+
+    Args:
+        channels: width of the channel axis; None for one set per layer.
+        channel_dim: index of the channel axis; axis 0 holds the samples.
+        space: `channel`, `layer` or `pixel`.
+        r: reduction of the hidden width, max(r, channels // r).
+        pool: `mean` as in the released code, `sum` as the paper prints it.
+        bn: BatchNorm after fc1 and fc2, as in the released code; cannot train on one sample.
+        scale: upper bound of beta.
+
+    Raises:
+        UsageError: unknown space or pool, or `bn` outside the channel-wise space.
+    """
+
+    name = "meta_acon"
+    scale: Tensor
+
+    def __init__(
+        self,
+        channels: int | None,
+        channel_dim: int = 1,
+        space: str = "channel",
+        r: int = 16,
+        pool: str = "mean",
+        bn: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(channels, channel_dim)
+        for value, known, label in ((space, SPACES, "space"), (pool, POOLS, "pool")):
+            if value not in known:
+                raise UsageError(f"MetaAcon({label}={value!r})", why=f"known: {', '.join(known)}")
+        if bn and space != "channel":
+            raise UsageError("MetaAcon(bn=True)", why="only the channel-wise G has layers to normalise")
+        self.space, self.pool = space, pool
+        self.p1 = nn.Parameter(torch.ones(self.width))
+        self.p2 = nn.Parameter(torch.zeros(self.width))
+        self.register_buffer("scale", torch.full((self.width,), scale))
+        hidden = max(r, self.width // r)
+        self.fc1 = nn.Linear(self.width, hidden) if space == "channel" else None
+        self.bn1 = nn.BatchNorm1d(hidden) if bn else None
+        self.fc2: nn.Module = (
+            nn.Linear(hidden, self.width)
+            if space == "channel"
+            else Elementwise(1 if space == "layer" else self.width)
+        )
+        self.bn2 = nn.BatchNorm1d(self.width) if bn else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ACON-C with the beta of this input."""
+        weight, bias = cast(Tensor, self.fc2.weight), cast(Tensor, self.fc2.bias)
+        if self.space == "pixel":
+            return self._with_beta(x, self._pixel_gate(x, weight, bias))
+        if self.fc1 is None:
+            w1, b1 = torch.ones_like(weight).reshape(1, 1), torch.zeros_like(bias)
+            weight = weight.reshape(1, 1)
+        else:
+            w1, b1 = self.fc1.weight, self.fc1.bias
+        if self.pool == "sum":
+            per_value = x.shape[0] * (1 if self.fc1 is None else self.width)
+            w1 = w1 * (x.numel() // per_value)
+        if self.bn1 is not None and self.bn2 is not None:
+            t = widened(x)
+            z = self._normalised(affine(w1, b1, pooled_mean(t, self.channel_dim, self.width)), weight, bias)
+            return self._with_beta(
+                x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim)
+            )
+        return meta_acon(x, self.p1, self.p2, self.scale, w1, b1, weight, bias, self.channel_dim)
+
+    def _normalised(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.training and hidden.shape[0] == 1:
+            raise UsageError(
+                "MetaAcon(bn=True) cannot train on a batch of one sample",
+                why="BatchNorm has one value per channel to normalise here",
+                fix="MetaAcon(bn=False), or at least two samples",
+            )
+        first, second = cast(nn.Module, self.bn1), cast(nn.Module, self.bn2)
+        normalised: Tensor = second(affine(weight, bias, first(hidden)))
+        return normalised
+
+    def _pixel_gate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        t = widened(x)
+        scale, weight, bias = (
+            per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias)
+        )
+        return scale * torch.sigmoid(weight * t + bias)
+
+    def _with_beta(self, x: Tensor, beta: Tensor) -> Tensor:
+        t = widened(x)
+        p1, p2 = (per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.p1, self.p2))
+        return smooth_maximum_of_lines(t, p1, p2, beta).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the space and the pool."""
+        return f"{super().extra_repr()}, space={self.space!r}, pool={self.pool!r}"
+
+
+def _start(source: Source, context: StartContext) -> Start:
+    """Scale 2 beta and fc2 zero: beta holds whatever the input."""
+    p1, p2, beta, start = acon_lines(source, context, _MEMBER)
+    scale = tuple(2.0 * b for b in beta) if isinstance(beta, tuple) else 2.0 * beta
+    return replace(start, params={"p1": p1, "p2": p2, "scale": scale, "fc2.weight": 0.0, "fc2.bias": 0.0})
+
+
+def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """ACON-C's, the mean, and two operations per weight of G and sample."""
+    unit = cast(Any, module)
+    if unit.space == "pixel":
+        return (SMOOTH_FLOPS + 7) * elements(shape)
+    weights = sum(p.numel() for part in (unit.fc1, unit.fc2) if part is not None for p in part.parameters())
+    gate: int = shape[0] * (2 * weights + 5 * unit.width)
+    return (SMOOTH_FLOPS + 1) * elements(shape) + gate
+
+
+_MEMBER = Member("meta_acon", "p1 p2")
+SPEC = Spec(
+    name="meta_acon",
+    title="ACON-C with beta computed from the input",
+    paper="Ma et al. 2021, Activate or Not, section 3.3",
+    build=MetaAcon,
+    promise=lambda source: acon_promise(source, _MEMBER),
+    start=_start,
+    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0},
+    no_decay=("p1", "p2"),
+    flops=_flops,
+)

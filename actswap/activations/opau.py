@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from actswap.activations.rational import clamp_and_tails, columns, rational_type
+from actswap import ops
+from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.fitted import flat, range_note, tails_of
+from actswap.activations.rational import (
+    RationalActivation,
+    clamp_and_tails,
+    columns,
+    default_fit,
+    rational_fits,
+    rational_type,
+    real_roots,
+)
+from actswap.errors import UsageError
+from actswap.fit.basis import to_monomial
+from actswap.fit.rational import PadeFit
+from actswap.sites import Number, Source, Start
 
 # Three-term recurrences: (first polynomial, step), step(n, t, f_n, f_{n-1}) = f_{n+1}; f_0 = 1.
 _Step = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -60,4 +76,147 @@ def opau_formula(x: Tensor, c: Tensor, d: Tensor, tails: Tensor, basis: str, saf
     return (p / q + tail).to(x.dtype)
 
 
-opau = opau_formula
+opau = ops.define(
+    "opau(Tensor x, Tensor c, Tensor d, Tensor tails, str basis, bool safe, int dim) -> Tensor",
+    opau_formula,
+)
+
+
+class OPAU(RationalActivation):
+    """Orthogonal Padé activation unit; begins as LeakyReLU on [-3, 3].
+
+    Args:
+        channels: width of the channel axis; None shares one set over the layer.
+        channel_dim: index of the channel axis.
+        degrees: of numerator and denominator.
+        basis: `chebyshev_t`, `chebyshev_u`, `legendre`, `laguerre`, `hermite_prob` or `hermite_phys`.
+        safe: absolute values in the denominator, which then has no zero.
+
+    Raises:
+        UsageError: unknown basis, or a degree below 1.
+    """
+
+    name = "opau"
+    c: Tensor
+    d: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        channel_dim: int = 1,
+        degrees: tuple[int, int] = (5, 4),
+        basis: str = "chebyshev_t",
+        safe: bool = True,
+    ) -> None:
+        if basis not in BASES:
+            raise UsageError(f"OPAU(basis={basis!r})", why=f"known: {', '.join(BASES)}")
+        super().__init__(channels, channel_dim, degrees, degrees[1], ("c", "d"))
+        self.basis, self.safe = basis, safe
+        self.load_start(_parameters([default_fit(self.degrees, _form(safe), basis)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the rational function on the range and straight lines beyond it."""
+        return opau(x, self.c, self.d, self.tails, self.basis, self.safe, self.channel_dim)
+
+    def poles(self) -> list[tuple[float, ...]]:
+        """The zeros of the denominator inside the range, by channel; only the unsafe form can have any."""
+        rows = zip(self.d.reshape(-1, self.d.shape[-1]), self.tails.reshape(-1, 5).tolist(), strict=True)
+        if self.safe:
+            return [() for _ in rows]
+        found = []
+        for d, (s, low, high, _, _) in rows:
+            powers = to_monomial(self.basis, torch.cat([d.new_ones(1), d]).detach().double().cpu().numpy())
+            found.append(tuple(t * s for t in real_roots(torch.from_numpy(powers), low / s, high / s)))
+        return found
+
+    def extra_repr(self) -> str:
+        """Show the basis."""
+        return f"{super().extra_repr()}, basis={self.basis!r}, safe={self.safe}"
+
+
+class HP1(OPAU):
+    """HP-1: the safe unit in the probabilist's Hermite polynomials. Arguments as OPAU, without the basis.
+
+    Which of the two Hermite bases the paper calls HP-1 was not found in any text at hand: the mapping is an
+    assumption.
+    """
+
+    name = "hp1"
+    _basis = "hermite_prob"
+
+    def __init__(
+        self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)
+    ) -> None:
+        super().__init__(channels, channel_dim, degrees, self._basis)
+
+
+class HP2(HP1):
+    """HP-2: the safe unit in the physicist's Hermite polynomials. Arguments as HP1."""
+
+    name = "hp2"
+    _basis = "hermite_phys"
+
+
+def _form(safe: bool) -> str:
+    return "A" if safe else "unsafe"
+
+
+def _parameters(fits: list[PadeFit]) -> dict[str, Number]:
+    return {
+        "c": flat([f.numerator for f in fits]),
+        "d": flat([f.denominator for f in fits]),
+        "tails": flat([tails_of(f) for f in fits]),
+    }
+
+
+def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object) -> Spec:
+    def start(source: Source, context: StartContext) -> Start:
+        safe = bool(context.options.get("safe", True))
+        fits = rational_fits(source, context, name, _form(safe), context.options.get("basis", default))
+        return Start(
+            "fit",
+            _parameters(fits),
+            error=max(f.max_error for f in fits),
+            rms=max(f.rms_error for f in fits),
+            note=range_note(context),
+        )
+
+    def build(
+        channels: int | None,
+        channel_dim: int = 1,
+        degrees: tuple[int, int] = (5, 4),
+        per_channel: bool = False,
+        **options: object,
+    ) -> OPAU:
+        width = channels if per_channel else None
+        return unit(width, channel_dim, (int(degrees[0]), int(degrees[1])), **options)  # type: ignore[arg-type]
+
+    return Spec(
+        name=name,
+        title=title,
+        paper="Biswas et al. 2021, Orthogonal-Padé Activation Functions, eq. 6",
+        build=build,
+        promise=lambda source: "fit",
+        start=start,
+        options={"degrees": (5, 4), "per_channel": False, **extra},
+        no_decay=("c", "d"),
+        flops=_flops,
+    )
+
+
+def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Six operations per degree and element, and ten for the clamp, the tails and the division."""
+    assert isinstance(module, OPAU)
+    return (4 * max(module.degrees) + 2 * sum(module.degrees) + 10) * elements(shape)
+
+
+SPEC = _spec(
+    "opau",
+    "orthogonal Padé unit: a trained rational function in an orthogonal basis",
+    OPAU,
+    "chebyshev_t",
+    basis="chebyshev_t",
+    safe=True,
+)
+SPEC_HP1 = _spec("hp1", "safe Padé unit in the probabilist's Hermite basis", HP1, "hermite_prob")
+SPEC_HP2 = _spec("hp2", "safe Padé unit in the physicist's Hermite basis", HP2, "hermite_phys")

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from actswap.activations.rational import clamp_and_tails, columns, horner, rational_type
+from actswap import ops
+from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.fitted import flat, range_note, tails_of
+from actswap.activations.rational import (
+    RationalActivation,
+    clamp_and_tails,
+    columns,
+    default_fit,
+    horner,
+    rational_fits,
+    rational_type,
+    real_roots,
+)
+from actswap.errors import UsageError
+from actswap.fit.rational import PadeFit
+from actswap.sites import Number, Source, Start
+
+FORMS = ("A", "B", "unsafe", "C", "D")
+# The form that is fitted for each form; C is made from the unsafe one.
+_FITTED = {"best": "best", "A": "A", "B": "B", "unsafe": "unsafe", "C": "unsafe", "D": "B"}
 
 
 def pau_formula(x: Tensor, a: Tensor, b: Tensor, tails: Tensor, form: str, dim: int) -> Tensor:
@@ -38,4 +59,146 @@ def pau_formula(x: Tensor, a: Tensor, b: Tensor, tails: Tensor, form: str, dim: 
     return (horner(top, t) / q + tail).to(x.dtype)
 
 
-pau = pau_formula
+pau = ops.define(
+    "pau(Tensor x, Tensor a, Tensor b, Tensor tails, str form, int dim) -> Tensor",
+    pau_formula,
+)
+
+
+class PAU(RationalActivation):
+    """Padé activation unit of any degrees and form; begins as LeakyReLU on [-3, 3].
+
+    The form is kept in the state dict beside the coefficients, which mean nothing without it.
+
+    Args:
+        channels: width of the channel axis; None shares one set over the layer, as in the literature.
+        channel_dim: index of the channel axis.
+        degrees: of P and Q.
+        form: `A` (F2, safe), `B` (F3, safe), `unsafe` (F1), `C`, or `D`: B with noise in training.
+        noise: half-width of the relative noise of D on every coefficient, drawn once per call.
+
+    Raises:
+        UsageError: unknown form, or a degree below 1.
+    """
+
+    name = "pau"
+    a: Tensor
+    b: Tensor
+    form_code: Tensor
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        channel_dim: int = 1,
+        degrees: tuple[int, int] = (5, 4),
+        form: str = "A",
+        noise: float = 0.1,
+    ) -> None:
+        if form not in FORMS:
+            raise UsageError(f"PAU(form={form!r})", why=f"known: {', '.join(FORMS)}", fix='PAU(form="A")')
+        super().__init__(channels, channel_dim, degrees, degrees[1] + (form == "C"), ("a", "b"))
+        self.noise = noise
+        self.register_buffer("form_code", torch.tensor(FORMS.index(form)))
+        self.load_start(_parameters([default_fit(self.degrees, _FITTED[form])], form))
+
+    def read_constants(self) -> None:
+        """Take the form from its buffer."""
+        self.form = FORMS[int(self.form_code)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute P/Q on the range and straight lines beyond it."""
+        a, b = self.a, self.b
+        if self.form == "D" and self.training:
+            a, b = (c * (1 + self.noise * (2 * torch.rand_like(c) - 1)) for c in (a, b))
+        return pau(x, a, b, self.tails, self.form, self.channel_dim)
+
+    def poles(self) -> list[tuple[float, ...]]:
+        """The zeros of Q inside the range, by channel; only the unsafe form can have any."""
+        rows = zip(self.b.reshape(-1, self.b.shape[-1]), self.tails.reshape(-1, 5).tolist(), strict=True)
+        if self.form != "unsafe":
+            return [() for _ in rows]
+        return [
+            tuple(t * s for t in real_roots(torch.cat([b.new_ones(1), b]), low / s, high / s))
+            for b, (s, low, high, _, _) in rows
+        ]
+
+    def extra_repr(self) -> str:
+        """Show the form."""
+        return f"{super().extra_repr()}, form={self.form!r}"
+
+
+def _parameters(fits: list[PadeFit], form: str) -> dict[str, Number]:
+    """Fits as parameters of a unit of this form (`best`: that of the first fit)."""
+    kept = fits[0].form if form == "best" else form
+    rows = [_with_constant(f) if form == "C" else (f.numerator, f.denominator) for f in fits]
+    return {
+        "a": flat([top for top, _ in rows]),
+        "b": flat([bottom for _, bottom in rows]),
+        "tails": flat([tails_of(f) for f in fits]),
+        "form_code": float(FORMS.index(kept)),
+    }
+
+
+def _with_constant(fit: PadeFit) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """An unsafe fit as form C: f P / (0.1 + |f Q - 0.1|), with f so large that the bars change nothing."""
+    t = np.linspace(fit.lo, fit.hi, 2001) / fit.scale
+    q = np.polynomial.polynomial.polyval(t, [1.0, *fit.denominator])
+    factor = max(1.0, 0.1 / float(q.min()))
+    return (
+        tuple(factor * a for a in fit.numerator),
+        (factor - 0.1, *(factor * b for b in fit.denominator)),
+    )
+
+
+def _start(source: Source, context: StartContext) -> Start:
+    """Fit on the histogram of the site; `form="best"` fits both safe forms and keeps the better."""
+    form = str(context.options.get("form", "best"))
+    if form == "best" and context.options.get("per_channel", False):
+        form = "A"  # one form per unit
+    fits = rational_fits(source, context, "pau", _FITTED[form])
+    poles = sum(len(f.poles) for f in fits)
+    notes = [range_note(context), f"Q has {poles} real zeros outside the range" if poles else ""]
+    return Start(
+        "fit",
+        _parameters(fits, form),
+        error=max(f.max_error for f in fits),
+        rms=max(f.rms_error for f in fits),
+        note="; ".join(filter(None, notes)),
+    )
+
+
+def _build(
+    channels: int | None,
+    channel_dim: int = 1,
+    degrees: tuple[int, int] = (5, 4),
+    form: str = "best",
+    noise: float = 0.1,
+    per_channel: bool = False,
+) -> PAU:
+    """A PAU for a site; `best` is settled by the start, and is A until then."""
+    return PAU(
+        channels if per_channel else None,
+        channel_dim,
+        (int(degrees[0]), int(degrees[1])),
+        "A" if form == "best" else form,
+        noise,
+    )
+
+
+def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """Two operations per coefficient and element, and twelve for the clamp, the tails and the division."""
+    assert isinstance(module, PAU)
+    return (2 * sum(module.degrees) + 12) * elements(shape)
+
+
+SPEC = Spec(
+    name="pau",
+    title="Padé unit: a trained rational function",
+    paper="Molina et al. 2020, Padé Activation Units, eq. 2-3",
+    build=_build,
+    promise=lambda source: "fit",
+    start=_start,
+    options={"degrees": (5, 4), "form": "best", "noise": 0.1, "per_channel": False},
+    no_decay=("a", "b"),
+    flops=_flops,
+)

@@ -1,11 +1,14 @@
-"""Swish, x sigmoid(beta x) (Ramachandran et al. 2017, eq. 1), with a constant or trained beta."""
+"""Swish, x sigmoid(beta x) (Ramachandran et al. 2017), with a constant or trained beta."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from actswap.activations.base import per_channel, widened
-from actswap.activations.smooth_maximum import smooth_maximum_of_lines
+from actswap import ops
+from actswap.activations.acon_start import Member, acon_promise, acon_start
+from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.sharpness import SharpActivation
+from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
 
 def swish_formula(x: Tensor, beta: Tensor, dim: int) -> Tensor:
@@ -23,4 +26,44 @@ def swish_formula(x: Tensor, beta: Tensor, dim: int) -> Tensor:
     return smooth_maximum_of_lines(t, 1.0, 0.0, per_channel(beta, t, dim).to(t.dtype)).to(x.dtype)
 
 
-swish = swish_formula
+swish = ops.define("swish(Tensor x, Tensor beta, int dim) -> Tensor", swish_formula)
+
+
+class Swish(SharpActivation):
+    """Swish with beta constant, trained per layer or trained per channel.
+
+    Args:
+        channels: width of the channel axis; None for one beta per layer.
+        channel_dim: index of the channel axis.
+        beta: the value at first; 1 is SiLU, 1.702 is near GELU.
+        trainable: whether beta is a parameter; else a buffer.
+    """
+
+    name = "swish"
+
+    def __init__(
+        self, channels: int | None = None, channel_dim: int = 1, beta: float = 1.0, trainable: bool = True
+    ) -> None:
+        super().__init__(channels, channel_dim, beta, trainable)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute x sigmoid(beta x)."""
+        return swish(x, self.beta, self.channel_dim)
+
+
+def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
+    return (SMOOTH_FLOPS - 3) * elements(shape)
+
+
+_MEMBER = Member("swish", "")
+SPEC = Spec(
+    name="swish",
+    title="x sigmoid(beta x), beta constant or trained",
+    paper="Ramachandran et al. 2017, Searching for Activation Functions",
+    build=Swish,
+    promise=lambda source: acon_promise(source, _MEMBER),
+    start=lambda source, context: acon_start(source, context, _MEMBER),
+    options={"beta": 1.0, "trainable": True},
+    no_decay=("log_beta",),
+    flops=_flops,
+)

@@ -112,8 +112,14 @@ class Histogram:
             mean,
             float(np.sqrt(variance)),
             count,
-            *_condense(x[order], w[order], max(h.centroids.size for h in parts)),
+            *condense(x[order], w[order], max(h.centroids.size for h in parts)),
             excluded,
+        )
+
+    def shifted(self, by: float) -> Histogram:
+        """Return the distribution of x + by."""
+        return replace(
+            self, lo=self.lo + by, hi=self.hi + by, mean=self.mean + by, centroids=np.asarray(self.centroids) + by
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,7 +230,7 @@ class HistogramStream:
         centroids = np.clip(self._sum[row, used] / counts, self._lo[row], self._hi[row])
         std = float(np.sqrt(self._m2[row] / total))
         lo, hi, mean = float(self._lo[row]), float(self._hi[row]), float(self._mean[row])
-        return Histogram(lo, hi, mean, std, total, *_condense(centroids, counts / total, limit), excluded)
+        return Histogram(lo, hi, mean, std, total, *condense(centroids, counts / total, limit), excluded)
 
 
 def _finest(lo: float, hi: float, bins: int) -> int:
@@ -239,7 +245,7 @@ def _finest(lo: float, hi: float, bins: int) -> int:
     return exponent
 
 
-def _condense(x: Array, w: Array, limit: int) -> tuple[Array, Array]:
+def condense(x: Array, w: Array, limit: int) -> tuple[Array, Array]:
     """Join neighbours until at most `limit` centroids are left.
 
     Cells are equal steps of half the cumulated weight plus half the position: the resolution is never worse

@@ -1,0 +1,74 @@
+"""Calibration: run real inputs and record what each site sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from actswap.capture.observe import evaluating
+from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram, HistogramStream
+from actswap.parity import as_inputs
+
+Progress = Callable[[int, int, str], None]
+
+
+def calibrate(
+    model: nn.Module, paths: Iterable[str], batches: Iterable[Any], progress: Progress | None = None
+) -> dict[str, Histogram]:
+    """Record the histogram of the inputs of the modules at `paths`.
+
+    Args:
+        model: a model in which a module of its own stands at every path.
+        paths: names of the modules to watch.
+        batches: inputs as `scan` takes them; of a (inputs, label) pair from a data loader the inputs are used.
+        progress: called with (batch, total or 0, text).
+
+    Returns:
+        One histogram per path, in bounded memory whatever the number of batches.
+
+    Raises:
+        UsageError: there are no batches, or a site saw no finite value.
+    """
+    streams = {path: HistogramStream() for path in paths}
+
+    def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if isinstance(args[0], Tensor):
+                streams[path].update(np.asarray(args[0].detach().float().cpu().numpy()))
+
+        return hook
+
+    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams]
+    total = len(batches) if hasattr(batches, "__len__") else 0
+    seen = 0
+    try:
+        with evaluating(model):
+            for batch in batches:
+                args, kwargs = _call_of(batch)
+                model(*args, **kwargs)
+                seen += 1
+                if progress is not None:
+                    progress(seen, total, "calibrating")
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise UsageError("the calibration data is empty", fix="pass an iterable of inputs: calibration=[x1, x2]")
+    return {path: stream.finish() for path, stream in streams.items()}
+
+
+def _call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], Mapping):
+        return batch[0], dict(batch[1])
+    return as_inputs(inputs_of(batch))
+
+
+def inputs_of(batch: Any) -> Any:
+    """Take the inputs out of a batch: a data loader gives [inputs, labels], anything else is inputs already."""
+    if isinstance(batch, list) and batch and isinstance(batch[0], Tensor):
+        return batch[0]
+    return dict(batch) if isinstance(batch, Mapping) else batch

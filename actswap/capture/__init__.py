@@ -1,0 +1,1 @@
+"""Getting at what a model does: the tape of one real run, and the fx graph of one module."""

@@ -1,0 +1,228 @@
+"""Run a model once and write down what happens: the tape.
+
+Every torch call is seen through a torch function mode, every module call through `nn.Module.__call__`, registered
+or not. Nothing of the model is changed, and nothing but numbers, shapes and the model's own constants is kept, so the
+memory needed is that of the forward pass.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from actswap.activations.base import Activation
+from actswap.activations.bounded import Bounded
+from actswap.activations.morph import Morph
+from actswap.activations.plain import SourceModule
+from actswap.capture.canonical import canonical
+from actswap.capture.tape import Call, Op, Ref, Tape, Value
+from actswap.errors import CaptureError
+
+_LARGEST_CONSTANT = 65536  # PReLU slopes and scales, not weight matrices
+_FACTORIES = frozenset(("tensor", "as_tensor", "scalar_tensor", "full", "ones", "zeros", "new_tensor", "new_full"))
+
+
+class _Numbers:
+    """Number tensors by identity; an in-place operation gives its tensor a new number."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._tape = tape
+
+    def of(self, tensor: Tensor, fresh: bool = False, constant: bool = False) -> int:
+        ref, number = self._known.get(id(tensor), (None, -1))
+        known = ref is not None and ref() is tensor
+        if known and not fresh:
+            return number
+        number = len(self._tape.values)
+        self._known[id(tensor)] = (weakref.ref(tensor), number)
+        dense = tensor.layout is torch.strided
+        keep = dense and (constant or (not known and not fresh)) and tensor.numel() <= _LARGEST_CONSTANT
+        self._tape.values[number] = Value(
+            tuple(tensor.shape) if dense else (),
+            tensor.is_floating_point(),
+            tensor.detach() if keep else None,
+        )
+        return number
+
+
+def _user_line(depth: int = 2) -> str:
+    """Return `file:line` of the innermost frame outside torch and this file."""
+    frame = sys._getframe(depth)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not (file.startswith(_TORCH) or file == __file__):
+            return f"{file}:{frame.f_lineno}"
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""
+
+
+_TORCH = torch.__path__[0] + "/"
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.tape = Tape()
+        self.numbers = _Numbers(self.tape)
+        self.names: dict[int, str] = {id(m): n for n, m in model.named_modules(remove_duplicate=True)}
+        self.stack: list[int] = []
+        self.opaque = 0
+
+    def refs(self, tree: Any, constant: bool = False) -> Any:
+        return tree_map(lambda v: Ref(self.numbers.of(v, constant=constant)) if isinstance(v, Tensor) else v, tree)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.opaque or not self.stack or getattr(func, "__name__", "") in ("__get__", "size", "dim", "stride"):
+            return func(*args, **kwargs)
+        norm = canonical(func, args, kwargs)
+        inputs = self.refs(norm.args)
+        out = func(*args, **kwargs)
+        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        if tensors:
+            touched = args[0] if args else kwargs.get("input")
+            aliased = norm.inplace or norm.name in ("setitem", "copy", "fill", "zero")
+            constant = norm.name in _FACTORIES
+            outs = tuple(
+                self.numbers.of(t, fresh=(t is not touched or aliased), constant=constant and t.numel() == 1)
+                for t in tensors
+            )
+            form = "method" if getattr(func, "__objclass__", None) is not None else "function"
+            self.tape.ops.append(
+                Op(
+                    len(self.tape.ops),
+                    norm.name,
+                    inputs,
+                    outs,
+                    norm.inplace,
+                    self.stack[-1],
+                    _user_line(),
+                    form,
+                )
+            )
+        elif norm.name == "setitem" and isinstance(args[0], Tensor):
+            self.numbers.of(args[0], fresh=True)
+        return out
+
+    def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if self.opaque:
+            return original(module, *args, **kwargs)
+        index = len(self.tape.calls)
+        parent = self.stack[-1] if self.stack else -1
+        shown = self.refs(args), self.refs(kwargs)
+        record = Call(index, module, parent, self.names.get(id(module)), args=shown[0], kwargs=shown[1])
+        record.line = _user_line(3)
+        record.inputs = tuple(r.id for r in tree_leaves(shown, is_leaf=_is_ref) if isinstance(r, Ref))
+        self.tape.calls.append(record)
+        self.stack.append(index)
+        first = len(self.tape.ops)
+        hidden = isinstance(module, (Activation, Bounded, Morph, SourceModule))
+        self.opaque += hidden
+        try:
+            out = original(module, *args, **kwargs)
+        finally:
+            self.opaque -= hidden
+            self.stack.pop()
+        if hidden and isinstance(out, Tensor):
+            arg = {"input": record.args[0] if record.args else None}
+            op = Op(
+                len(self.tape.ops),
+                f"actswap.{_target_name(module)}",
+                arg,
+                (self.numbers.of(out, fresh=True),),
+                call=index,
+            )
+            self.tape.ops.append(op)
+        record.ops = (first, len(self.tape.ops))
+        record.outputs = tuple(self.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+def _target_name(module: nn.Module) -> str:
+    """Name of the activation inside the wrappers."""
+    while isinstance(module, (Morph, Bounded)):
+        module = module.target if isinstance(module, Morph) else module.inner
+    return module.source.kind if isinstance(module, SourceModule) else str(module.name)
+
+
+def _is_ref(value: Any) -> bool:
+    return isinstance(value, Ref)
+
+
+@contextmanager
+def _watched(recorder: _Recorder) -> Iterator[None]:
+    original = nn.Module.__call__
+
+    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return recorder.call(original, module, args, kwargs)
+
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    nn.Module.__call__ = watched  # type: ignore[method-assign]
+    try:
+        with recorder:
+            yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode and turn gradients off; afterwards every module is in the mode it was in."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Tape:
+    """Run `model(*args, **kwargs)` once in eval mode, without gradients, and return its tape.
+
+    Raises:
+        CaptureError: the model does not run on these inputs.
+    """
+    recorder = _Recorder(model)
+    with evaluating(model), _watched(recorder):
+        try:
+            out = model(*args, **dict(kwargs or {}))
+        except Exception as error:
+            shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+            raise CaptureError(
+                f"{type(model).__name__} does not run on the example inputs",
+                where=_where(error),
+                why=f"inputs of shape {', '.join(map(str, shapes))}: {type(error).__name__}: {error}",
+                fix="pass inputs that the model accepts: scan(model, torch.randn(1, 3, 224, 224)) or "
+                "--input 1,3,224,224",
+            ) from error
+    tape = recorder.tape
+    tape.outputs = tuple(recorder.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+    return tape
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not (file.startswith(_TORCH) or file == __file__):
+            place = f"{file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

@@ -1,0 +1,122 @@
+"""The tape: what one forward pass really did, as plain data.
+
+A tape is a list of operations on numbered values, and the tree of module calls they happened in. The same `Op` also
+describes an fx graph (see `island`), so that one recognizer reads both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class Ref(NamedTuple):
+    """A tensor argument: the number of the value it is."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor: its shape, and the tensor itself where it is a constant of the model (parameter, buffer, literal)."""
+
+    shape: tuple[int, ...]
+    floating: bool
+    constant: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One tensor operation.
+
+    Attributes:
+        index: position in the run.
+        name: canonical name (`relu`, `mul`, `sigmoid`), see `recognize.canonical`.
+        args: arguments by name, tensors as `Ref`.
+        outs: numbers of the tensors it returns.
+        inplace: it overwrites its first argument.
+        call: number of the module call it happened in.
+        line: `file:line` of the user's code.
+        form: `function` or `method`.
+        node: the fx node, where the op comes from a graph.
+    """
+
+    index: int
+    name: str
+    args: dict[str, Any]
+    outs: tuple[int, ...]
+    inplace: bool = False
+    call: int = 0
+    line: str = ""
+    form: str = "function"
+    node: Any = None
+
+    def refs(self) -> Iterator[int]:
+        """Yield the numbers of all tensor arguments."""
+        stack = list(self.args.values())
+        while stack:
+            item = stack.pop(0)
+            if isinstance(item, Ref):
+                yield item.id
+            elif isinstance(item, (tuple, list)):
+                stack[:0] = item
+            elif isinstance(item, dict):
+                stack[:0] = item.values()
+
+
+@dataclass
+class Call:
+    """One call of one module's forward.
+
+    Attributes:
+        index: number of the call; 0 is the model itself.
+        module: the module called.
+        parent: number of the call it was made from, -1 for the model.
+        name: fully qualified name, None where the module is not registered in the model.
+        inputs, outputs: numbers of the tensors passed in and returned, in order.
+        ops: first and last operation index inside (half open).
+        args, kwargs: the arguments with every tensor replaced by `Ref`.
+        line: `file:line` of the caller.
+    """
+
+    index: int
+    module: nn.Module
+    parent: int
+    name: str | None
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    ops: tuple[int, int] = (0, 0)
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    line: str = ""
+
+
+@dataclass
+class Tape:
+    """One observed forward pass."""
+
+    ops: list[Op] = field(default_factory=list)
+    values: dict[int, Value] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    outputs: tuple[int, ...] = ()
+
+    def producers(self) -> dict[int, Op]:
+        """Map each value to the operation that made it."""
+        return {out: op for op in self.ops for out in op.outs}
+
+    def consumers(self) -> dict[int, list[Op]]:
+        """Map each value to the operations that read it, in order."""
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            for ref in op.refs():
+                found.setdefault(ref, []).append(op)
+        return found
+
+    def ancestors(self, call: int) -> Iterator[int]:
+        """Yield a call and the calls around it, innermost first."""
+        while call >= 0:
+            yield call
+            call = self.calls[call].parent

@@ -1,0 +1,52 @@
+"""Orthogonal Padé units (OPAU, Biswas et al. 2021): P and Q in one of six classical bases.
+
+    G(x) = sum_i c_i f_i(t) / (1 + sum_j |d_j| |f_j(t)|)   safe (form `A`);  without the bars: `unsafe`
+
+The numerator spans the same polynomials as a PAU's, the safe denominator does not: it has a corner at every root of
+every f_j. So a PAU cannot be converted, it is fitted anew.
+"""
+
+from __future__ import annotations
+
+from numpy.typing import ArrayLike
+
+from actswap.errors import UsageError
+from actswap.fit.basis import BASES
+from actswap.fit.rational import Function, PadeFit, fit_pade
+
+ORTHOGONAL = tuple(name for name in BASES if name != "monomial")
+
+
+def fit_orthogonal(
+    f: Function,
+    x: ArrayLike,
+    w: ArrayLike | None = None,
+    basis: str = "chebyshev_t",
+    degrees: tuple[int, int] = (5, 4),
+    form: str = "A",
+    *,
+    scale: float | None = None,
+    reach: float | None = None,
+    minimax: bool = False,
+) -> PadeFit:
+    """Fit an OPAU; arguments, result and errors as for `fit_pade`.
+
+    Args:
+        f: the function to be met, float64 array to float64 array.
+        x: (N,) points.
+        w: (N,) weights, none for equal ones.
+        basis: one of `ORTHOGONAL`.
+        degrees: of numerator and denominator.
+        form: `A` (safe, the paper's), `B`, `unsafe` or `best`.
+        scale: the s of t = x / s.
+        reach: widen the range to the asymptotes of f.
+        minimax: make the largest error small.
+
+    Returns:
+        The fit, with `basis` set.
+    """
+    if basis not in ORTHOGONAL:
+        raise UsageError(
+            f"unknown basis {basis!r}", why=f"one of {', '.join(ORTHOGONAL)}", fix='basis="legendre"'
+        )
+    return fit_pade(f, x, w, degrees, form, basis=basis, scale=scale, reach=reach, minimax=minimax)

@@ -1,0 +1,70 @@
+"""Pass `replace`: put the target activation where `isolate` left the source's stand-in.
+
+Requires: `isolate` ran; a SourceModule stands at every path. Ensures: at every path stands the target with its start,
+on the device and in the dtype of the network around it.
+
+Cases of what is put there:
+1. The source has a cap (relu6, hardtanh): `Bounded(target, shift, cap)`.
+2. The start is `morph`: `Morph(source, target, t=0)`.
+3. Otherwise the target itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from actswap import activations
+from actswap.activations.base import Activation
+from actswap.activations.bounded import Bounded, split
+from actswap.activations.morph import Morph
+from actswap.activations.plain import SourceModule
+from actswap.passes.isolate import set_module
+from actswap.plan import Choice
+from actswap.sites import Number
+
+
+def build(choice: Choice) -> nn.Module:
+    """Make the module that stands at a choice's path."""
+    spec = activations.get(choice.target)
+    site, start = choice.site, choice.start
+    target = spec.build(site.channels, site.channel_dim, **choice.options)
+    _, shift, cap = split(site.source)
+    placed = Bounded(target, shift, cap) if math.isfinite(cap) or shift else target
+    load_start(placed, start.params)
+    if start.kind == "morph":
+        return Morph(SourceModule(site.source, site.channel_dim), placed)
+    return placed
+
+
+def load_start(placed: nn.Module, params: Mapping[str, Number]) -> None:
+    """Write start values into a module made by `build`, through its wrappers."""
+    while isinstance(placed, (Morph, Bounded)):
+        placed = placed.target if isinstance(placed, Morph) else placed.inner
+    if params:
+        assert isinstance(placed, Activation)
+        placed.load_start(params)
+
+
+def replace(model: nn.Module, choice: Choice) -> nn.Module:
+    """Put the target of a choice into the model, and return it."""
+    parent = model.get_submodule(choice.path.rpartition(".")[0])
+    device, dtype = _surroundings(model, parent)
+    placed = build(choice)
+    if device is not None and device.type == "meta":
+        placed = placed.to_empty(device=device)
+    placed = placed.to(device=device, dtype=dtype)
+    set_module(model, choice.path, placed)
+    return placed
+
+
+def _surroundings(model: nn.Module, parent: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+    """Device and floating dtype of the parameters nearest to the site."""
+    for module in (parent, model):
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+    return None, None

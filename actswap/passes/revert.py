@@ -1,0 +1,95 @@
+"""Pass `revert`: the original model again, bit for bit.
+
+Requires: a model converted in this process or loaded from a bundle. Ensures: every island has its own forward back,
+every replaced child is the original module, every added child is gone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from actswap.capture.island import uninstall
+from actswap.errors import UsageError
+from actswap.passes.isolate import set_module
+from actswap.plan import Plan
+
+_RECORD = "_actswap_record"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a converted model remembers: its plan, and the modules that stood at the paths (None: nothing)."""
+
+    plan: Plan
+    originals: tuple[tuple[str, nn.Module | None], ...]
+
+
+def remember(model: nn.Module, plan: Plan, originals: dict[str, nn.Module | None]) -> None:
+    """Keep the record on the model, outside its parameters and submodules; an earlier record is extended."""
+    earlier = record_of(model)
+    if earlier is not None:
+        plan = dataclasses.replace(plan, before=earlier.plan)
+        originals = {**originals, **dict(earlier.originals)}
+    model.__dict__[_RECORD] = Record(plan, tuple(originals.items()))
+
+
+def record_of(model: nn.Module) -> Record | None:
+    """Return the record of a converted model, None for any other."""
+    found = model.__dict__.get(_RECORD)
+    return found if isinstance(found, Record) else None
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """Return the plan that a model was converted by, None for a model that was not."""
+    record = record_of(model)
+    return None if record is None else record.plan
+
+
+def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Return the original model.
+
+    Args:
+        model: a converted model; it keeps its class, its weights and its mode.
+        inplace: change `model` itself instead of a copy.
+
+    Raises:
+        UsageError: the model was not converted by actswap.
+    """
+    if record_of(model) is None:
+        raise UsageError(
+            f"this {type(model).__name__} was not converted by actswap",
+            why="it carries no record of a conversion",
+            fix="revert the model returned by actswap.convert(...).model or actswap.load(...)",
+        )
+    work = model if inplace else copy.deepcopy(model)
+    record = record_of(work)
+    assert record is not None
+    plan: Plan | None = record.plan
+    while plan is not None:
+        undo(work, plan, {})
+        plan = plan.before
+    _restore(work, dict(record.originals))
+    del work.__dict__[_RECORD]
+    return work
+
+
+def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]) -> None:
+    """Take back one plan: the forwards of its islands, and the modules that stood at its paths."""
+    for island in plan.islands:
+        uninstall(model.get_submodule(island.owner))
+    _restore(model, originals)
+
+
+def _restore(model: nn.Module, originals: Mapping[str, nn.Module | None]) -> None:
+    for path, original in reversed(originals.items()):
+        if original is not None:
+            set_module(model, path, original)
+            continue
+        parent, _, name = path.rpartition(".")
+        if name in model.get_submodule(parent)._modules:
+            delattr(model.get_submodule(parent), name)

@@ -1,0 +1,212 @@
+"""From a tape to sites: who makes each activation call, under which name, at which width.
+
+Cases of a match, in this order:
+1. All of it happens inside one module that does nothing else: the module is the activation, its caller the owner.
+2. It happens in the forward of a module: a function, a method, or a formula of the owner.
+3. The module is not registered in the model (made in forward, kept in a list, a global): as 2, in the nearest
+   registered module around it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from actswap.capture.tape import Call, Tape
+from actswap.recognize.channels import ChannelFinder, common_width
+from actswap.recognize.matches import Match, find
+from actswap.recognize.roles import on_features, role
+from actswap.sites import Site, Source
+
+_CLAMPS = frozenset(("clamp", "maximum", "minimum", "where"))
+RECURRENT = "the activations run inside torch's recurrent kernel, where nothing can be put"
+
+
+@dataclass
+class _Place:
+    """All runs of one call site: the same position in the forward of the same owner."""
+
+    owner: str
+    ordinal: int
+    matches: list[Match] = field(default_factory=list)
+    called: list[Call | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a tape says about one owner: every activation-like call in order, and the module calls it was seen in.
+
+    Attributes:
+        sites: the sites of this owner in order; None stands for a clamp that is not an activation.
+        sources: the source at each position, also where there is no site.
+        runs: numbers of the owner's calls on the tape.
+        inline: children of the owner in which a part of one of its formulas happens.
+    """
+
+    owner: str
+    sites: tuple[Site | None, ...]
+    sources: tuple[Source, ...]
+    runs: tuple[int, ...]
+    inline: tuple[str, ...] = ()
+
+
+def locate(model: nn.Module, tape: Tape) -> list[Located]:
+    """Group the activations of a tape by owner and turn them into sites, in the order in which they first run."""
+    names = dict(model.named_modules())
+    places = _places(tape)
+    producers, consumers, finder = tape.producers(), tape.consumers(), ChannelFinder(tape)
+    taken: Counter[str] = Counter()
+    instance_sites: dict[int, set[tuple[str, int]]] = defaultdict(set)
+    for place in places:
+        for called in place.called:
+            if called is not None:
+                instance_sites[id(called.module)].add((place.owner, place.ordinal))
+    located: dict[str, list[tuple[_Place, Site | None]]] = {}
+    for place in places:
+        match = place.matches[0]
+        if match.root.name in _CLAMPS and not on_features(match, tape, producers, consumers):
+            located.setdefault(place.owner, []).append((place, None))
+            continue
+        site = _site(place, names, finder, instance_sites)
+        site = replace(site, role=role(match, tape, consumers))
+        if match.source.kind == "glu":
+            site = replace(
+                site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site"
+            )
+        elif match.source.kind.startswith("actswap."):
+            site = replace(site, how="left", reason="already converted by actswap")
+        base, count = site.name, taken[site.name]
+        taken[base] += 1
+        site = replace(site, name=f"{base}@{count}" if count else base)
+        located.setdefault(place.owner, []).append((place, site))
+    runs = defaultdict(list)
+    for call in tape.calls:
+        if call.name is not None:
+            runs[call.name].append(call.index)
+    found = []
+    for owner, entries in located.items():
+        entries.sort(key=lambda e: e[0].ordinal)
+        sites = tuple(site for _, site in entries)
+        inline = tuple(dict.fromkeys(c for place, _ in entries for c in _parts(place, names[owner], tape)))
+        sources = tuple(p.matches[0].source for p, _ in entries)
+        found.append(Located(owner, _settle(sites), sources, tuple(runs[owner]), inline))
+    return found
+
+
+def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
+    """Children of the owner that compute a part of a formula: `x * self.sigmoid(x)`."""
+    if place.called[0] is not None:
+        return []
+    modules = {id(tape.calls[c].module) for op in place.matches[0].ops for c in tape.ancestors(op.call)}
+    return [path for path, module in owner.named_modules() if path and id(module) in modules]
+
+
+def recurrent_sites(tape: Tape) -> list[Site]:
+    """List the recurrent layers of a tape: activations that are seen, but cannot be replaced."""
+    sites = []
+    for name in dict.fromkeys(c.name for c in tape.calls if isinstance(c.module, nn.RNNBase)):
+        if name is not None:
+            module = next(c.module for c in tape.calls if c.name == name)
+            kind = Source("tanh" if not isinstance(module, nn.RNN) else module.nonlinearity)
+            sites.append(Site(name, kind, "gate", "module", name.rpartition(".")[0], "left", RECURRENT))
+    return sites
+
+
+def _places(tape: Tape) -> list[_Place]:
+    places: dict[tuple[str, int], _Place] = {}
+    ordinals: Counter[int] = Counter()
+    for match in find(tape.ops, tape.values):
+        inner = _common_call(match, tape)
+        call = tape.calls[inner]
+        called = call if call.parent >= 0 and call.name is not None and _is_whole(match, call, tape) else None
+        around = call.parent if called is not None else inner
+        while tape.calls[around].name is None:
+            around = tape.calls[around].parent
+        owner, ordinal = tape.calls[around].name or "", ordinals[around]
+        ordinals[around] += 1
+        place = places.setdefault((owner, ordinal), _Place(owner, ordinal))
+        place.matches.append(match)
+        place.called.append(called)
+    return list(places.values())
+
+
+def _common_call(match: Match, tape: Tape) -> int:
+    """The innermost module call around all operations of a match."""
+    if match.source.kind.startswith("actswap."):
+        return match.root.call
+    common = list(tape.ancestors(match.ops[0].call))
+    for op in match.ops[1:]:
+        around = set(tape.ancestors(op.call))
+        common = [c for c in common if c in around]
+    return common[0]
+
+
+def _is_whole(match: Match, call: Call, tape: Tape) -> bool:
+    """True where the module call is this activation and nothing else."""
+    if match.source.kind.startswith("actswap."):
+        return True
+    inputs = [v for v in call.inputs if tape.values[v].constant is None or v == match.x]
+    inside = {op.index for op in match.ops}
+    rest = [op for op in tape.ops[slice(*call.ops)] if op.index not in inside]
+    return inputs == [match.x] and call.outputs == match.root.outs and not rest
+
+
+def _site(
+    place: _Place,
+    names: dict[str, nn.Module],
+    finder: ChannelFinder,
+    instances: dict[int, set[tuple[str, int]]],
+) -> Site:
+    match, called = place.matches[0], place.called[0]
+    shapes = [finder.values[m.x].shape for m in place.matches]
+    channels, channel_dim = common_width(shapes, [finder.axis(m.x) for m in place.matches])
+    child, how, reason = "", "island", ""
+    owner = names[place.owner]
+    if called is not None:
+        child = _path_below(owner, called.module)
+        if not child and len(instances[id(called.module)]) == 1:
+            child, how = called.name or "", "swap"  # registered elsewhere, but this is its only call
+        elif child:
+            how = "swap"
+    if len({m.source.kind for m in place.matches}) > 1:
+        how, reason = "left", "the call is a different activation from one run of its module to the next"
+    fn = match.source.kind if match.is_formula else match.root.name
+    fn = {"hardtanh": "relu6" if match.source.kind == "relu6" else "hardtanh"}.get(fn, fn)
+    local = child if child and called is not None else fn
+    absolute = called is not None and bool(child) and not _path_below(owner, called.module)
+    name = local if absolute or not place.owner else f"{place.owner}.{local}"
+    form = "module" if called is not None else "formula" if match.is_formula else match.root.form
+    return Site(
+        name=name,
+        source=match.source,
+        role="activation",
+        form=form,
+        owner=place.owner,
+        how=how,
+        reason=reason,
+        shape=shapes[0],
+        channels=channels,
+        channel_dim=channel_dim,
+        calls=len(place.matches),
+        inplace=match.root.inplace,
+        line=(called.line if called is not None else match.root.line),
+        ordinal=place.ordinal,
+        child=child,
+    )
+
+
+def _path_below(owner: nn.Module, module: nn.Module) -> str:
+    for path, candidate in owner.named_modules(remove_duplicate=False):
+        if candidate is module and path:
+            return path
+    return ""
+
+
+def _settle(sites: tuple[Site | None, ...]) -> tuple[Site | None, ...]:
+    """A child that is called more than once by its owner cannot be swapped: its owner becomes an island."""
+    uses = Counter(s.child for s in sites if s is not None and s.child)
+    return tuple(
+        replace(s, how="island") if s is not None and s.how == "swap" and uses[s.child] > 1 else s for s in sites
+    )

@@ -1,0 +1,85 @@
+"""Selectors: which sites a request means.
+
+layer3.*            glob on site names            re:layer[12]\\.   regular expression on site names
+layer1.0.relu@1     one call                      type:relu        source activation
+kind:functional     form of the call (module, function, method, formula, functional)
+role:gate           gates, which are otherwise left alone
+first:2  last:1     the first or last sites in the order in which they run
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+
+from actswap.errors import SelectionError
+from actswap.sites import Site
+
+Selectors = str | Sequence[str] | None
+
+
+def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None) -> list[Site]:
+    """Return the chosen sites in order; gates only where a selector names them.
+
+    Raises:
+        SelectionError: some selectors match nothing (all of them are named), or a selector cannot be read.
+    """
+    keep, drop = _as_list(only), _as_list(skip)
+    chosen = {s.name for s in sites if s.role != "gate"} if not keep else set()
+    misses: list[str] = []
+    for flag, selectors in (("only", keep), ("skip", drop)):
+        for selector in selectors:
+            hits = {s.name for s in matching(sites, selector)}
+            if not hits:
+                misses.append(f"{flag} {selector!r} matched 0 of {len(sites)} sites{_nearest(selector, sites)}")
+            chosen = chosen | hits if flag == "only" else chosen - hits
+    if misses:
+        raise SelectionError(
+            "; ".join(misses),
+            fix="list the sites: actswap scan MODEL, or actswap.scan(model, example_inputs)",
+        )
+    return [s for s in sites if s.name in chosen]
+
+
+def matching(sites: Sequence[Site], selector: str) -> list[Site]:
+    """Return the sites that one selector means."""
+    key, _, value = selector.partition(":")
+    if key in ("first", "last"):
+        if not value.isdigit():
+            raise SelectionError(f"cannot read selector {selector!r}", fix=f"write {key}:3")
+        ordinary = [s for s in sites if s.role != "gate"]
+        n = int(value)
+        return ordinary[:n] if key == "first" else ordinary[len(ordinary) - min(n, len(ordinary)) :]
+    return [s for s in sites if _test(selector, key, value)(s)]
+
+
+def _test(selector: str, key: str, value: str) -> Callable[[Site], bool]:
+    if key == "re":
+        try:
+            pattern = re.compile(value)
+        except re.error as error:
+            raise SelectionError(f"cannot read selector {selector!r}", why=str(error), fix="re:layer[12]\\.") from None
+        return lambda s: bool(pattern.search(s.name)) and s.role != "gate"
+    if key == "type":
+        return lambda s: s.source.kind == value and (s.role != "gate" or value in ("sigmoid", "hardsigmoid", "glu"))
+    if key == "kind":
+        forms = {"functional": ("function", "method")}.get(value, (value,))
+        return lambda s: s.form in forms and s.role != "gate"
+    if key == "role":
+        return lambda s: s.role == value
+    if selector.endswith("@0"):
+        selector = selector[:-2]
+    return lambda s: s.name == selector or (s.role != "gate" and fnmatch.fnmatchcase(s.name, selector))
+
+
+def _as_list(selectors: Selectors) -> list[str]:
+    if selectors is None:
+        return []
+    return [selectors] if isinstance(selectors, str) else list(selectors)
+
+
+def _nearest(selector: str, sites: Sequence[Site]) -> str:
+    near = difflib.get_close_matches(selector.partition(":")[2] or selector, [s.name for s in sites], 3, 0.0)
+    return f" (nearest: {', '.join(near)})" if near else ""

@@ -1,0 +1,149 @@
+"""Isolate the chosen calls and settle what that disturbs.
+
+A call in its own module runs out of place. Where the network relied on the overwritten input, the outputs change; then:
+1. a swapped in-place call is reached by an island instead, in which every later reader of the input is redirected;
+2. what still disturbs the network is left as it was, with that as its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.apply import isolate, path_of
+from actswap.errors import CaptureError
+from actswap.parity import compare
+from actswap.passes.revert import undo
+from actswap.plan import Choice, Island, Plan, keys_of
+from actswap.sites import Site, Start
+from actswap.survey import Survey, island_of
+
+Originals = dict[str, nn.Module | None]
+_DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
+
+
+def settle(
+    model: nn.Module,
+    found: Survey,
+    chosen: Sequence[Site],
+    left: Sequence[tuple[Site, str]],
+    target: str,
+    options: Mapping[str, Any],
+    reference: Callable[[], list[Tensor]],
+) -> tuple[Plan, Originals]:
+    """Isolate the chosen sites of `model` in place.
+
+    Args:
+        model: the model to change.
+        found: its survey.
+        chosen: the sites to isolate.
+        left: the sites that stay, with reasons.
+        target: name of the target, for the plan.
+        options: its options, for the plan.
+        reference: runs the model on the example inputs.
+
+    Returns:
+        The plan, still without starts, and the modules that stood at its paths.
+    """
+    keys = keys_of(model)
+    islands = dict(found.islands)
+    sites, stay = list(chosen), list(left)
+    expected = reference()
+    limit = _rounding(expected)
+    for _ in range(3):
+        plan = _plan(model, found, sites, stay, islands, target, options, keys)
+        originals = isolate(model, plan)
+        if _agrees(expected, reference, limit):
+            return plan, originals
+        undo(model, plan, originals)
+        bad = _disturbing(model, found, sites, islands, keys, expected, reference, limit)
+        for site in bad:
+            promoted = _promote(model, found, site, islands) if site.how == "swap" and site.inplace else None
+            if promoted is None:
+                sites = [s for s in sites if s.name != site.name]
+                stay.append((replace(site, how="left"), _DISTURBS))
+            else:
+                islands[site.owner] = promoted
+                sites = [replace(s, how="island") if s.name == site.name else s for s in sites]
+        if not bad:
+            break
+    raise CaptureError(
+        f"{type(model).__name__} computes something else once its activation calls are modules of their own",
+        fix="leave out the sites that depend on it: --skip",
+    )
+
+
+def _plan(
+    model: nn.Module,
+    found: Survey,
+    sites: Sequence[Site],
+    left: Sequence[tuple[Site, str]],
+    islands: Mapping[str, Island],
+    target: str,
+    options: Mapping[str, Any],
+    keys: str,
+) -> Plan:
+    names = {s.name for s in sites}
+    choices = []
+    for site in sites:
+        shared = any(
+            s.owner == site.owner and s.child and s.child == site.child and s.name not in names for s in found.sites
+        )
+        path = path_of(model, site.name, site.owner, site.child, site.how, shared)
+        choices.append(Choice(site, target, Start("none"), path, options))
+    owners = {s.owner for s in sites if s.how == "island"}
+    needed = tuple(island for owner, island in islands.items() if owner in owners)
+    return Plan(target, tuple(choices), tuple(left), needed, type(model).__name__, keys)
+
+
+def _disturbing(
+    model: nn.Module,
+    found: Survey,
+    sites: Sequence[Site],
+    islands: Mapping[str, Island],
+    keys: str,
+    expected: list[Tensor],
+    reference: Callable[[], list[Tensor]],
+    limit: float,
+) -> list[Site]:
+    """Bisect for the sites that cannot be isolated without changing the outputs."""
+
+    def search(some: Sequence[Site]) -> list[Site]:
+        plan = _plan(model, found, some, (), islands, "", {}, keys)
+        originals = isolate(model, plan)
+        fine = _agrees(expected, reference, limit)
+        undo(model, plan, originals)
+        if fine:
+            return []
+        if len(some) == 1:
+            return list(some)
+        half = len(some) // 2
+        return search(some[:half]) + search(some[half:])
+
+    return search(list(sites))
+
+
+def _promote(model: nn.Module, found: Survey, site: Site, islands: Mapping[str, Island]) -> Island | None:
+    if site.owner in islands:
+        return islands[site.owner]
+    try:
+        return island_of(model, found.located[site.owner], found.tape)
+    except CaptureError:
+        return None
+
+
+def _agrees(expected: list[Tensor], reference: Callable[[], list[Tensor]], limit: float) -> bool:
+    try:
+        return compare(expected, reference()).rel <= limit
+    except Exception:  # the user's code may fail in any way once its activations are modules
+        return False
+
+
+def _rounding(reference: Sequence[Tensor]) -> float:
+    """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
+    eps = max((torch.finfo(t.dtype).eps for t in reference if t.is_floating_point()), default=0.0)
+    return 1e3 * eps

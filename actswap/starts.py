@@ -1,0 +1,187 @@
+"""Choose how each target begins, so that the whole network stays within its tolerance.
+
+1. Every site gets the best start its pair promises: exact, limit, fit; `morph` where there is none.
+2. Fits together may use half of the tolerance; the worst are turned into `morph` until they do.
+3. Limits share one relative sharpness k, beta = k / std(site): the smallest, so the most trainable, that keeps the
+   network within tolerance. Relative, because a knee is as sharp as its inputs are wide: networks whose activations
+   shrink from layer to layer would need one enormous beta everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from actswap.activations.base import Spec, StartContext
+from actswap.activations.bounded import split
+from actswap.errors import StartError
+from actswap.fit.histogram import Histogram
+from actswap.passes.isolate import set_module
+from actswap.passes.replace import load_start
+from actswap.passes.replace import replace as replace_module
+from actswap.plan import Choice, Plan
+from actswap.sites import Start
+
+_SHARPEST, _DEFAULT = 1e6, 1e3
+_STEP = 1.2  # the search ends when the interval is this narrow
+Progress = Callable[[int, int, str], None]
+
+
+def choose_starts(
+    model: nn.Module,
+    plan: Plan,
+    spec: Spec,
+    kind: str,
+    tolerance: float,
+    histograms: Mapping[str, Histogram],
+    error: Callable[[], float] | None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Replace every isolated activation of `model` by its target at the start chosen for it.
+
+    Args:
+        model: an isolated model, changed in place.
+        plan: its plan, without starts.
+        spec: the target.
+        kind: `auto`, or the start that every site must have.
+        tolerance: relative error of the network's output.
+        histograms: calibration by path, for fits.
+        error: measures the network's relative output error; None where nothing can be run (meta device).
+        progress: called with (done, total, text).
+
+    Returns:
+        The plan with its starts.
+
+    Raises:
+        StartError: a site has no start of the asked-for kind.
+    """
+    starter = _Starter(spec, histograms)
+    first = [starter.first(c, kind) for c in plan.choices]
+    choices = [replace(c, start=s) for c, s in zip(plan.choices, first, strict=True)]
+    if kind == "auto" and error is not None:
+        choices = _keep_good_fits(model, choices, tolerance / 2, error)
+    placed: dict[str, nn.Module] = {}
+    for i, choice in enumerate(choices):
+        placed[choice.path] = replace_module(model, choice)
+        if progress is not None:
+            progress(i + 1, len(choices), "replacing")
+    limits = [c for c in choices if c.start.kind == "limit"]
+    if limits and error is not None:
+        k = _smallest_sharpness(limits, placed, starter, tolerance, error, progress)
+        choices = [replace(c, start=starter.start(c, k)) if c.start.kind == "limit" else c for c in choices]
+        for c in choices:
+            load_start(placed[c.path], c.start.params)
+        if kind == "auto" and error() > tolerance:
+            choices = [_as_morph(c) for c in choices]
+            for c in choices:
+                replace_module(model, c)
+    return replace(plan, choices=tuple(choices))
+
+
+class _Starter:
+    """Makes starts for one target from the statistics of each site."""
+
+    def __init__(self, spec: Spec, histograms: Mapping[str, Histogram]) -> None:
+        self.spec, self.histograms = spec, histograms
+
+    def first(self, choice: Choice, kind: str) -> Start:
+        """The start of the asked-for kind, or the best the pair promises."""
+        promise = self.spec.promise(split(choice.site.source).core)
+        wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
+        if wanted == "none":
+            return Start("none", note="does not preserve the network's function")
+        if wanted not in (promise, "morph"):
+            raise StartError(
+                f"{self.spec.name} has no {wanted} start for {choice.site.source}",
+                where=f"{choice.site.name} ({choice.site.line})",
+                why=f"the pair promises {promise}",
+                fix="start='auto', or start='morph', which is exact at t=0 for every pair",
+            )
+        try:
+            start = self.start(choice, _DEFAULT)
+        except StartError as error:
+            if wanted != "morph" and kind != "auto":
+                raise
+            return Start("morph", bound=0.0, note=error.why)
+        return _morphed(start) if wanted == "morph" else start
+
+    def start(self, choice: Choice, sharpness: float) -> Start:
+        """The start whose sharpness is relative to the spread of the site's inputs."""
+        core, shift, _ = split(choice.site.source)
+        histogram = self.histograms.get(choice.path)
+        std = histogram.std if histogram is not None and histogram.std > 0 else 1.0
+        beta = _two_digits(sharpness / std)
+        if histogram is not None and shift:
+            histogram = histogram.shifted(-shift)
+        start = self.spec.start(core, StartContext(beta, histogram, choice.options))
+        return replace(start, beta=beta) if start.kind == "limit" else start
+
+
+def _two_digits(beta: float) -> float:
+    return float(f"{beta:.2g}")
+
+
+def _morphed(start: Start) -> Start:
+    return replace(start, kind="morph", bound=0.0, beta=None)
+
+
+def _as_morph(choice: Choice) -> Choice:
+    return replace(choice, start=_morphed(choice.start))
+
+
+def _keep_good_fits(model: nn.Module, choices: list[Choice], budget: float, error: Callable[[], float]) -> list[Choice]:
+    """Turn the worst fits into morphs until the others together stay within the budget."""
+    fits = sorted((c for c in choices if c.start.kind == "fit"), key=lambda c: (c.start.rms or 0.0, c.path))
+    if not fits:
+        return choices
+
+    def fine(count: int) -> bool:
+        standing = {c.path: model.get_submodule(c.path) for c in fits[:count]}
+        for c in fits[:count]:
+            replace_module(model, c)
+        good = error() <= budget
+        for path, module in standing.items():
+            set_module(model, path, module)
+        return good
+
+    low, high = 0, len(fits)
+    if fine(high):
+        return choices
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fine(middle) else (low, middle)
+    keep = {c.path for c in fits[:low]}
+    return [_as_morph(c) if c.start.kind == "fit" and c.path not in keep else c for c in choices]
+
+
+def _smallest_sharpness(
+    limits: Sequence[Choice],
+    placed: Mapping[str, nn.Module],
+    starter: _Starter,
+    tolerance: float,
+    error: Callable[[], float],
+    progress: Progress | None,
+) -> float:
+    """Bisect the logarithm of the sharpness; the error falls as 1/beta or faster."""
+    tries = 0
+
+    def fine(sharpness: float) -> bool:
+        nonlocal tries
+        tries += 1
+        for c in limits:
+            load_start(placed[c.path], starter.start(c, sharpness).params)
+        if progress is not None:
+            progress(tries, 0, f"sharpness {sharpness:.3g}")
+        return error() <= tolerance
+
+    low, high = 1.0, 100.0
+    while not fine(high):
+        low, high = high, high * 10
+        if high > _SHARPEST:
+            return _SHARPEST
+    while high / low > _STEP:
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if fine(middle) else (middle, high)
+    return high

@@ -1,0 +1,112 @@
+"""Look at a model: every activation call as a site, and how each can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from actswap.capture.island import Arguments, Signature
+from actswap.capture.observe import observe
+from actswap.capture.tape import Tape
+from actswap.errors import CaptureError
+from actswap.parity import as_inputs
+from actswap.passes.isolate import check_island
+from actswap.plan import Island
+from actswap.recognize.locate import Located, locate, recurrent_sites
+from actswap.sites import Site
+
+_MOST_CALLS = 8  # an owner called in more ways than this is bound to numbers that change with the data
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one observed run tells.
+
+    Attributes:
+        sites: all activation calls in the order in which they first run.
+        islands: by owner, how to reach the sites that need one.
+        tape: the run itself.
+        located: by owner, all activation-like calls in order.
+    """
+
+    sites: tuple[Site, ...]
+    islands: Mapping[str, Island]
+    tape: Tape
+    located: Mapping[str, Located]
+
+
+def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
+    """Observe one forward pass and find out how each activation call can be replaced.
+
+    Raises:
+        CaptureError: the model does not run on these inputs.
+    """
+    tape = observe(model, args, kwargs)
+    sites: list[Site] = []
+    islands: dict[str, Island] = {}
+    located = {found.owner: found for found in locate(model, tape)}
+    for found in located.values():
+        here = [s for s in found.sites if s is not None]
+        if any(s.how == "island" for s in here):
+            try:
+                islands[found.owner] = island_of(model, found, tape)
+            except CaptureError as error:
+                reason = f"{error.what}: {error.why}"
+                here = [replace(s, how="left", reason=reason) if s.how == "island" else s for s in here]
+        sites += here
+    sites += recurrent_sites(tape)
+    return Survey(tuple(sites), islands, tape, located)
+
+
+def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:
+    """Describe an owner's forward, and check that it can be traced: first with numbers free, then bound.
+
+    Raises:
+        CaptureError: it cannot.
+    """
+    owner = model.get_submodule(found.owner)
+    signature = Signature.of(owner)
+    children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
+    failure: CaptureError | None = None
+    for free_numbers in (True, False):
+        calls: list[Arguments] = []
+        for run in found.runs:
+            call = tape.calls[run]
+            arguments = Arguments.of(*signature.normalize(call.args, call.kwargs), free_numbers=free_numbers)
+            if arguments not in calls:
+                calls.append(arguments)
+        if len(calls) > _MOST_CALLS:
+            continue
+        island = Island(found.owner, tuple(calls), tuple(s.kind for s in found.sources), children, found.inline)
+        try:
+            check_island(model, island)
+            return island
+        except CaptureError as error:
+            failure = failure or error
+    raise failure or CaptureError(
+        f"{type(owner).__name__}.forward is called in more than {_MOST_CALLS} ways",
+        why="its numbers change every time",
+    )
+
+
+def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None) -> list[Site]:
+    """List every activation call of a model.
+
+    The model is run once, in eval mode and without gradients; it is not changed.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+        example_kwargs: keyword arguments.
+
+    Returns:
+        The sites in the order in which they first run; a site that cannot be replaced has `how == "left"` and a reason.
+
+    Raises:
+        CaptureError: the model does not run on these inputs.
+    """
+    args, kwargs = as_inputs(example_inputs, example_kwargs)
+    return list(survey(model, args, kwargs).sites)
