@@ -22,21 +22,13 @@ FORMULAS = {
     "pau": pau_formula,
     "opau": opau_formula,
 }
-_P, _T = "Tensor p1, Tensor p2, Tensor", "Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2"
-SCHEMAS = {
-    "swish": "swish(Tensor x, Tensor beta, int dim)",
-    "acon_b": "acon_b(Tensor x, Tensor p, Tensor beta, int dim)",
-    "acon_c": f"acon_c(Tensor x, {_P} beta, int dim)",
-    "meta_acon": f"meta_acon(Tensor x, {_P} scale, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int dim)",
-    "dy_relu": f"dy_relu({_T}, Tensor init, Tensor lambdas, int dim)",
-    "pau": "pau(Tensor x, Tensor a, Tensor b, Tensor tails, str form, int dim)",
-    "opau": "opau(Tensor x, Tensor c, Tensor d, Tensor tails, str basis, bool safe, int dim)",
-}
 
 
 def operator(name: str):
-    """Return the operator's function, declaring it where no activation file has done so yet."""
-    return ops.function_of(name) or ops.define(SCHEMAS[name], FORMULAS[name])
+    """Return the operator's function."""
+    function = ops.function_of(name)
+    assert function is not None, f"{name} is not declared"
+    return function
 
 
 def tails(width: tuple[int, ...] = (), low: float = -2.5, high: float = 2.5) -> torch.Tensor:
