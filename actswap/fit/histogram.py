@@ -259,4 +259,4 @@ def condense(x: Array, w: Array, limit: int) -> tuple[Array, Array]:
     weight: Array = np.bincount(cell, w, minlength=limit).astype(np.float64)
     total: Array = np.bincount(cell, w * x, minlength=limit).astype(np.float64)
     used = weight > 0.0
-    return total[used] / weight[used], weight[used]
+    return np.clip(total[used] / weight[used], x[0], x[-1]), weight[used]

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 
 from actswap.errors import UsageError
 from actswap.fit.basis import BASES
-from actswap.fit.rational import Function, PadeFit, fit_pade
+from actswap.fit.points import Function
+from actswap.fit.rational import PadeFit, fit_pade
 
 ORTHOGONAL = tuple(name for name in BASES if name != "monomial")
 

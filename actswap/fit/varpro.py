@@ -85,7 +85,7 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
 
 def march(
     problem: Problem, b: Array, iterations: int, tolerance: float, free: NDArray[np.bool_] | None = None
-) -> tuple[Array, Array, Array, int]:
+) -> tuple[Array, Array, NDArray[np.bool_], int]:
     """Levenberg-Marquardt from every row of b at once.
 
     Args:
