@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import refuse_capped, split
-from actswap.activations.fitted import fit_acon
+from actswap.activations.fitted import fit_acon_c
 from actswap.activations.sharpness import (
     GAP,
     refuse_offset,
@@ -65,7 +65,7 @@ def acon_lines(source: Source, context: StartContext, member: Member) -> tuple[N
     if beta is not None:
         return 1.0, 0.0, beta, Start("exact")
     if slope is None or promise == "fit":
-        return fit_acon(source, context, member.slopes)
+        return fit_acon_c(source, context, member.slopes)
     signed = tuple(-context.beta if s > 1.0 else context.beta for s in channels_of(slope))
     sharp: Number = signed if isinstance(slope, tuple) else signed[0]
     return 1.0, slope, sharp, Start(promise, bound=0.0 if promise == "exact" else GAP / context.beta)

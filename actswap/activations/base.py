@@ -1,7 +1,7 @@
 """The contract between an activation file and the rest: what a trainable activation must offer.
 
-An activation file holds the formula, the module, the starts, the ONNX function and the FLOP count, and ends
-with one `SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding one changes nothing else.
+An activation file holds the formula, the module, the starts and the FLOP count, and ends with one
+`SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding one changes nothing else.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class Spec:
         promise: the best start kind for a source, without looking at data: `exact`, `limit`, `fit` or `none`.
         start: the start for a source; raises StartError where the pair has none.
         options: option name -> default value.
-        onnx: ONNX function, None for activations that export as standard operators.
         no_decay: parameter names that weight decay must not touch.
         flops: floating-point operations for `flops(module, input_shape)`.
     """
@@ -77,7 +76,6 @@ class Spec:
     promise: Callable[[Source], str]
     start: Callable[[Source, StartContext], Start]
     options: Mapping[str, Any] = field(default_factory=dict)
-    onnx: OnnxFunction | None = None
     no_decay: tuple[str, ...] = ()
     flops: Callable[[nn.Module, tuple[int, ...]], int] | None = None
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.special import expit
 
 from actswap.activations.base import StartContext
 from actswap.activations.plain import evaluate
+from actswap.fit.acon import AconFit, fit_acon
 from actswap.fit.histogram import Histogram
+from actswap.fit.max_affine import MaxAffineFit, fit_max_affine
 from actswap.fit.orthogonal import fit_orthogonal
 from actswap.fit.rational import PadeFit, fit_pade
 from actswap.sites import Number, Source, Start
@@ -82,7 +84,7 @@ def tails_of(fit: PadeFit) -> tuple[float, ...]:
     return (fit.scale, fit.lo, fit.hi, fit.slope_lo, fit.slope_hi)
 
 
-def fit_acon(source: Source, context: StartContext, slopes: str) -> tuple[Number, Number, Number, Start]:
+def fit_acon_c(source: Source, context: StartContext, slopes: str) -> tuple[Number, Number, Number, Start]:
     """Fit ACON-C to a source by weighted least squares.
 
     Args:
@@ -93,70 +95,48 @@ def fit_acon(source: Source, context: StartContext, slopes: str) -> tuple[Number
     Returns:
         p1, p2, beta (numbers, or tuples by channel) and a Start without parameters.
     """
-    free = {"p1 p2": 2, "p2": 1, "": 0}[slopes]
+    x, w = histogram_of(context).samples()
+    fitter = fit_acon if slopes == "p1 p2" else partial(_fit_restricted, slopes=slopes)
+    fits = [fitter(as_function(each), x, w) for each in channels_of_source(source)]
+    p1, p2, beta = (tuple(getattr(fit, name) for fit in fits) for name in ("p1", "p2", "beta"))
+    start = _fit_start(fits, context)
+    return (p1, p2, beta, start) if len(fits) > 1 else (p1[0], p2[0], beta[0], start)
 
-    def lines(v: Array) -> tuple[float, float, float]:
-        return (float(v[1]) if free == 2 else 1.0, float(v[free]) if free else 0.0, float(np.exp(v[0])))
 
-    def unit(v: Array, x: Array) -> Array:
-        p1, p2, beta = lines(v)
-        dpx = (p1 - p2) * x
-        return np.asarray(dpx * expit(beta * dpx) + p2 * x)
+def _fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str) -> AconFit:
+    """ACON-B (p2 and beta vary) or ACON-A (beta alone); beta is positive."""
 
-    starts = [np.array([log_beta, 1.0, 0.0][: 1 + free] if free != 1 else [log_beta, 0.0]) for log_beta in (0.0, 1.0)]
-    found = [_least_squares(unit, each, context, starts) for each in channels_of_source(source)]
-    rows = [lines(v) for v, _, _ in found]
-    columns = [tuple(row[i] for row in rows) if len(rows) > 1 else rows[0][i] for i in range(3)]
-    return columns[0], columns[1], columns[2], _fit_start(found, context)
+    def unit(v: Array) -> AconFit:
+        return AconFit(1.0, float(v[1]) if slopes else 0.0, float(np.exp(v[0])), x[0], x[-1], 0.0, 0.0, True, 0)
+
+    y, root = f(x), np.sqrt(w)
+    starts = [np.array([log_beta, 0.0][: 1 + bool(slopes)]) for log_beta in (0.0, 1.0)]
+    found = [least_squares(lambda v: root * (unit(v).evaluate(x) - y), v, max_nfev=200) for v in starts]
+    best = min(found, key=lambda result: float(result.cost))
+    fit, dense = unit(best.x), np.linspace(x[0], x[-1], 2001)
+    at_points, between = fit.evaluate(x) - y, fit.evaluate(dense) - f(dense)
+    return replace(
+        fit,
+        max_error=float(max(np.abs(at_points).max(), np.abs(between).max())),
+        rms_error=float(np.sqrt(w @ at_points**2)),
+        converged=bool(best.success),
+        iterations=int(best.nfev),
+    )
 
 
 def fit_lines(source: Source, context: StartContext, count: int) -> Start:
-    """Fit the maximum of `count` lines to a source by weighted least squares: parameters of a DY-ReLU."""
-
-    def unit(v: Array, x: Array) -> Array:
-        return np.asarray((v[:count, None] * x + v[count:, None]).max(0))
-
-    found = []
-    for each in channels_of_source(source):
-        f, h = as_function(each), histogram_of(context)
-        starts = [_tangents(f, h, count, spread) for spread in (0.3, 0.6, 0.9)]
-        found.append(_least_squares(unit, each, context, starts))
-    rows = np.stack([v for v, _, _ in found], axis=1)
-    params: dict[str, Number] = {
-        "fc2.weight": 0.0,
-        "fc2.bias": 0.0,
-        "init": tuple(float(value) for value in rows.flatten()),
-    }
-    return replace(_fit_start(found, context), params=params)
+    """Fit the maximum of `count` lines to a source: parameters of a DY-ReLU, the steepest line first."""
+    x, w = histogram_of(context).samples()
+    fits = [fit_max_affine(as_function(each), x, w, count) for each in channels_of_source(source)]
+    rows = np.array([[*fit.slopes[::-1], *fit.offsets[::-1]] for fit in fits]).T
+    params: dict[str, Number] = {"fc2.weight": 0.0, "fc2.bias": 0.0, "init": tuple(rows.flatten().tolist())}
+    return replace(_fit_start(fits, context), params=params)
 
 
-def _tangents(f: Callable[[Array], Array], h: Histogram, count: int, spread: float) -> Array:
-    """Slopes and shifts of tangents at points spread about the middle of the range, steepest first."""
-    middle, half = 0.5 * (h.lo + h.hi), 0.5 * max(h.hi - h.lo, 1e-3)
-    at = middle + spread * half * (np.linspace(1.0, -1.0, count) if count > 1 else np.zeros(1))
-    step = 1e-4 * half
-    slope = (f(at + step) - f(at - step)) / (2 * step)
-    return np.concatenate([slope, f(at) - slope * at])
-
-
-def _least_squares(
-    unit: Callable[[Array, Array], Array], source: Source, context: StartContext, starts: list[Array]
-) -> tuple[Array, float, float]:
-    """The best of several starts: parameters, largest error on the range, and RMS under the histogram."""
-    h, f = histogram_of(context), as_function(source)
-    x, w = h.samples()
-    y, root = f(x), np.sqrt(w / w.sum())
-    fits = [least_squares(lambda v: root * (unit(v, x) - y), start, max_nfev=200) for start in starts]
-    best = min(fits, key=lambda fit: float(fit.cost)).x
-    dense = np.linspace(h.lo, h.hi, 2001)
-    error = max(np.abs(unit(best, dense) - f(dense)).max(), np.abs(unit(best, x) - y).max())
-    return best, float(error), float(np.sqrt(np.sum((root * (unit(best, x) - y)) ** 2)))
-
-
-def _fit_start(found: list[tuple[Array, float, float]], context: StartContext) -> Start:
+def _fit_start(fits: Sequence[AconFit | MaxAffineFit], context: StartContext) -> Start:
     return Start(
         "fit",
-        error=max(error for _, error, _ in found),
-        rms=max(rms for _, _, rms in found),
+        error=max(fit.max_error for fit in fits),
+        rms=max(fit.rms_error for fit in fits),
         note=range_note(context),
     )
