@@ -166,6 +166,26 @@ def test_dy_relu_c_without_compensation_is_a_third() -> None:
     torch.testing.assert_close(module(x), x.relu() / 3)
 
 
+@pytest.mark.parametrize("name", ["swish", "acon_b", "acon_c", "meta_acon", "dy_relu_b"])
+@pytest.mark.parametrize("kind", ["gelu", "hardswish", "mish", "elu"])
+def test_fits_hold_beyond_a_narrow_range(name: str, kind: str) -> None:
+    """A hardswish is a parabola on [-3, 3]: fitted there alone, ACON-C would follow the parabola."""
+    spec = activations.get(name)
+    start = spec.start(Source(kind), StartContext(histogram=Histogram.uniform(-0.5, 0.5)))
+    module = spec.build(4, 1).double()
+    module.load_start(start.params)
+    # Slopes at infinity are met to some 10 %: at 12 that is 1.2; a parabola would be 18 off.
+    assert start.kind == "fit" and error(module, Source(kind), grid(12.0)).max() < 2.5
+
+
+def test_acon_fits_are_the_best_there_are() -> None:
+    """RMS on an even [-5, 5], against known optima; the weight beyond the range costs up to 2 %."""
+    best = {"gelu": 7.4e-3, "gelu_tanh": 7.5e-3, "hardswish": 0.059, "mish": 4.9e-2, "elu": 0.127}
+    for kind, rms in best.items():
+        start = activations.get("acon_c").start(Source(kind), StartContext(histogram=Histogram.uniform(-5, 5)))
+        assert start.rms <= 1.02 * rms
+
+
 PADE = ["pau", "opau", "hp1", "hp2"]
 
 
