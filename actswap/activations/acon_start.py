@@ -18,6 +18,7 @@ from actswap.activations.sharpness import (
     swish_beta,
     vanishes_at_zero,
 )
+from actswap.errors import StartError
 from actswap.sites import Number, Source, Start
 
 
@@ -37,6 +38,17 @@ class Member:
 def channels_of(value: Number) -> tuple[float, ...]:
     """The numbers of all channels, or the one number."""
     return value if isinstance(value, tuple) else (value,)
+
+
+def refuse_sharing(source: Source, context: StartContext, target: str) -> None:
+    """Raise StartError for a source that differs by channel, where the target is shared by the layer."""
+    rows = {value for _, values in source.params if isinstance(values, tuple) for value in values}
+    if len(rows) > 1 and not context.options.get("per_channel", True):
+        raise StartError(
+            f"{target} has no start for {source}",
+            why="the source differs by channel, and the unit is shared by the layer",
+            fix="option per_channel=True",
+        )
 
 
 def acon_promise(source: Source, member: Member) -> str:
@@ -60,6 +72,7 @@ def acon_lines(source: Source, context: StartContext, member: Member) -> tuple[N
         StartError: the source has a cap, or is not 0 at 0.
     """
     refuse_capped(source, member.name)
+    refuse_sharing(source, context, member.name)
     refuse_offset(source, member.name)
     promise, beta, slope = acon_promise(source, member), swish_beta(source), slope_below(source)
     if beta is not None:

@@ -146,6 +146,15 @@ def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1 - dim))
 
 
+def with_sharing(unit: Callable[..., nn.Module], per_channel: bool) -> Callable[..., nn.Module]:
+    """The `build` of a unit with the option `per_channel`: one set per channel, or one for the layer."""
+
+    def build(channels: int | None, channel_dim: int = 1, per_channel: bool = per_channel, **options: Any) -> nn.Module:
+        return unit(channels if per_channel else None, channel_dim, **options)
+
+    return build
+
+
 def elements(shape: tuple[int, ...]) -> int:
     """Number of elements of a tensor of this shape."""
     return math.prod(shape)

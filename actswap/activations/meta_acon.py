@@ -20,6 +20,7 @@ from actswap.activations.base import (
     per_sample,
     pooled_mean,
     widened,
+    with_sharing,
 )
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 from actswap.errors import UsageError
@@ -204,10 +205,10 @@ SPEC = Spec(
     name="meta_acon",
     title="ACON-C with beta computed from the input",
     paper="Ma et al. 2021, Activate or Not, section 3.3",
-    build=MetaAcon,
+    build=with_sharing(MetaAcon, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=_start,
-    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0},
+    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0, "per_channel": True},
     no_decay=("p1", "p2"),
     flops=_flops,
 )

@@ -279,6 +279,20 @@ def test_split_reassembles_every_plain_activation() -> None:
         torch.testing.assert_close(rebuilt, evaluate(Source(kind), x))
 
 
+@pytest.mark.parametrize("name", ["swish", "acon_a", "acon_b", "acon_c", "meta_acon", "pau", "opau", "hp1", "hp2"])
+def test_one_set_per_layer_or_per_channel(name: str) -> None:
+    """`per_channel` decides the sharing; what differs by channel cannot start a shared unit."""
+    spec = activations.get(name)
+    sizes = [sum(p.numel() for p in spec.build(4, 1, per_channel=own).parameters()) for own in (False, True)]
+    assert sizes[0] < sizes[1]
+    start = spec.start(Source("silu"), StartContext(options={"per_channel": False}))
+    module = spec.build(4, 1, per_channel=False)
+    module.load_start(start.params)
+    source = Source.of("swish", beta=(1.0, 2.0, 3.0, 4.0))
+    with pytest.raises(StartError, match="per_channel"):
+        spec.start(source, StartContext(options={"per_channel": False}))
+
+
 def test_table_of_starts() -> None:
     table = activations.starts_table()
     assert len(table) == len(PLAIN) * len(activations.TRAINABLE)
