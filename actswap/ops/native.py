@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from actswap.ops.geometry import Geometry, dense_copy, geometry, ready
+from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
@@ -82,10 +82,6 @@ def status() -> Status:
     return _status
 
 
-def _strides(t: Tensor, dim: int, merge: bool, gated: bool) -> Geometry | None:
-    return geometry(t.shape, t.stride(), dim, merge, gated)
-
-
 def _call(
     plan: Plan,
     args: Sequence[Any],
@@ -108,40 +104,32 @@ def _call(
         else:
             merge = False
         params[slot] = p.data_ptr()
-    dim = plan.dim % x.dim()
-    x, layout = ready(x, dim, merge, plan.gated)
-    flags, count, threads = plan.flags, x.numel(), 1
-    if count > _SMALL:
+    tensors = [t for t in (x, y, grad) if t is not None]
+    layouts = agreeing([(t.shape, t.stride()) for t in tensors], plan.dim % x.dim(), merge, plan.gated)
+    if layouts is None or (grad is not None and grad.dtype != x.dtype):
+        # The slow way round: everything dense in one order, y copied to where it belongs.
+        x = x.contiguous()
+        out = None if y is None else torch.empty_like(x)
+        grad = None if grad is None else grad.to(x.dtype).contiguous()
+        layouts = agreeing([(x.shape, x.stride())] * len(tensors), plan.dim % x.dim(), merge, plan.gated)
+        assert layouts is not None, "contiguous tensors agree"
+    else:
+        out = y
+    (extents, strides), *others = layouts
+    y_strides = strides if y is None else others[0].strides
+    g_strides = strides if grad is None else others[-1].strides
+    flags, threads = plan.flags | (0 if grad is None else _BACKWARD), 1
+    if x.numel() > _SMALL:
         threads = torch.get_num_threads()
-        if threads > 1 and plan.gated and layout.extents[0] < 2 * threads:
+        if threads > 1 and plan.gated and extents[0] < 2 * threads:
             flags |= _SPLIT
-    out, tangent = y, grad
-    strides = layout.strides
-    y_strides = g_strides = strides
-    if y is not None and y.stride() != x.stride():
-        found = _strides(y, dim, merge, plan.gated)
-        if found is None or (found.strides[3] == 1) != (strides[3] == 1) or found.extents != layout.extents:
-            x = x.contiguous()
-            out = torch.empty_like(x)
-            strides = y_strides = g_strides = ready(x, dim, merge, plan.gated)[1].strides
-        else:
-            y_strides = found.strides
-    if tangent is not None:
-        flags |= _BACKWARD
-        if tangent.stride() != x.stride() or tangent.dtype != x.dtype:
-            found = _strides(tangent, dim, merge, plan.gated) if tangent.dtype == x.dtype else None
-            if found is None or (found.strides[3] == 1) != (strides[3] == 1) or found.extents != layout.extents:
-                tangent = torch.empty_like(x, memory_format=torch.preserve_format).copy_(tangent)
-                found = _strides(tangent, dim, merge, plan.gated)
-                assert found is not None, "a copy like x has a geometry"
-            g_strides = found.strides
     buffers = [0] * _SLOTS
     for slot, buffer in grads.items():
         buffers[slot] = buffer.data_ptr()
     packed = _CALL.pack(
         ABI, plan.op, _DTYPES[x.dtype], flags, plan.form, plan.basis, *plan.degrees, plan.hidden, plan.pieces,
-        shared, 0, *layout.extents, *strides, *y_strides, *g_strides,
-        x.data_ptr(), 0 if out is None else out.data_ptr(), 0 if tangent is None else tangent.data_ptr(),
+        shared, 0, *extents, *strides, *y_strides, *g_strides,
+        x.data_ptr(), 0 if out is None else out.data_ptr(), 0 if grad is None else grad.data_ptr(),
         0 if mean is None else mean.data_ptr(), *params, *buffers,
     )  # fmt: skip
     code = _run(packed, threads)
