@@ -255,14 +255,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     doubled = tuple(
         torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args
     )
+    shapes = tuple(map(shape_of, doubled))
     try:
-        if not kwargs:
-            with suppress(
-                Exception
-            ):  # some models hold their batch fixed: then the example's shape is exported
-                return torch.export.export(
-                    model, doubled, kwargs, dynamic_shapes=tuple(map(shape_of, doubled))
-                )
+        # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
+        # fixed: then the example's own shape is exported.
+        for nested in (shapes, (shapes,)) if not kwargs else ():
+            with suppress(Exception):
+                return torch.export.export(model, doubled, kwargs, dynamic_shapes=nested)
         return torch.export.export(model, args, kwargs)
     except Exception as problem:  # torch.export raises many kinds
         raise ExportError(
