@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -116,7 +115,7 @@ class _Starter:
         beta = _two_digits(sharpness / std)
         if histogram is not None and shift:
             histogram = histogram.shifted(-shift)
-        start = self.spec.start(core, StartContext(beta, histogram))
+        start = self.spec.start(core, StartContext(beta, histogram, choice.options))
         return replace(start, beta=beta) if start.kind == "limit" else start
 
 
@@ -132,9 +131,7 @@ def _as_morph(choice: Choice) -> Choice:
     return replace(choice, start=_morphed(choice.start))
 
 
-def _keep_good_fits(
-    model: nn.Module, choices: list[Choice], budget: float, error: Callable[[], float]
-) -> list[Choice]:
+def _keep_good_fits(model: nn.Module, choices: list[Choice], budget: float, error: Callable[[], float]) -> list[Choice]:
     """Turn the worst fits into morphs until the others together stay within the budget."""
     fits = sorted((c for c in choices if c.start.kind == "fit"), key=lambda c: (c.start.rms or 0.0, c.path))
     if not fits:
