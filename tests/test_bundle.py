@@ -13,9 +13,9 @@ from conftest import SmallNet
 from torch import nn
 
 from actswap import bundle
-from actswap.convert import convert
+from actswap.conversion import convert
 from actswap.errors import FileError, LoadError, UsageError
-from actswap.load import load_model
+from actswap.loading import load_model
 from actswap.passes.revert import plan_of, revert
 
 

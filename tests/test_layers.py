@@ -18,14 +18,14 @@ LAYERS: list[set[str]] = [
     {"select", "recognize", "capture", "vetting", "inputs", "census", "calibrate"},
     {"plan"},
     {"passes"},
-    {"apply", "survey", "starts", "settle", "verify"},
-    {"cost", "bundle", "onnx", "load", "convert"},
-    {"train", "search", "report"},
+    {"apply", "survey", "starts", "settle", "parity"},
+    {"cost", "bundle", "onnx", "loading", "conversion"},
+    {"train", "search", "report", "recipe"},
     {"nn", "functional"},
     {"cli"},
 ]
-# `verify` compares outputs and knows nothing of plans: the lower layers may use its arithmetic.
-SHARED = {"verify"}
+# `parity` compares outputs and knows nothing of plans: the lower layers may use its arithmetic.
+SHARED = {"parity"}
 ONLY = {
     "onnx": {"onnx", "cli"},
     "onnxruntime": {"onnx", "cli"},

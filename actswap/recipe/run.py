@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap import bundle
-from actswap.convert import Conversion, convert
+from actswap.conversion import Conversion, convert
 from actswap.errors import ActswapError
 from actswap.files import replacing
 from actswap.loading import build_model, load_model

@@ -20,7 +20,7 @@ from actswap.capture.observe import evaluating
 from actswap.cost import Cost, measure
 from actswap.plan import Choice, Plan
 from actswap.sites import Site, Source
-from actswap.verify import as_inputs
+from actswap.parity import as_inputs
 
 Array = NDArray[np.float64]
 _BARS, _POINTS, _KEPT = 48, 240, 20_000

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actswap import bundle
-from actswap.convert import convert
+from actswap.conversion import convert
 from actswap.errors import ActswapError, LoadError
-from actswap.load import load_model
+from actswap.loading import load_model
 
 
 class Runs:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actswap.errors import LoadError
-from actswap.load import build_model, load_model
+from actswap.loading import build_model, load_model
 
 
 def same(a: nn.Module, b: nn.Module, x: torch.Tensor) -> bool:
@@ -22,7 +22,7 @@ def same(a: nn.Module, b: nn.Module, x: torch.Tensor) -> bool:
 
 
 def make() -> nn.Module:
-    """The factory that `--model test_load:make` names."""
+    """The factory that `--model test_loading:make` names."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
 
 
@@ -62,14 +62,14 @@ def test_exported_program(library_model, image, tmp_path):
 def test_state_dicts_with_a_factory(wrap: Callable, image, tmp_path):
     model = make().eval()
     torch.save(wrap(model.state_dict()), tmp_path / "w.pt")
-    loaded = load_model(tmp_path / "w.pt", model="test_load:make")
+    loaded = load_model(tmp_path / "w.pt", model="test_loading:make")
     assert loaded.kind == "state_dict" and same(loaded.module, model, image)
 
 
 def test_safetensors_with_a_factory(image, tmp_path):
     model = make().eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    assert same(load_model(tmp_path / "w.safetensors", model="test_load:make").module, model, image)
+    assert same(load_model(tmp_path / "w.safetensors", model="test_loading:make").module, model, image)
 
 
 def test_options_of_a_spec():
@@ -113,7 +113,7 @@ def test_truncated_files(kind, part, library_model, image, tmp_path):
         torch.export.save(torch.export.export(library_model, (image,)), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(LoadError) as caught:
-        load_model(path, model="test_load:make")
+        load_model(path, model="test_loading:make")
     assert caught.value.fix
 
 
@@ -123,7 +123,7 @@ def test_a_state_dict_that_does_not_fit_names_the_keys(tmp_path):
     state["extra"] = state.pop("2.bias")
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(LoadError) as caught:
-        load_model(tmp_path / "w.pt", model="test_load:make")
+        load_model(tmp_path / "w.pt", model="test_loading:make")
     text = str(caught.value)
     assert "missing: 2.bias" in text and "not in the model: extra" in text
     assert "0.weight is (9, 3, 3, 3) in the file and (8, 3, 3, 3) in the model" in text
@@ -166,7 +166,7 @@ def test_a_missing_file(tmp_path):
 def test_an_old_pickle_of_weights_loads_and_of_anything_else_does_not(tmp_path, image):
     model = make().eval()
     torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert same(load_model(tmp_path / "old.pt", model="test_load:make").module, model, image)
+    assert same(load_model(tmp_path / "old.pt", model="test_loading:make").module, model, image)
     with (tmp_path / "raw.pt").open("wb") as file:
         pickle.dump({"a": Path}, file, protocol=2)
     with pytest.raises(LoadError, match="more than weights"):
@@ -175,7 +175,7 @@ def test_an_old_pickle_of_weights_loads_and_of_anything_else_does_not(tmp_path, 
 
 @pytest.mark.parametrize(
     "spec",
-    ["torchvision:resnet999", "nothing", "no_such_package:make", "test_load:missing", "test_load:Path"],
+    ["torchvision:resnet999", "nothing", "no_such_package:make", "test_loading:missing", "test_load:Path"],
 )
 def test_specs_that_cannot_be_built(spec):
     with pytest.raises(LoadError, match="--model"):
