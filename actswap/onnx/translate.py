@@ -23,6 +23,7 @@ from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower
 
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)"]
 _RAW = f"{DOMAIN}.raw"
+_ATTRIBUTES = {"int": ir.AttrInt64, "ints": ir.AttrInt64s, "float": ir.AttrFloat32}
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -98,10 +99,7 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
         DOMAIN,
         lowered.function.op,
         inputs,
-        [
-            ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrFloat32(k, v)
-            for k, v in lowered.attributes.items()
-        ],
+        [_ATTRIBUTES[lowered.function.attributes[k]](k, v) for k, v in lowered.attributes.items()],
         num_outputs=1,
         name=site,
     )
