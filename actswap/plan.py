@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -102,9 +102,7 @@ class Plan:
                 for c in self.choices
             ],
             "left": [{"site": s.to_dict(), "reason": r} for s, r in self.left],
-            "islands": [
-                {**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands
-            ],
+            "islands": [{**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands],
         }
 
     @classmethod
@@ -154,11 +152,9 @@ class Plan:
                 fix="make the plan again: actswap convert MODEL --to TARGET",
             ) from error
 
-    def with_starts(self, starts: Mapping[str, Start]) -> Plan:
-        """Return the plan with other starts, by site name."""
-        return replace(
-            self, choices=tuple(replace(c, start=starts.get(c.site.name, c.start)) for c in self.choices)
-        )
+    def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
+        """A plan is immutable: copies of a model share it."""
+        return self
 
 
 def keys_of(model: nn.Module) -> str:
@@ -208,9 +204,11 @@ def _arguments_from_dict(data: Mapping[str, Any]) -> Arguments:
     for leaf in data["leaves"]:
         ((key, value),) = leaf.items()
         leaves.append(
-            {"free": lambda v: {"tensor": TENSOR, "number": NUMBER}[v], "value": lambda v: v, "torch": _NAMED.__getitem__}[
-                key
-            ](value)
+            {
+                "free": lambda v: {"tensor": TENSOR, "number": NUMBER}[v],
+                "value": lambda v: v,
+                "torch": _NAMED.__getitem__,
+            }[key](value)
         )
     spec = pytree.treespec_loads(json.dumps(json.loads(str(data["spec"]))))
     return Arguments(spec, tuple(leaves))

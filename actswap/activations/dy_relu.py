@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from actswap.activations.base import (
 )
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
 from actswap.errors import UsageError
+from actswap.sites import Number
 
 
 def dy_relu_formula(
@@ -166,6 +167,13 @@ class DyReLU(Activation):
 
     def _coefficients(self, t: Tensor) -> Tensor:
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
+
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; 2K centres are those of every channel."""
+        init = params.get("init")
+        if isinstance(init, tuple) and len(init) == 2 * self.k:
+            params = {**params, "init": tuple(c for c in init for _ in range(self.width))}
+        super().load_start(params)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Accept both public layouts; centres and ranges stay where the file has none."""
