@@ -4,8 +4,8 @@ A node takes x first and then the parameters in the order of the torch operator 
 are float32 whatever the type of x, and the arithmetic is float32, as in PyTorch. Those that belong to
 channels are stored so that they broadcast against x (`(C, 1, 1)` for NCHW, `(C,)` for a last axis, a scalar
 for one set per layer), so neither a body nor a kernel has to know the axis. Operators that pool carry
-`dim`, the channel axis, `axes`, the pooled axes, and `view`, the shape in which one value per sample and channel broadcasts against
-x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
+`dim`, the channel axis, `axes`, the pooled axes, and `view`, the shape in which one value per sample and
+channel broadcasts against x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
 
 `lower` turns the arguments of a torch operator into that form. A function body cannot branch on an
 attribute, so variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients
@@ -239,9 +239,7 @@ def _dy_relu(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int
     attributes = _pooling(tensors["w1"].shape[1], width, scalars["dim"], rank)
     attributes["table"] = [0, rows, tensors["w2"].shape[0] // rows]
     if spatial:
-        attributes.update(
-            channel=[scalars["dim"] % rank], tau=float(scalars["tau"]), gain=float(scalars["gain"])
-        )
+        attributes.update(channel=[scalars["dim"] % rank], tau=float(scalars["tau"]), gain=float(scalars["gain"]))
     return Lowered(function, tuple({**tensors, **shaped}[name] for name in function.inputs[1:]), attributes)
 
 
