@@ -24,7 +24,8 @@ margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 p.made,figcaption,td small{color:var(--soft)}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}
-.card{border:1px solid var(--line);border-radius:8px;padding:.5rem .9rem}.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
+.card{border:1px solid var(--line);border-radius:8px;padding:.5rem .9rem}
+.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
 td:last-child{white-space:normal}td.n{text-align:right;font-variant-numeric:tabular-nums}
