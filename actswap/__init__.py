@@ -1,1 +1,59 @@
-"""actswap: replace the activations of a pretrained network by trainable ones that start where it is."""
+"""actswap: replace the activations of a pretrained network by trainable ones that start where it is.
+
+Names are resolved on first use, so that importing the package, or asking the command line for help, does not import
+torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actswap import functional as functional
+    from actswap import nn as nn
+    from actswap import onnx as onnx
+    from actswap import ops as ops
+    from actswap.activations import list_activations as list_activations
+    from actswap.apply import apply_plan as apply_plan
+    from actswap.bundle import load as load
+    from actswap.bundle import save as save
+    from actswap.conversion import convert as convert
+    from actswap.onnx.export import export_onnx as export_onnx
+    from actswap.parity import verify as verify
+    from actswap.passes.revert import plan_of as plan_of
+    from actswap.passes.revert import revert as revert
+    from actswap.survey import scan as scan
+    from actswap.train.groups import param_groups as param_groups
+
+__version__ = "0.1.0"
+_HOME = {
+    "apply_plan": "actswap.apply",
+    "convert": "actswap.conversion",
+    "export_onnx": "actswap.onnx.export",
+    "list_activations": "actswap.activations",
+    "load": "actswap.bundle",
+    "param_groups": "actswap.train.groups",
+    "plan_of": "actswap.passes.revert",
+    "revert": "actswap.passes.revert",
+    "save": "actswap.bundle",
+    "scan": "actswap.survey",
+    "verify": "actswap.parity",
+}
+_MODULES = ("functional", "nn", "onnx", "ops")
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"actswap.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'actswap' has no attribute {name!r}")
+    # A function may share its name with its module: actswap.convert is the function.
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+
 from torch import nn
 
 from actswap.errors import ActswapError, UsageError
@@ -107,4 +108,3 @@ def _at(model: nn.Module, path: str) -> nn.Module | None:
         return model.get_submodule(path)
     except AttributeError:
         return None
-

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from actswap.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.files import refuse_overwrite, replacing
-from actswap.apply import apply_plan
 from actswap.passes.revert import plan_of
 from actswap.plan import Plan
 
@@ -150,7 +150,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
 
 
 def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
-    """Write the state of any model as safetensors; names that share a tensor stand in the metadata as `alias`."""
+    """Write the state of any model as safetensors; `alias` in the metadata names shared tensors."""
     tensors, alias = _tensors(model)
     save_file(tensors, file, {"format": "pt", "actswap": _version(), "alias": json.dumps(alias), **metadata})
 
@@ -246,23 +246,21 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     doubled = tuple(
         torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args
     )
-    attempts: tuple[Callable[[], torch.export.ExportedProgram], ...] = (
-        lambda: torch.export.export(
-            model, doubled, kwargs, dynamic_shapes=tuple(shape_of(a) for a in doubled)
-        ),
-        lambda: torch.export.export(model, args, kwargs),
-    )
-    problem: Exception | None = None
-    for attempt in attempts[1 if kwargs else 0 :]:
-        try:
-            return attempt()
-        except Exception as raised:  # torch.export raises many kinds; the last one is reported
-            problem = raised
-    raise ExportError(
-        "the model cannot be exported with torch.export",
-        why=f"{type(problem).__name__}: {str(problem).splitlines()[0]}",
-        fix="save a bundle instead: --format bundle",
-    ) from problem
+    try:
+        if not kwargs:
+            with suppress(
+                Exception
+            ):  # some models hold their batch fixed: then the example's shape is exported
+                return torch.export.export(
+                    model, doubled, kwargs, dynamic_shapes=tuple(map(shape_of, doubled))
+                )
+        return torch.export.export(model, args, kwargs)
+    except Exception as problem:  # torch.export raises many kinds
+        raise ExportError(
+            "the model cannot be exported with torch.export",
+            why=f"{type(problem).__name__}: {str(problem).splitlines()[0]}",
+            fix="save a bundle instead: --format bundle",
+        ) from problem
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,9 +1,10 @@
 """What a conversion costs: parameters, FLOPs and activations before and after, counted by fvcore.
 
-fvcore counts what stands in a trace by one handle per operator, and knows none for activation functions: a trained
-activation would cost nothing. Here every activation function has a handle, and every module of actswap counts what
-its own file says (`Spec.flops`), whatever operators its forward happens to be made of. A multiply-add is one FLOP, as
-fvcore counts; an activation function counts its operations per element (a sigmoid is four).
+fvcore counts what stands in a trace by one handle per operator, and knows none for activation functions: a
+trained activation would cost nothing. Here every activation function has a handle, and every module of
+actswap counts what its own file says (`Spec.flops`), whatever operators its forward happens to be made of. A
+multiply-add is one FLOP, as fvcore counts; an activation function counts its operations per element (a
+sigmoid is four).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from actswap.verify import tensors_of
 # Operations per element. A sigmoid is a sign, an exponential, a sum and a quotient.
 ELEMENTWISE: Mapping[str, int] = {
     "relu": 1, "relu6": 2, "hardtanh": 2, "threshold": 1, "leaky_relu": 2, "prelu": 2, "_prelu_kernel": 2,
-    "rrelu": 2, "elu": 4, "celu": 5, "selu": 5, "sigmoid": 4, "log_sigmoid": 5, "tanh": 6, "silu": 5, "gelu": 8,
-    "mish": 12, "softplus": 4, "hardswish": 5, "hardsigmoid": 4, "hardshrink": 2, "softshrink": 3, "glu": 5,
+    "rrelu": 2, "elu": 4, "celu": 5, "selu": 5, "sigmoid": 4, "log_sigmoid": 5, "tanh": 6, "silu": 5,
+    "gelu": 8, "mish": 12, "softplus": 4, "hardswish": 5, "hardsigmoid": 4, "hardshrink": 2, "softshrink": 3,
+    "glu": 5,
 }  # fmt: skip
 
 
@@ -72,7 +74,9 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         with own, torch.no_grad():
             counted = _trace(model, args, dict(kwargs or {}), own)
     except Exception as problem:  # torch.jit.trace fails in many ways; the table then says so
-        return Cost(parameters, None, None, f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}")
+        return Cost(
+            parameters, None, None, f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
+        )
     finally:
         for module, was in training.items():
             module.training = was
@@ -85,7 +89,9 @@ class _OwnCounts:
     def __init__(self, model: nn.Module) -> None:
         known = {spec.name: spec for spec in SPECS.values()}
         named = [(n, m, known.get(m.name)) for n, m in model.named_modules() if isinstance(m, Activation)]
-        self.modules = {name: (module, spec) for name, module, spec in named if spec is not None and spec.flops}
+        self.modules = {
+            name: (module, spec) for name, module, spec in named if spec is not None and spec.flops
+        }
         self.total: Counter[str] = Counter()
         self._handles: list[Any] = []
 
@@ -126,24 +132,23 @@ class _Called(nn.Module):
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own: _OwnCounts) -> Counter[str]:
     with warnings.catch_warnings():  # fvcore uses torch.jit, which announces its end on every call
         warnings.simplefilter("ignore")
-        from fvcore.nn import activation_count, flop_count
+        from fvcore.nn.activation_count import _DEFAULT_SUPPORTED_OPS as ACTIVATIONS
+        from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS as FLOPS
         from fvcore.nn.jit_analysis import JitModelAnalysis
 
         logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         called = _Called(model, args, kwargs)
         analysis = JitModelAnalysis(called, called.inputs())
-        flops, activations = flop_count._DEFAULT_SUPPORTED_OPS, activation_count._DEFAULT_SUPPORTED_OPS
-        for name in {**flops, **activations}:
-            analysis.set_op_handle(name, _both(flops.get(name), activations.get(name)))
+        for name in {**FLOPS, **ACTIVATIONS}:
+            analysis.set_op_handle(name, _both(FLOPS.get(name), ACTIVATIONS.get(name)))
         for name, per_element in ELEMENTWISE.items():
             for spelling in (name, f"{name}_"):
                 analysis.set_op_handle(f"aten::{spelling}", _elementwise(per_element))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.ancestor_mode("caller")
-        # `caller` counts a module's operators by who ran them, so that nothing below an activation counts twice.
         by_module = analysis.by_module_and_operator()
     total: Counter[str] = Counter(by_module[""])
-    for name in own.modules:
+    for name in own.modules:  # counted by their own formula instead of by the operators they are made of
         total.subtract(by_module.get(f"model.{name}", Counter()))
     total.update(own.total)
     return total

@@ -39,8 +39,8 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
     """Build inputs from `--input` texts.
 
     Args:
-        specs: each `1,3,224,224`, `1,16:int64`, `input_ids=1,16:int64`, or a `.npz`, `.npy` or `.pt` file. Random
-            values are the same on every run.
+        specs: each `1,3,224,224`, `1,16:int64`, `input_ids=1,16:int64`, or a `.npz`, `.npy` or `.pt` file.
+            Random values are the same on every run.
         model: its vocabulary bounds random integers.
 
     Raises:
@@ -63,7 +63,10 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
             )
         shape = tuple(int(n) for n in re.split("[,x]", match["shape"]))
         if np.prod(shape, dtype=float) > _LARGEST:
-            raise UsageError(f"--input {spec} asks for {np.prod(shape, dtype=float):.0f} numbers", fix="--input 1,3,224,224")
+            raise UsageError(
+                f"--input {spec} asks for {np.prod(shape, dtype=float):.0f} numbers",
+                fix="--input 1,3,224,224",
+            )
         value = _random(shape, match["dtype"] or "float32", match["name"], model, seed=index)
         if match["name"]:
             kwargs[match["name"]] = value
@@ -73,18 +76,22 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
 
 
 def read_file(path: str) -> Inputs:
-    """Read inputs from `.npz` (named arrays are keywords, `arr_0...` positions), `.npy` or `.pt` (tensors only)."""
+    """Read inputs from `.npz` (named arrays are keywords, `arr_0` positions), `.npy` or `.pt` (tensors)."""
     file = Path(path)
     try:
         if file.suffix in (".npz", ".npy"):
             data = np.load(file, allow_pickle=False)
-            content: Any = {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
+            content: Any = (
+                {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
+            )
             if isinstance(content, np.ndarray):
                 content = torch.from_numpy(content)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise LoadError(f"there is no file {path}", fix="--input 1,3,224,224 or an existing .npz or .pt file") from None
+        raise LoadError(
+            f"there is no file {path}", fix="--input 1,3,224,224 or an existing .npz or .pt file"
+        ) from None
     except Exception as problem:  # damaged or hostile files fail in any way
         raise LoadError(
             f"{path} cannot be read as inputs",
@@ -102,7 +109,8 @@ def read_file(path: str) -> Inputs:
 
 
 def guess(model: nn.Module) -> Inputs:
-    """Find inputs the model runs on: its exported example, its timm or transformers configuration, or its layers.
+    """Find inputs the model runs on: its exported example, its timm or transformers configuration, or its
+    layers.
 
     Raises:
         CaptureError: nothing that was tried runs.
@@ -139,10 +147,14 @@ def _position(key: str) -> int:
     return int(key[4:]) if key.startswith("arr_") and key[4:].isdigit() else -1
 
 
-def _random(shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Module | None, seed: int = 0) -> Tensor:
+def _random(
+    shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Module | None, seed: int = 0
+) -> Tensor:
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise UsageError(f"there is no dtype {dtype!r}", fix="--input 1,16:int64 (or float32, float16, bfloat16, bool)")
+        raise UsageError(
+            f"there is no dtype {dtype!r}", fix="--input 1,16:int64 (or float32, float16, bfloat16, bool)"
+        )
     generator = torch.Generator().manual_seed(seed)
     if kind.is_floating_point or kind.is_complex:
         return torch.randn(shape, generator=generator).to(kind)
@@ -202,7 +214,9 @@ def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[s
 _FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 
 
-def _of_layer(leaf: nn.Module | None, model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+def _of_layer(
+    leaf: nn.Module | None, model: nn.Module
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
     """Guess from the first layer with weights: its input width and its number of axes."""
     why = f"the first layer, {type(leaf).__name__}"
     if isinstance(leaf, nn.Linear):
@@ -211,6 +225,10 @@ def _of_layer(leaf: nn.Module | None, model: nn.Module) -> Iterator[tuple[tuple[
     elif isinstance(leaf, nn.Embedding):
         yield (_random((1, 16), "int64", None, model),), {}, why
     elif isinstance(leaf, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        sizes = {nn.Conv1d: [(1024,)], nn.Conv2d: [(224, 224), (32, 32), (28, 28)], nn.Conv3d: [(16, 112, 112)]}
+        sizes = {
+            nn.Conv1d: [(1024,)],
+            nn.Conv2d: [(224, 224), (32, 32), (28, 28)],
+            nn.Conv3d: [(16, 112, 112)],
+        }
         for extent in next(sizes[kind] for kind in sizes if isinstance(leaf, kind)):
             yield (_random((1, leaf.in_channels, *extent), "float32", None, model),), {}, why

@@ -102,9 +102,7 @@ class Plan:
                 for c in self.choices
             ],
             "left": [{"site": s.to_dict(), "reason": r} for s, r in self.left],
-            "islands": [
-                {**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands
-            ],
+            "islands": [{**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands],
         }
 
     @classmethod
@@ -206,9 +204,11 @@ def _arguments_from_dict(data: Mapping[str, Any]) -> Arguments:
     for leaf in data["leaves"]:
         ((key, value),) = leaf.items()
         leaves.append(
-            {"free": lambda v: {"tensor": TENSOR, "number": NUMBER}[v], "value": lambda v: v, "torch": _NAMED.__getitem__}[
-                key
-            ](value)
+            {
+                "free": lambda v: {"tensor": TENSOR, "number": NUMBER}[v],
+                "value": lambda v: v,
+                "torch": _NAMED.__getitem__,
+            }[key](value)
         )
     spec = pytree.treespec_loads(json.dumps(json.loads(str(data["spec"]))))
     return Arguments(spec, tuple(leaves))

@@ -1,10 +1,10 @@
 """Selectors: which sites a request means.
 
-    layer3.*            glob on site names            re:layer[12]\\.   regular expression on site names
-    layer1.0.relu@1     one call                      type:relu        source activation
-    kind:functional     form of the call (module, function, method, formula, functional)
-    role:gate           gates, which are otherwise left alone
-    first:2  last:1     the first or last sites in the order in which they run
+layer3.*            glob on site names            re:layer[12]\\.   regular expression on site names
+layer1.0.relu@1     one call                      type:relu        source activation
+kind:functional     form of the call (module, function, method, formula, functional)
+role:gate           gates, which are otherwise left alone
+first:2  last:1     the first or last sites in the order in which they run
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None
             chosen = chosen | hits if flag == "only" else chosen - hits
     if misses:
         raise SelectionError(
-            "; ".join(misses), fix="list the sites: actswap scan MODEL, or actswap.scan(model, example_inputs)"
+            "; ".join(misses),
+            fix="list the sites: actswap scan MODEL, or actswap.scan(model, example_inputs)",
         )
     return [s for s in sites if s.name in chosen]
 

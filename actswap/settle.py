@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from actswap.apply import isolate, path_of
 from actswap.errors import CaptureError
+from actswap.parity import compare
 from actswap.passes.revert import undo
 from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
 from actswap.survey import Survey, island_of
-from actswap.verify import compare
 
 Originals = dict[str, nn.Module | None]
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
@@ -147,4 +147,3 @@ def _rounding(reference: Sequence[Tensor]) -> float:
     """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
     eps = max((torch.finfo(t.dtype).eps for t in reference if t.is_floating_point()), default=0.0)
     return 1e3 * eps
-

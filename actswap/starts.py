@@ -2,14 +2,15 @@
 
 1. Every site gets the best start its pair promises: exact, limit, fit; `morph` where there is none.
 2. Fits together may use half of the tolerance; the worst are turned into `morph` until they do.
-3. Limits share one sharpness beta: the smallest, so the most trainable, that keeps the network within tolerance.
+3. Limits share one relative sharpness k, beta = k / std(site): the smallest, so the most trainable, that keeps the
+   network within tolerance. Relative, because a knee is as sharp as its inputs are wide: networks whose activations
+   shrink from layer to layer would need one enormous beta everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -23,8 +24,8 @@ from actswap.passes.replace import replace as replace_module
 from actswap.plan import Choice, Plan
 from actswap.sites import Start
 
-_BETA_LOW, _BETA_HIGH, _BETA_DEFAULT = 1.0, 1e6, 1e3
-_BETA_STEP = 1.2  # the search ends when the interval is this narrow
+_SHARPEST, _DEFAULT = 1e6, 1e3
+_STEP = 1.2  # the search ends when the interval is this narrow
 Progress = Callable[[int, int, str], None]
 
 
@@ -56,21 +57,22 @@ def choose_starts(
     Raises:
         StartError: a site has no start of the asked-for kind.
     """
-    first = [_first_start(c, spec, kind, histograms.get(c.path)) for c in plan.choices]
+    starter = _Starter(spec, histograms)
+    first = [starter.first(c, kind) for c in plan.choices]
     choices = [replace(c, start=s) for c, s in zip(plan.choices, first, strict=True)]
     if kind == "auto" and error is not None:
         choices = _keep_good_fits(model, choices, tolerance / 2, error)
-    placed = {}
+    placed: dict[str, nn.Module] = {}
     for i, choice in enumerate(choices):
         placed[choice.path] = replace_module(model, choice)
         if progress is not None:
             progress(i + 1, len(choices), "replacing")
     limits = [c for c in choices if c.start.kind == "limit"]
     if limits and error is not None:
-        beta = _smallest_beta(limits, placed, spec, tolerance, error, progress)
-        choices = [_sharpened(c, spec, beta) if c.start.kind == "limit" else c for c in choices]
+        k = _smallest_sharpness(limits, placed, starter, tolerance, error, progress)
+        choices = [replace(c, start=starter.start(c, k)) if c.start.kind == "limit" else c for c in choices]
         for c in choices:
-            load_start(placed[c.path], c.start)
+            load_start(placed[c.path], c.start.params)
         if kind == "auto" and error() > tolerance:
             choices = [_as_morph(c) for c in choices]
             for c in choices:
@@ -78,51 +80,58 @@ def choose_starts(
     return replace(plan, choices=tuple(choices))
 
 
-def _first_start(choice: Choice, spec: Spec, kind: str, histogram: Histogram | None) -> Start:
-    core, shift, _ = split(choice.site.source)
-    promise = spec.promise(core)
-    wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
-    if wanted == "none":
-        return Start("none", note="does not preserve the network's function")
-    if wanted == "morph":
+class _Starter:
+    """Makes starts for one target from the statistics of each site."""
+
+    def __init__(self, spec: Spec, histograms: Mapping[str, Histogram]) -> None:
+        self.spec, self.histograms = spec, histograms
+
+    def first(self, choice: Choice, kind: str) -> Start:
+        """The start of the asked-for kind, or the best the pair promises."""
+        promise = self.spec.promise(split(choice.site.source).core)
+        wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
+        if wanted == "none":
+            return Start("none", note="does not preserve the network's function")
+        if wanted not in (promise, "morph"):
+            raise StartError(
+                f"{self.spec.name} has no {wanted} start for {choice.site.source}",
+                where=f"{choice.site.name} ({choice.site.line})",
+                why=f"the pair promises {promise}",
+                fix="start='auto', or start='morph', which is exact at t=0 for every pair",
+            )
         try:
-            return replace(_start(choice, spec, histogram), kind="morph", bound=0.0)
+            start = self.start(choice, _DEFAULT)
         except StartError as error:
+            if wanted != "morph" and kind != "auto":
+                raise
             return Start("morph", bound=0.0, note=error.why)
-    if wanted != promise:
-        raise StartError(
-            f"{spec.name} has no {wanted} start for {choice.site.source}",
-            where=f"{choice.site.name} ({choice.site.line})",
-            why=f"the pair promises {promise}",
-            fix="start='auto', or start='morph', which is exact at t=0 for every pair",
-        )
-    try:
-        return _start(choice, spec, histogram)
-    except StartError:
-        if kind != "auto":
-            raise
-        return Start("morph", bound=0.0)
+        return _morphed(start) if wanted == "morph" else start
+
+    def start(self, choice: Choice, sharpness: float) -> Start:
+        """The start whose sharpness is relative to the spread of the site's inputs."""
+        core, shift, _ = split(choice.site.source)
+        histogram = self.histograms.get(choice.path)
+        std = histogram.std if histogram is not None and histogram.std > 0 else 1.0
+        beta = _two_digits(sharpness / std)
+        if histogram is not None and shift:
+            histogram = histogram.shifted(-shift)
+        start = self.spec.start(core, StartContext(beta, histogram, choice.options))
+        return replace(start, beta=beta) if start.kind == "limit" else start
 
 
-def _start(choice: Choice, spec: Spec, histogram: Histogram | None, beta: float = _BETA_DEFAULT) -> Start:
-    core, shift, _ = split(choice.site.source)
-    if histogram is not None and shift:
-        histogram = histogram.shifted(-shift)
-    start = spec.start(core, StartContext(beta, histogram))
-    return replace(start, beta=beta) if start.kind == "limit" else start
+def _two_digits(beta: float) -> float:
+    return float(f"{beta:.2g}")
 
 
-def _sharpened(choice: Choice, spec: Spec, beta: float) -> Choice:
-    return replace(choice, start=_start(choice, spec, None, beta))
+def _morphed(start: Start) -> Start:
+    return replace(start, kind="morph", bound=0.0, beta=None)
 
 
 def _as_morph(choice: Choice) -> Choice:
-    return replace(choice, start=replace(choice.start, kind="morph", bound=0.0))
+    return replace(choice, start=_morphed(choice.start))
 
 
-def _keep_good_fits(
-    model: nn.Module, choices: list[Choice], budget: float, error: Callable[[], float]
-) -> list[Choice]:
+def _keep_good_fits(model: nn.Module, choices: list[Choice], budget: float, error: Callable[[], float]) -> list[Choice]:
     """Turn the worst fits into morphs until the others together stay within the budget."""
     fits = sorted((c for c in choices if c.start.kind == "fit"), key=lambda c: (c.start.rms or 0.0, c.path))
     if not fits:
@@ -147,38 +156,32 @@ def _keep_good_fits(
     return [_as_morph(c) if c.start.kind == "fit" and c.path not in keep else c for c in choices]
 
 
-def _smallest_beta(
+def _smallest_sharpness(
     limits: Sequence[Choice],
-    placed: Mapping[str, Any],
-    spec: Spec,
+    placed: Mapping[str, nn.Module],
+    starter: _Starter,
     tolerance: float,
     error: Callable[[], float],
     progress: Progress | None,
 ) -> float:
-    """Bisect the logarithm of beta; the error falls as 1/beta or faster."""
+    """Bisect the logarithm of the sharpness; the error falls as 1/beta or faster."""
     tries = 0
 
-    def fine(beta: float) -> bool:
+    def fine(sharpness: float) -> bool:
         nonlocal tries
         tries += 1
         for c in limits:
-            load_start(placed[c.path], _start(c, spec, None, beta))
+            load_start(placed[c.path], starter.start(c, sharpness).params)
         if progress is not None:
-            progress(tries, 0, f"beta {beta:.3g}")
+            progress(tries, 0, f"sharpness {sharpness:.3g}")
         return error() <= tolerance
 
-    low, high = _BETA_LOW, 100.0
+    low, high = 1.0, 100.0
     while not fine(high):
         low, high = high, high * 10
-        if high > _BETA_HIGH:
-            return _BETA_HIGH
-    while high / low > _BETA_STEP:
+        if high > _SHARPEST:
+            return _SHARPEST
+    while high / low > _STEP:
         middle = (low * high) ** 0.5
         low, high = (low, middle) if fine(middle) else (middle, high)
-    return _rounded_up(high)
-
-
-def _rounded_up(beta: float) -> float:
-    """Two significant digits, upwards."""
-    digits = 10.0 ** (len(str(int(beta))) - 2)
-    return float(-(-beta // digits) * digits)
+    return high

@@ -12,11 +12,11 @@ from actswap.capture.island import Arguments, Signature
 from actswap.capture.observe import observe
 from actswap.capture.tape import Tape
 from actswap.errors import CaptureError
+from actswap.parity import as_inputs
 from actswap.passes.isolate import check_island
 from actswap.plan import Island
 from actswap.recognize.locate import Located, locate, recurrent_sites
 from actswap.sites import Site
-from actswap.verify import as_inputs
 
 _MOST_CALLS = 8  # an owner called in more ways than this is bound to numbers that change with the data
 
@@ -87,13 +87,12 @@ def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:
         except CaptureError as error:
             failure = failure or error
     raise failure or CaptureError(
-        f"{type(owner).__name__}.forward is called in more than {_MOST_CALLS} ways", why="its numbers change every time"
+        f"{type(owner).__name__}.forward is called in more than {_MOST_CALLS} ways",
+        why="its numbers change every time",
     )
 
 
-def scan(
-    model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None
-) -> list[Site]:
+def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None) -> list[Site]:
     """List every activation call of a model.
 
     The model is run once, in eval mode and without gradients; it is not changed.

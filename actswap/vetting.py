@@ -214,11 +214,12 @@ _CALLS = re.compile(
     "Max|Min|Mod|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|Pow|Mul|Add|Integer|Float|Rational|sqrt|floor|ceiling|FloorDiv|"
     "CeilDiv|ModularIndexing|Where|PythonMod|CleanDiv|CeilToInt|FloorToInt|IntTrueDiv|FloatTrueDiv|TruncToInt|"
     "TruncToFloat|RoundToInt|RoundDecimal|ToFloat|Identity|FloatPow|PowByNatural|LShift|RShift|size|stride|"
-    "storage_offset"
+    "storage_offset|Symbol"
 )
+_WORD = re.compile(r"(?!.*__)[A-Za-z0-9_]{1,64}")
 _NODES = (
     ast.Expression, ast.Constant, ast.Compare, ast.cmpop, ast.BoolOp, ast.boolop, ast.BinOp, ast.operator,
-    ast.UnaryOp, ast.unaryop, ast.Load, ast.Name, ast.Subscript, ast.Call, ast.Attribute,
+    ast.UnaryOp, ast.unaryop, ast.Load, ast.Name, ast.Subscript, ast.Call, ast.keyword, ast.Attribute,
 )  # fmt: skip
 _SPECS = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None}
 _SPEC_TEXT = re.compile(r"null|\[[\w\s\",.\-]*\]")
@@ -235,8 +236,10 @@ def _is_arithmetic(text: str) -> bool:
             return False
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if not _CALLS.fullmatch(called) or node.keywords:
+            if not _CALLS.fullmatch(called):
                 return False
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and not _WORD.fullmatch(node.value):
+            return False  # sympify would evaluate the text inside
         if isinstance(node, ast.Attribute) and not _CALLS.fullmatch(node.attr):
             return False
         if isinstance(node, ast.Name) and "__" in node.id:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from actswap.activations.base import (
 )
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
 from actswap.errors import UsageError
+from actswap.sites import Number
 
 
 def dy_relu_formula(
@@ -147,6 +148,21 @@ class DyReLU(Activation):
         self.register_buffer("init", torch.tensor(centres).reshape(2 * k, 1).repeat(1, self.width))
         self.register_buffer("lambdas", torch.tensor([lambda_a] * k + [lambda_b] * k))
 
+    @torch.no_grad()
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; `init` may have one value per row, or one per row and channel."""
+        rest = dict(params)
+        init = rest.pop("init", None)
+        if isinstance(init, tuple):
+            rows = torch.tensor(init, dtype=torch.float64).reshape(2 * self.k, -1)
+            if rows.shape[1] not in (1, self.width):
+                raise UsageError(
+                    f"{type(self).__name__}.load_start: {rows.shape[1]} channels for {self.width}",
+                    fix=f"build it with channels={rows.shape[1]}",
+                )
+            self.init.copy_(rows)
+        super().load_start(rest)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute the maximum of the lines of this input."""
         if self.normalizer == "hard_sigmoid":
@@ -166,6 +182,13 @@ class DyReLU(Activation):
 
     def _coefficients(self, t: Tensor) -> Tensor:
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
+
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; 2K centres are those of every channel."""
+        init = params.get("init")
+        if isinstance(init, tuple) and len(init) == 2 * self.k:
+            params = {**params, "init": tuple(c for c in init for _ in range(self.width))}
+        super().load_start(params)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Accept both public layouts; centres and ranges stay where the file has none."""

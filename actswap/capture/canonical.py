@@ -13,11 +13,35 @@ from typing import Any, NamedTuple
 # Argument names of the operations that the recognizers look into; anything else keeps positions ("0", "1", ...).
 _SIGNATURES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("relu", "relu6", "selu", "silu", "hardswish", "hardsigmoid", "mish", "tanhshrink", "softsign", "logsigmoid"),
+        (
+            "relu",
+            "relu6",
+            "selu",
+            "silu",
+            "hardswish",
+            "hardsigmoid",
+            "mish",
+            "tanhshrink",
+            "softsign",
+            "logsigmoid",
+        ),
         ("input", "inplace"),
     ),
     **dict.fromkeys(
-        ("sigmoid", "tanh", "erf", "exp", "neg", "square", "sqrt", "log1p", "log", "abs", "reciprocal", "contiguous"),
+        (
+            "sigmoid",
+            "tanh",
+            "erf",
+            "exp",
+            "neg",
+            "square",
+            "sqrt",
+            "log1p",
+            "log",
+            "abs",
+            "reciprocal",
+            "contiguous",
+        ),
         ("input",),
     ),
     "gelu": ("input", "approximate"),
@@ -82,7 +106,14 @@ _SAME = {
     "pos": "identity",
 }
 _REVERSED = {"radd": "add", "rmul": "mul", "rsub": "sub", "rdiv": "div", "rtruediv": "div", "rpow": "pow"}
-_INPLACE_DUNDER = {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "div", "idiv": "div", "ipow": "pow"}
+_INPLACE_DUNDER = {
+    "iadd": "add",
+    "imul": "mul",
+    "isub": "sub",
+    "itruediv": "div",
+    "idiv": "div",
+    "ipow": "pow",
+}
 
 
 class Canonical(NamedTuple):

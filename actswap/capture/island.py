@@ -129,7 +129,8 @@ def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], train
         return IslandTracer(arguments, inline).trace(module)
     except Exception as error:
         raise CaptureError(
-            f"torch.fx cannot trace {type(module).__name__}.forward", why=f"{type(error).__name__}: {_first(error)}"
+            f"torch.fx cannot trace {type(module).__name__}.forward",
+            why=f"{type(error).__name__}: {_first(error)}",
         ) from error
     finally:
         for m, mode in modes:

@@ -19,6 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from actswap.activations.base import Activation
+from actswap.activations.bounded import Bounded
+from actswap.activations.morph import Morph
+from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
@@ -44,7 +47,9 @@ class _Numbers:
         dense = tensor.layout is torch.strided
         keep = dense and (constant or (not known and not fresh)) and tensor.numel() <= _LARGEST_CONSTANT
         self._tape.values[number] = Value(
-            tuple(tensor.shape) if dense else (), tensor.is_floating_point(), tensor.detach() if keep else None
+            tuple(tensor.shape) if dense else (),
+            tensor.is_floating_point(),
+            tensor.detach() if keep else None,
         )
         return number
 
@@ -124,7 +129,7 @@ class _Recorder(TorchFunctionMode):
         self.tape.calls.append(record)
         self.stack.append(index)
         first = len(self.tape.ops)
-        hidden = isinstance(module, Activation)
+        hidden = isinstance(module, (Activation, Bounded, Morph, SourceModule))
         self.opaque += hidden
         try:
             out = original(module, *args, **kwargs)
@@ -133,11 +138,24 @@ class _Recorder(TorchFunctionMode):
             self.stack.pop()
         if hidden and isinstance(out, Tensor):
             arg = {"input": record.args[0] if record.args else None}
-            op = Op(len(self.tape.ops), f"actswap.{module.name}", arg, (self.numbers.of(out, fresh=True),), call=index)
+            op = Op(
+                len(self.tape.ops),
+                f"actswap.{_target_name(module)}",
+                arg,
+                (self.numbers.of(out, fresh=True),),
+                call=index,
+            )
             self.tape.ops.append(op)
         record.ops = (first, len(self.tape.ops))
         record.outputs = tuple(self.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
         return out
+
+
+def _target_name(module: nn.Module) -> str:
+    """Name of the activation inside the wrappers."""
+    while isinstance(module, (Morph, Bounded)):
+        module = module.target if isinstance(module, Morph) else module.inner
+    return module.source.kind if isinstance(module, SourceModule) else str(module.name)
 
 
 def _is_ref(value: Any) -> bool:

@@ -19,8 +19,12 @@ from actswap.cli.verify import onnx_runner
     click.argument("second", metavar="B", type=click.Path()),
     MODEL_OPTIONS,
     INPUT_OPTION,
-    click.option("--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs of each."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of PyTorch."),
+    click.option(
+        "--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs of each."
+    ),
+    click.option(
+        "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of PyTorch."
+    ),
 )
 def command(
     first: str,
@@ -33,7 +37,7 @@ def command(
     runs: int,
     threads: int,
 ) -> Answer:
-    """Time A and B in turns on the same inputs; the ratio is the median over the pairs, which other load hardly moves."""
+    """Time A and B in turns on the same inputs; the ratio is the median over the pairs of runs."""
     import torch
 
     torch.set_num_threads(threads)
@@ -45,23 +49,25 @@ def command(
         two: Callable[[], Any] = lambda: session(inputs.args, inputs.kwargs)  # noqa: E731 (one expression)
     else:
         of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
-        two = _torch_runner(load(second, spec, allow, trust_pickle, of_first).module, inputs.args, inputs.kwargs)
+        two = _torch_runner(
+            load(second, spec, allow, trust_pickle, of_first).module, inputs.args, inputs.kwargs
+        )
     with progress() as update:
         pairs = _interleave(one, two, runs, update)
     a, b = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
     ratios = sorted(y / x for x, y in pairs)
+    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
     data = {
         "first_ms": a * 1e3,
         "second_ms": b * 1e3,
         "ratio": statistics.median(ratios),
-        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
+        "ratio_quartiles": [low, high],
         "runs": runs,
         "threads": threads,
         "input": inputs.said,
     }
     rows = table("", "model", "median ms", "relative to A", right=("median ms", "relative to A"))
     rows.add_row(first, f"{a * 1e3:.2f}", "1.00")
-    low, high = data["ratio_quartiles"]
     rows.add_row(second, f"{b * 1e3:.2f}", f"{data['ratio']:.2f} ({low:.2f} to {high:.2f})")
     return Answer(data, [rows])
 
@@ -79,7 +85,7 @@ def _torch_runner(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _interleave(
     one: Callable[[], Any], two: Callable[[], Any], runs: int, update: Any
 ) -> list[tuple[float, float]]:
-    """Time the two in turns, after two runs of each that do not count; the order changes from pair to pair."""
+    """Time the two in turns, after two runs of each that do not count; the order alternates."""
     for _ in range(2):
         one(), two()
     pairs = []

@@ -32,15 +32,32 @@ STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
 @verb(
     click.argument("path", metavar="MODEL", type=click.Path()),
     TARGET_OPTION,
-    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="Where to write; default MODEL.NAME beside it."),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="OUT",
+        help="Where to write; default MODEL.NAME beside it.",
+    ),
     MODEL_OPTIONS,
     INPUT_OPTION,
     SELECT_OPTIONS,
-    click.option("--start", type=click.Choice(STARTS), default="auto", show_default=True, help="How the targets begin."),
+    click.option(
+        "--start", type=click.Choice(STARTS), default="auto", show_default=True, help="How the targets begin."
+    ),
     TOLERANCE_OPTION,
-    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the target: space=layer."),
-    click.option("--calibration", type=click.Path(), metavar="FILE", help="Real inputs (.npz, .pt) for fits and search."),
-    click.option("--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True),
+    click.option(
+        "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the target: space=layer."
+    ),
+    click.option(
+        "--calibration",
+        type=click.Path(),
+        metavar="FILE",
+        help="Real inputs (.npz, .pt) for fits and search.",
+    ),
+    click.option(
+        "--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True
+    ),
     click.option("--dry-run", is_flag=True, help="Show the same table, write nothing."),
     FORCE_OPTION,
 )
@@ -65,8 +82,8 @@ def command(
 ) -> Answer:
     """Replace the activations of MODEL by trainable ones that start where it is.
 
-    The converted model is compared with the original before anything is written: a failed check exits with 1 and leaves
-    no file.
+    The converted model is compared with the original before anything is written: a failed check exits with 1
+    and leaves no file.
     """
     began = time.monotonic()
     out = Path(output) if output else default_output(path, target, form)
@@ -75,12 +92,12 @@ def command(
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
 
-    import actswap
+    from actswap.convert import convert
     from actswap.cost import measure
 
     before = measure(loaded.module, inputs.args, inputs.kwargs)
     with progress() as update:
-        result = actswap.convert(
+        result = convert(
             loaded.module,
             target,
             inputs.args,
@@ -111,7 +128,10 @@ def command(
         return Answer(data, shown)
     written = save(result.model, out, form, path, spec, data, inputs.args, inputs.kwargs, force)
     data["output"] = str(written)
-    say(f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. Next: actswap export {written}")
+    say(
+        f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. "
+        f"Next: actswap export {written}"
+    )
     return Answer(data, shown)
 
 
@@ -157,7 +177,18 @@ def save(
 
 def report_tables(report: dict[str, Any]) -> list[Any]:
     """Return what a conversion did, as tables and lines."""
-    rows = table("", "site", "source", "target", "channels", "start", "beta", "bound", "error", right=("beta", "bound", "error"))
+    rows = table(
+        "",
+        "site",
+        "source",
+        "target",
+        "channels",
+        "start",
+        "beta",
+        "bound",
+        "error",
+        right=("beta", "bound", "error"),
+    )
     for entry in report["replaced"]:
         site = entry["site"]
         rows.add_row(

@@ -9,26 +9,29 @@ from typing import Any
 
 from actswap.cli.verb import Answer, table, verb
 
-PACKAGES = (
-    "actswap torch numpy scipy onnx onnxscript onnxruntime safetensors fvcore click rich torchvision timm transformers "
-    "triton lightning-fabric"
-).split()
-NEEDED = {"torch", "numpy", "scipy", "onnx", "onnxscript", "onnxruntime", "safetensors", "fvcore", "click", "rich"}
+NEEDED = (
+    "torch", "numpy", "scipy", "onnx", "onnxscript", "onnxruntime", "safetensors", "fvcore", "click", "rich",
+)  # fmt: skip
+OPTIONAL = ("torchvision", "timm", "transformers", "triton", "lightning-fabric")
 
 
 @verb()
 def command() -> Answer:
-    """Check what is installed and which kernels and backends are found. Exits with 4 where something needed is missing."""
-    found = {name: _version(name) for name in PACKAGES}
+    """Check what is installed and which kernels are found; exits with 4 where something needed is missing."""
+    found = {name: _version(name) for name in ("actswap", *NEEDED, *OPTIONAL)}
     backends = _backends()
     missing = sorted(name for name in NEEDED if found[name] is None)
     rows = table("", "component", "found")
     rows.add_row("python", platform.python_version())
     for name, number in found.items():
-        rows.add_row(name, number or ("MISSING" if name in NEEDED else "- (optional)"))
+        rows.add_row(name, number or ("MISSING" if name in NEEDED else "-"))
     for name, text in backends.items():
         rows.add_row(name, str(text))
-    verdict = f"missing: {', '.join(missing)}; try: pip install actswap" if missing else "all that is needed is here"
+    verdict = (
+        f"missing: {', '.join(missing)}; try: pip install actswap"
+        if missing
+        else "all that is needed is here"
+    )
     data = {"python": platform.python_version(), "packages": found, "backends": backends, "missing": missing}
     return Answer(data, [rows, verdict], 4 if missing else 0)
 

@@ -24,10 +24,14 @@ from actswap.files import refuse_overwrite
 
 @verb(
     click.argument("path", metavar="MODEL", type=click.Path()),
-    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."
+    ),
     MODEL_OPTIONS,
     INPUT_OPTION,
-    click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
+    click.option(
+        "--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."
+    ),
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
     click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
     click.option("--half", is_flag=True, help="Write float16 weights."),
@@ -49,11 +53,13 @@ def command(
 ) -> Answer:
     """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
     source = Path(path)
-    out = Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
+    out = (
+        Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
+    )
     refuse_overwrite(out, overwrite=force, source=path)
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap import export_onnx
+    from actswap.onnx.export import export_onnx
 
     with progress() as update:
         report = export_onnx(
@@ -72,7 +78,7 @@ def command(
     own = {name: n for name, n in data["operators"].items() if name.startswith("actswap")}
     worst = max((p["rel"] for p in data["parity"]), default=None)
     lines = [
-        f"{out}: {data['bytes'] / 1e6:.2f} MB, opset {data['opset']}, {sum(data['operators'].values())} nodes",
+        f"{out}: {data['bytes'] / 1e6:.2f} MB, opset {opset}, {sum(data['operators'].values())} nodes",
         "actswap nodes: " + (", ".join(f"{n} {name}" for name, n in own.items()) or "none"),
         f"ONNX Runtime agrees with PyTorch to {number(worst)} relative on {len(data['checked'])} inputs",
         *data["notes"],

@@ -34,7 +34,7 @@ Completion: eval "$(_ACTSWAP_COMPLETE=bash_source actswap)" """
 
 
 class Verbs(click.Group):
-    """A group that imports a verb's module only when the verb is used, so that help and completion are instant."""
+    """A group that imports a verb's module only when the verb is used: help and completion are instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order of a working day."""

@@ -13,7 +13,13 @@ from actswap.files import refuse_overwrite, replacing
 
 @verb(
     click.argument("path", metavar="BUNDLE", type=click.Path()),
-    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="A .pt (module) or .safetensors (weights) file."),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="OUT",
+        help="A .pt (module) or .safetensors (weights) file.",
+    ),
     MODEL_OPTIONS,
     FORCE_OPTION,
 )
@@ -26,7 +32,7 @@ def command(
     base: str | None,
     force: bool,
 ) -> Answer:
-    """Write the model of BUNDLE with its original activations; weights that were trained since stay trained."""
+    """Write the model of BUNDLE with its original activations; trained weights stay trained."""
     source = Path(path)
     out = Path(output) if output else source.parent / f"{source.name}.reverted.pt"
     if out.suffix not in (".pt", ".safetensors"):
@@ -37,7 +43,8 @@ def command(
         raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
     import torch
 
-    from actswap import bundle, revert
+    from actswap import bundle
+    from actswap.passes.revert import revert
 
     model = revert(loaded.module)
     state = model.state_dict()
@@ -47,7 +54,11 @@ def command(
         else:
             bundle.write_weights(model, beside, {})
     same = _same_as_base(path, state, spec, allow, trust_pickle, base)
-    verdict = {True: "bit for bit the base model", False: "the base model, trained since", None: "base not at hand"}[same]
+    verdict = {
+        True: "bit for bit the base model",
+        False: "the base model, trained since",
+        None: "base not at hand",
+    }[same]
     return Answer({"output": str(out), "same_as_base": same}, [f"Wrote {out}: {verdict}"])
 
 
@@ -68,8 +79,12 @@ def _same_as_base(
     found = Path(base) if base else bundle.find_base(path, note)
     if found is None:
         return None
-    plain = load_model(found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle).module.state_dict()
+    plain = load_model(
+        found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle
+    ).module.state_dict()
     return plain.keys() == state.keys() and all(
-        isinstance(other := state[name], torch.Tensor) and value.dtype == other.dtype and torch.equal(value, other)
+        isinstance(other := state[name], torch.Tensor)
+        and value.dtype == other.dtype
+        and torch.equal(value, other)
         for name, value in plain.items()
     )

@@ -31,7 +31,7 @@ def command(
     """List every activation call of MODEL: what it is, how it is called, and how it will be replaced."""
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap import scan
+    from actswap.survey import scan
 
     sites = scan(loaded.module, inputs.args, inputs.kwargs)
     if why is not None:
@@ -48,7 +48,9 @@ def command(
 
 def site_table(sites: Sequence[Site]) -> Any:
     """Return the table of sites."""
-    rows = table("", "site", "source", "role", "form", "how", "input", "channels", "calls", right=("channels", "calls"))
+    rows = table(
+        "", "site", "source", "role", "form", "how", "input", "channels", "calls", right=("channels", "calls")
+    )
     for site in sites:
         how = site.how if site.how != "left" else f"left: {site.reason}"
         axis = f"{site.channels} @ {site.channel_dim}" if site.channels else "per layer"
@@ -65,7 +67,9 @@ def summary(sites: Sequence[Site]) -> str:
     text = f"{len(activations)} activation sites"
     if kinds:
         text += " (" + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()) + ")"
-        text += ": " + ", ".join(f"{n} by {way}" if way != "left" else f"{n} left" for way, n in ways.most_common())
+        text += ": " + ", ".join(
+            f"{n} by {way}" if way != "left" else f"{n} left" for way, n in ways.most_common()
+        )
     gates = len(sites) - len(activations)
     return text + (f"; {gates} gates, left alone unless asked for" if gates else "")
 
@@ -74,19 +78,26 @@ def explain(model: Any, sites: Sequence[Site], name: str) -> Answer:
     """Explain a site, or why a module of that name is none."""
     found = next((s for s in sites if s.name == name), None)
     if found is not None:
+        owner = found.owner or "the model itself"
+        ways = {
+            "swap": "replaced by swapping the module: it is called exactly once",
+            "island": f"replaced in an island: the forward of {owner} is traced and rewritten, "
+            "because the call is shared, functional or a formula",
+        }
+        axis = (
+            f"{found.channels} channels on axis {found.channel_dim}"
+            if found.channels
+            else "no clear channel axis"
+        )
+        gate = ": its output multiplies something; --only takes it" if found.role == "gate" else ""
         lines = [
-            f"{name} is a site: {found.source}, called as a {found.form} by {found.owner or 'the model itself'}"
-            + (f" at {found.line}" if found.line else ""),
-            f"  input {found.shape}, "
-            + (f"{found.channels} channels on axis {found.channel_dim}" if found.channels else "no clear channel axis"),
-            f"  role {found.role}"
-            + (": its output multiplies something else; name it with --only to replace it" if found.role == "gate" else ""),
-            {
-                "swap": "  replaced by swapping the module: it is called exactly once",
-                "island": f"  replaced in an island: the forward of {found.owner or 'the model'} is traced and rewritten, "
-                "because the call is shared, functional or a formula",
-            }.get(found.how, f"  left: {found.reason}"),
+            f"{name} is a site: {found.source}, called as a {found.form} by {owner}",
+            f"  at {found.line}" if found.line else "",
+            f"  input {'x'.join(map(str, found.shape))}, {axis}",
+            f"  role {found.role}{gate}",
+            f"  {ways.get(found.how, f'left: {found.reason}')}",
         ]
+        lines = [line for line in lines if line.strip()]
         return Answer({"name": name, "site": found.to_dict(), "why": "\n".join(lines)}, ["\n".join(lines)])
     modules = dict(model.named_modules())
     if name not in modules:

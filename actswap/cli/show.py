@@ -17,7 +17,8 @@ def command(path: str) -> Answer:
     base, note = bundle.read_base(path), document.get("report") or {}
     plan = document["plan"]
     shown = [
-        f"{path}: {plan.get('model')} converted to {plan.get('target')}, {len(plan.get('choices', ()))} sites "
+        f"{path}: {plan.get('model')} converted to {plan.get('target')}, "
+        f"{len(plan.get('choices', ()))} sites "
         f"(actswap {document.get('actswap')}, torch {document.get('torch')})",
         f"base: {base.file or '-'}" + (f" with --model {base.model}" if base.model else ""),
     ]

@@ -124,7 +124,9 @@ def _complete_targets(ctx: click.Context, param: click.Parameter, incomplete: st
     folder = Path(__file__).parent.parent / "activations"
     names: set[str] = set()
     for file in folder.glob("*.py"):
-        names |= set(re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M))
+        names |= set(
+            re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M)
+        )
     return sorted(name for name in names if name.startswith(incomplete))
 
 
@@ -133,8 +135,15 @@ def _options(*options: Decorator) -> Decorator:
 
 
 MODEL_OPTIONS = _options(
-    click.option("--model", "spec", metavar="SPEC", help="Build it: torchvision:NAME, timm:NAME, package.module:factory."),
-    click.option("--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."),
+    click.option(
+        "--model",
+        "spec",
+        metavar="SPEC",
+        help="Build it: torchvision:NAME, timm:NAME, package.module:factory.",
+    ),
+    click.option(
+        "--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."
+    ),
     click.option("--trust-pickle", is_flag=True, help="Load a pickle unchecked. It can run any program."),
     click.option("--base", type=click.Path(), metavar="FILE", help="The model that a bundle was made from."),
 )
@@ -146,14 +155,28 @@ INPUT_OPTION = click.option(
     help="1,3,224,224[:dtype], name=1,16:int64, or a .npz/.pt file. Repeat for several inputs.",
 )
 TARGET_OPTION = click.option(
-    "--to", "target", required=True, metavar="NAME", shell_complete=_complete_targets, help="Activation: actswap list."
+    "--to",
+    "target",
+    required=True,
+    metavar="NAME",
+    shell_complete=_complete_targets,
+    help="Activation: actswap list.",
 )
 SELECT_OPTIONS = _options(
-    click.option("--only", multiple=True, metavar="SELECTOR", help="Sites to replace: layer3.*, type:relu, first:4, ..."),
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Sites to replace: layer3.*, type:relu, first:4, ...",
+    ),
     click.option("--skip", multiple=True, metavar="SELECTOR", help="Sites to leave."),
 )
 TOLERANCE_OPTION = click.option(
-    "--tolerance", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Relative output error."
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Relative output error.",
 )
 FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite what is there.")
 
@@ -172,7 +195,9 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None) -> LoadedModel:
+def load(
+    path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None
+) -> LoadedModel:
     """Load a model file and say what it is."""
     from actswap.load import load_model
 

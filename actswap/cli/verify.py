@@ -9,7 +9,16 @@ from typing import Any
 import click
 
 from actswap.cli.convert import number
-from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, TOLERANCE_OPTION, Answer, inputs_for, load, say, verb
+from actswap.cli.verb import (
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    TOLERANCE_OPTION,
+    Answer,
+    inputs_for,
+    load,
+    say,
+    verb,
+)
 
 
 @verb(
@@ -29,18 +38,21 @@ def command(
     specs: tuple[str, ...],
     tolerance: float,
 ) -> Answer:
-    """Compare model A with B on the same inputs. B may be a model file, a bundle made from A, or an ONNX file.
+    """Compare model A with B on the same inputs. B may be a model file, a bundle made from A, or an ONNX
+    file.
 
     Exits with 1 where the relative error is above the tolerance.
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap import verify
-    from actswap.verify import compare
+    from actswap.verify import compare, verify
     from actswap.verify import run as run_model
 
     if Path(second).suffix == ".onnx":
-        parity = compare(run_model(loaded.module, inputs.args, inputs.kwargs), onnx_runner(second)(inputs.args, inputs.kwargs))
+        parity = compare(
+            run_model(loaded.module, inputs.args, inputs.kwargs),
+            onnx_runner(second)(inputs.args, inputs.kwargs),
+        )
     else:
         of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
         other = load(second, spec, allow, trust_pickle, of_first)

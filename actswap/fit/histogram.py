@@ -116,6 +116,12 @@ class Histogram:
             excluded,
         )
 
+    def shifted(self, by: float) -> Histogram:
+        """Return the distribution of x + by."""
+        return replace(
+            self, lo=self.lo + by, hi=self.hi + by, mean=self.mean + by, centroids=np.asarray(self.centroids) + by
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
         arrays = {"centroids": self.centroids.tolist(), "weights": self.weights.tolist()}

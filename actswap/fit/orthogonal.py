@@ -2,8 +2,8 @@
 
     G(x) = sum_i c_i f_i(t) / (1 + sum_j |d_j| |f_j(t)|)   safe (form `A`);  without the bars: `unsafe`
 
-The numerator spans the same polynomials as a PAU's, the safe denominator does not: it has a corner at every root of
-every f_j. So a PAU cannot be converted, it is fitted anew.
+The numerator spans the same polynomials as a PAU's, the safe denominator does not: it has a corner at every
+root of every f_j. So a PAU cannot be converted, it is fitted anew.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     form `B`       Q = 1 + |sum_j b_j t^j|        (safe)
     form `unsafe`  Q = 1 + sum_j b_j t^j          (may have poles outside the data)
 
-Instead of powers, P and Q may be written in an orthogonal basis (see `orthogonal`). Beyond [lo, hi] the input is clamped
-and a straight line is added, because P/Q of type (n+1, n) has the same slope at both infinities.
+Instead of powers, P and Q may be written in an orthogonal basis (see `orthogonal`). Beyond [lo, hi] the input
+is clamped and a straight line is added, because P/Q of type (n+1, n) has the same slope at both infinities.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from actswap.errors import UsageError
 from actswap.fit.basis import from_monomial, to_monomial, vander
 from actswap.fit.histogram import condense
 from actswap.fit.minimax import refine
-from actswap.fit.starts import starts
+from actswap.fit.starts import bends, starts
 from actswap.fit.tails import reach_asymptote, tail_slopes
 from actswap.fit.varpro import Problem, march
 
@@ -128,14 +128,14 @@ def fit_pade(
     """Fit P/Q to f on weighted points.
 
     Args:
-        f: the function to be met, float64 array to float64 array; it is also called between and beyond the points.
+        f: the function to be met, float64 array to float64 array; also called between and beyond the points.
         x: (N,) points, typically `Histogram.samples()`; their smallest and largest set the range.
         w: (N,) weights, none for equal ones.
         degrees: of numerator and denominator.
         form: `A`, `B`, `unsafe`, or `best`: both safe forms, the better is kept.
         basis: functions that P and Q are made of.
         scale: the s of t = x / s; the root mean square of x unless given, which conditions training best.
-        reach: widen the range to where f is within this distance of its asymptotes, so that the tails are right.
+        reach: widen the range to where f is within this distance of its asymptotes: the tails are right then.
         minimax: make the largest error on the range small instead of the weighted mean square.
 
     Returns:
@@ -160,19 +160,13 @@ def fit_pade(
 
     frame = _Frame(degrees, form, basis, s, lo, hi)
     full = frame.problem(f, points, weights)
-    xs, ws = condense(points, weights, _COARSE)
-    coarse = frame.problem(f, xs, ws)
-    b, cost, _, first = march(coarse, starts(coarse, xs), iterations=8, tolerance=1e-4)
-    b, cost, _, second = march(coarse, b[_best(cost, 4)], iterations=24, tolerance=1e-4)
-    b, cost, done, third = march(full, b[_best(cost, 2)], iterations=40, tolerance=1e-6)
-    used = first + second + third
+    dense = np.linspace(lo, hi, _DENSE)
+    b, cost, done, used = _search(frame, f, full, points, bends(f(dense), dense))
     best = _best(cost, 1)[0]
     winner, converged = b[best], bool(done[best])
-    dense = np.linspace(lo, hi, _DENSE)
     if minimax:
-        winner, coefficients, converged, more = refine(
-            frame.problem(f, dense, np.full(_DENSE, 1 / _DENSE)), winner
-        )
+        grid = frame.problem(f, dense, np.full(_DENSE, 1.0 / _DENSE))
+        winner, coefficients, converged, more = refine(grid, b)
         used += more
     else:
         coefficients = full.numerator(winner)
@@ -193,6 +187,20 @@ def fit_pade(
     at_points = fit.rational(points) - full.y
     largest = max(np.abs(error).max(), np.abs(at_points).max())
     return replace(fit, max_error=float(largest), rms_error=float(np.sqrt(weights @ at_points**2)))
+
+
+def _search(
+    frame: _Frame, f: Function, full: Problem, points: Array, kinks: tuple[float, float]
+) -> tuple[Array, Array, NDArray[np.bool_], int]:
+    """All starts a few steps on few points, the better ones on, the best two to the end on all points."""
+    x, w = condense(points, full.root_w**2, _COARSE)
+    coarse = frame.problem(f, x, w)
+    b, free = starts(coarse, x, kinks)
+    b, cost, _, first = march(coarse, b, 8, 1e-4, free)
+    kept = _best(cost, 5)
+    b, cost, _, second = march(coarse, b[kept], 20, 1e-4, free[kept])
+    b, cost, done, third = march(full, b[_best(cost, 2)], 40, 1e-6)
+    return b, cost, done, first + second + third
 
 
 @dataclass(frozen=True)
@@ -216,13 +224,8 @@ class _Frame:
                 fix="clip the points to where it is finite",
             )
         u = (2.0 * x - self.lo - self.hi) / (self.hi - self.lo)
-        return Problem(
-            y,
-            np.sqrt(w),
-            chebyshev.chebvander(u, self.degrees[0]),
-            self._features(x) / self._peaks(),
-            self.form,
-        )
+        basis = np.asarray(chebyshev.chebvander(u, self.degrees[0]), dtype=np.float64)
+        return Problem(y, np.sqrt(w), basis, self._features(x) / self._peaks(), self.form)
 
     def coefficients(self, b: Array, c: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Numerator and denominator in `basis` on t from what the search found."""
@@ -256,7 +259,8 @@ def _points(x: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
     points, weights = points[order], weights[order] / weights.sum()
     reach = max(abs(points[0]), abs(points[-1]), 1e-30)
     if points[-1] - points[0] < 1e-3 * reach or np.count_nonzero(weights) < 64:
-        # Constant or nearly constant input: a unit cannot be fitted to a dot, so a neighbourhood comes in lightly.
+        # Constant or nearly constant input: a unit cannot be fitted to a dot, so its neighbourhood
+        # counts a little.
         widen = 5e-4 * reach if points[-1] - points[0] < 1e-3 * reach else 0.0
         extra = np.linspace(points[0] - widen, points[-1] + widen, 128)
         points, weights = _mixed(points, weights, extra, 0.02)

@@ -24,8 +24,8 @@ def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
 def reach_asymptote(f: Function, lo: float, hi: float, tolerance: float) -> tuple[float, float]:
     """Widen [lo, hi] to where f has come within `tolerance` of its asymptotes.
 
-    An end is left alone where that does not happen within 16, or twice the range: softsign gets there too slowly for
-    a rational function to be worth it.
+    An end is left alone where that does not happen within 16, or twice the range: softsign gets there too
+    slowly for a rational function to be worth it.
     """
     limit = max(16.0, 2.0 * abs(lo), 2.0 * abs(hi))
     ends = []

@@ -1,8 +1,8 @@
 """Separable least squares for P/Q: the numerator is eliminated, only the denominator is searched.
 
-For fixed denominator coefficients b the best numerator is a linear least-squares solution, so the search runs over b alone
-(variable projection, Golub & Pereyra 1973, with Kaufman's 1975 Jacobian), by Levenberg-Marquardt. All starts march
-together as one batch: arrays carry a leading axis S.
+For fixed denominator coefficients b the best numerator is a linear least-squares solution, so the search runs
+over b alone (variable projection, Golub & Pereyra 1973, with Kaufman's 1975 Jacobian), by
+Levenberg-Marquardt. All starts march together as one batch: arrays carry a leading axis S.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 Array = NDArray[np.float64]
 FLOOR = 1e-9  # smallest denominator that an unsafe form may have on the data
@@ -39,7 +38,7 @@ class Problem:
     def denominator(self, b: Array) -> Array:
         """Q at every point: (S, n) -> (S, N)."""
         inner = b @ self.features.T
-        return 1.0 + (np.abs(inner) if self.form == "B" else inner)
+        return np.asarray(1.0 + (np.abs(inner) if self.form == "B" else inner))
 
     def numerator(self, b: Array) -> Array:
         """Best numerator coefficients for one b: (n,) -> (k,)."""
@@ -47,8 +46,8 @@ class Problem:
         q, r = np.linalg.qr(weight[:, None] * self.basis)
         diagonal = np.abs(np.diag(r))
         if diagonal.min() > 1e-13 * diagonal.max():
-            return np.linalg.solve(r, q.T @ (self.root_w * self.y))
-        return np.linalg.lstsq(weight[:, None] * self.basis, self.root_w * self.y, rcond=None)[0]
+            return np.asarray(np.linalg.solve(r, q.T @ (self.root_w * self.y)))
+        return np.asarray(np.linalg.lstsq(weight[:, None] * self.basis, self.root_w * self.y, rcond=None)[0])
 
 
 def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
@@ -59,8 +58,8 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
         b: (S, n) denominators.
 
     Returns:
-        cost (S,) = r.r / 2, its exact gradient (S, n), and J'J (S, n, n) with Kaufman's J. The cost is infinite where
-        an unsafe denominator is not positive.
+        cost (S,) = r.r / 2, its exact gradient (S, n), and J'J (S, n, n) with Kaufman's J. The cost is
+        infinite where an unsafe denominator is not positive.
     """
     inner = b @ problem.features.T
     denominator = 1.0 + (np.abs(inner) if problem.form == "B" else inner)
@@ -84,7 +83,9 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
     return cost, gradient, transposed @ jacobian
 
 
-def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tuple[Array, Array, Array, int]:
+def march(
+    problem: Problem, b: Array, iterations: int, tolerance: float, free: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array, Array, int]:
     """Levenberg-Marquardt from every row of b at once.
 
     Args:
@@ -92,6 +93,7 @@ def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tupl
         b: (S, n) starts; form A needs b >= 0 and keeps it by projection.
         iterations: upper limit.
         tolerance: a row has converged when a step lowers its cost by less than this share.
+        free: (S, n) which entries may move; all of them if not given.
 
     Returns:
         b (S, n), cost (S,), converged (S,), iterations used.
@@ -115,8 +117,10 @@ def march(problem: Problem, b: Array, iterations: int, tolerance: float) -> tupl
         # In units of the column norms the matrix has a unit diagonal: Marquardt's scaling.
         scaled = h / (scale[:, :, None] * scale[:, None, :])
         right = g / scale
-        if bounded:
-            fixed = (start <= 0.0) & (g > 0.0)
+        if bounded or free is not None:
+            fixed = (start <= 0.0) & (g > 0.0) if bounded else np.zeros(g.shape, dtype=bool)
+            if free is not None:
+                fixed |= ~free[live]
             scaled = np.where(fixed[:, :, None] | fixed[:, None, :], 0.0, scaled)
             right = np.where(fixed, 0.0, right)
         step = -np.linalg.solve(scaled + (damping[live, None, None] + 1e-14) * eye, right[:, :, None])[

@@ -12,17 +12,19 @@ Cases of what is put there:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from actswap import activations
+from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded, split
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
 from actswap.passes.isolate import set_module
 from actswap.plan import Choice
-from actswap.sites import Start
+from actswap.sites import Number
 
 
 def build(choice: Choice) -> nn.Module:
@@ -32,18 +34,19 @@ def build(choice: Choice) -> nn.Module:
     target = spec.build(site.channels, site.channel_dim, **choice.options)
     _, shift, cap = split(site.source)
     placed = Bounded(target, shift, cap) if math.isfinite(cap) or shift else target
-    load_start(placed, start)
+    load_start(placed, start.params)
     if start.kind == "morph":
         return Morph(SourceModule(site.source, site.channel_dim), placed)
     return placed
 
 
-def load_start(placed: nn.Module, start: Start) -> None:
-    """Write the start's values into a module made by `build`, or into the target inside it."""
-    if start.params:
-        target = placed.target if isinstance(placed, Morph) else placed
-        assert isinstance(target, nn.Module)
-        target.load_start(start.params)  # type: ignore[operator]
+def load_start(placed: nn.Module, params: Mapping[str, Number]) -> None:
+    """Write start values into a module made by `build`, through its wrappers."""
+    while isinstance(placed, (Morph, Bounded)):
+        placed = placed.target if isinstance(placed, Morph) else placed.inner
+    if params:
+        assert isinstance(placed, Activation)
+        placed.load_start(params)
 
 
 def replace(model: nn.Module, choice: Choice) -> nn.Module:

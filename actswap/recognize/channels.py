@@ -85,7 +85,7 @@ class ChannelFinder:
 
     def _has_weight(self, op: Op) -> bool:
         refs = list(op.refs())
-        return len(refs) > 1 and self.values[refs[1]].constant is not None or self.rank(refs[-1]) == 2
+        return (len(refs) > 1 and self.values[refs[1]].constant is not None) or self.rank(refs[-1]) == 2
 
 
 def _layer_axis(op: Op, rank: int) -> int | None:
@@ -105,8 +105,32 @@ def _layer_axis(op: Op, rank: int) -> int | None:
 
 
 _SHAPE_OPS = frozenset(
-    ("permute", "transpose", "t", "movedim", "flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze")
-    + ("expand", "cat", "stack", "chunk", "split", "unbind", "getitem", "narrow", "select", "mean", "sum", "amax")
+    (
+        "permute",
+        "transpose",
+        "t",
+        "movedim",
+        "flatten",
+        "reshape",
+        "view",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+    )
+    + (
+        "expand",
+        "cat",
+        "stack",
+        "chunk",
+        "split",
+        "unbind",
+        "getitem",
+        "narrow",
+        "select",
+        "mean",
+        "sum",
+        "amax",
+    )
     + ("view_as", "reshape_as", "repeat", "tile")
 )
 
@@ -188,5 +212,3 @@ def common_width(shapes: Sequence[Sequence[int]], dims: Sequence[int | None]) ->
         dim = signed.pop()
         return widths.pop(), 1 if dim is None else dim
     return None, 1
-
-

@@ -72,7 +72,9 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         site = _site(place, names, finder, instance_sites)
         site = replace(site, role=role(match, tape, consumers))
         if match.source.kind == "glu":
-            site = replace(site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site")
+            site = replace(
+                site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site"
+            )
         elif match.source.kind.startswith("actswap."):
             site = replace(site, how="left", reason="already converted by actswap")
         base, count = site.name, taken[site.name]
@@ -152,7 +154,10 @@ def _is_whole(match: Match, call: Call, tape: Tape) -> bool:
 
 
 def _site(
-    place: _Place, names: dict[str, nn.Module], finder: ChannelFinder, instances: dict[int, set[tuple[str, int]]]
+    place: _Place,
+    names: dict[str, nn.Module],
+    finder: ChannelFinder,
+    instances: dict[int, set[tuple[str, int]]],
 ) -> Site:
     match, called = place.matches[0], place.called[0]
     shapes = [finder.values[m.x].shape for m in place.matches]

@@ -15,12 +15,56 @@ from actswap.recognize.matches import Match
 
 _SQUASHING = frozenset(("sigmoid", "hardsigmoid", "tanh", "softplus", "logsigmoid", "softsign"))
 _CARRY = frozenset(
-    ("view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "expand", "expand_as", "flatten", "getitem")
-    + ("chunk", "split", "contiguous", "dropout", "to", "float", "interpolate", "cat", "unflatten", "clone", "add")
-    + ("type_as", "mean", "adaptive_avg_pool2d", "avg_pool2d", "max_pool2d", "identity", "pad", "stack", "movedim")
+    (
+        "view",
+        "reshape",
+        "permute",
+        "transpose",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "expand_as",
+        "flatten",
+        "getitem",
+    )
+    + (
+        "chunk",
+        "split",
+        "contiguous",
+        "dropout",
+        "to",
+        "float",
+        "interpolate",
+        "cat",
+        "unflatten",
+        "clone",
+        "add",
+    )
+    + (
+        "type_as",
+        "mean",
+        "adaptive_avg_pool2d",
+        "avg_pool2d",
+        "max_pool2d",
+        "identity",
+        "pad",
+        "stack",
+        "movedim",
+    )
     + ("adaptive_avg_pool1d", "max_pool1d", "adaptive_max_pool2d", "adaptive_avg_pool3d", "max_pool3d", "sum")
 )
-_LAYERS = ("conv", "linear", "batch_norm", "layer_norm", "group_norm", "matmul", "addmm", "bmm", "einsum", "rms_norm")
+_LAYERS = (
+    "conv",
+    "linear",
+    "batch_norm",
+    "layer_norm",
+    "group_norm",
+    "matmul",
+    "addmm",
+    "bmm",
+    "einsum",
+    "rms_norm",
+)
 
 
 def role(match: Match, tape: Tape, consumers: dict[int, list[Op]]) -> str:

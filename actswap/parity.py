@@ -139,7 +139,11 @@ def verify(
     if parity.rel <= tolerance:
         return parity
     return Parity(
-        parity.max_abs, parity.rel, parity.top1_agreement, _first_divergent(a, b, args, named, tolerance), parity.outputs
+        parity.max_abs,
+        parity.rel,
+        parity.top1_agreement,
+        _first_divergent(a, b, args, named, tolerance),
+        parity.outputs,
     )
 
 

@@ -10,23 +10,23 @@ from typing import Any
 
 from torch import nn
 
-from actswap import activations, verify as verification
+from actswap import activations
 from actswap.activations.base import Spec
-from actswap.activations.bounded import split
 from actswap.apply import duplicate
 from actswap.calibrate import calibrate, inputs_of
 from actswap.capture.observe import observe
 from actswap.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
+from actswap.parity import Parity, as_inputs, compare, run, worst
+from actswap.parity import verify as first_difference
 from actswap.passes.revert import remember, undo
-from actswap.plan import Choice, Plan
+from actswap.plan import Plan
 from actswap.recognize.locate import locate
 from actswap.select import Selectors, select
 from actswap.settle import settle
 from actswap.sites import Site
 from actswap.starts import choose_starts
 from actswap.survey import Survey, survey
-from actswap.verify import Parity, as_inputs, compare, run, worst
 
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
 Progress = Callable[[int, int, str], None]
@@ -176,8 +176,9 @@ def convert(
     plan, originals = settle(work, found, chosen, left, target, options or {}, lambda: run(work, args, kwargs))
     clock.lap("isolate")
     try:
+        measurable = not any(t.is_meta for t in references[0])
         histograms = {}
-        if start in ("auto", "fit", "morph") and any(_is_fit(spec, c) for c in plan.choices):
+        if measurable and start != "none":
             batches = calibration if calibration is not None else [(args, kwargs)]
             histograms = calibrate(work, [c.path for c in plan.choices], batches, progress)
             clock.lap("calibrate")
@@ -185,7 +186,6 @@ def convert(
         def error() -> float:
             return max(compare(ref, run(work, *probe)).rel for ref, probe in zip(references, probes, strict=True))
 
-        measurable = not any(t.is_meta for t in references[0])
         plan = choose_starts(work, plan, spec, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
         parity = counts = None
@@ -241,10 +241,6 @@ def _choose(
     return chosen, left
 
 
-def _is_fit(spec: Spec, choice: Choice) -> bool:
-    return spec.promise(split(choice.site.source).core) == "fit"
-
-
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:
     rows = []
     for c in plan.choices:
@@ -261,12 +257,17 @@ def _check_options(spec: Spec, options: Mapping[str, Any]) -> None:
     if unknown:
         known = ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none"
         raise UsageError(
-            f"{spec.name} has no option {', '.join(unknown)}", fix=f"its options, with their defaults: {known}"
+            f"{spec.name} has no option {', '.join(unknown)}",
+            fix=f"its options, with their defaults: {known}",
         )
 
 
 def _fail(
-    report: Report, original: nn.Module | None, work: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    report: Report,
+    original: nn.Module | None,
+    work: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> None:
     parity, counts = report.parity, report.census
     if counts is not None and not counts.complete:
@@ -279,7 +280,7 @@ def _fail(
     assert parity is not None
     where = ""
     if original is not None:
-        where = verification.verify(original, work, args, kwargs, report.tolerance).first_divergent_site or ""
+        where = first_difference(original, work, args, kwargs, report.tolerance).first_divergent_site or ""
     raise VerificationError(
         f"the converted model is off by {parity.rel:.2e}, more than the tolerance {report.tolerance:g}",
         where=where,
@@ -297,4 +298,3 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] = now - self._last
         self._last = now
-
