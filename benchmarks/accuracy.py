@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.convert import convert
+from actswap.conversion import convert
+from actswap.parity import verify
 from actswap.train import Data, Ramp, TuneConfig, tune
-from actswap.verify import verify
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"
@@ -171,13 +171,9 @@ def budget(part: str, images: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["base", "finetune", "scratch", "table"])
-    parser.add_argument(
-        "--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent"
-    )
+    parser.add_argument("--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", help="downloads, the base network")
     parser.add_argument("--images", type=int, default=60_000, help="keep the first so many training images")
     parser.add_argument("--seeds", type=int, default=5)

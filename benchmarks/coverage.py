@@ -87,6 +87,8 @@ def perturb(model) -> None:
 
 
 def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
+    import faulthandler
+
     import torch
 
     import actswap
@@ -94,8 +96,6 @@ def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
     from actswap.census import count
     from actswap.parity import run, tensors_of
     from actswap.recognize.locate import locate
-
-    import faulthandler
 
     faulthandler.dump_traceback_later(100)  # a slow model says where
     torch.set_num_threads(1)

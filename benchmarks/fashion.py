@@ -56,9 +56,7 @@ class Block(nn.Module):
         self.act2 = nn.ReLU(inplace=True)
         self.down = nn.Sequential()
         if stride != 1 or inside != outside:
-            self.down = nn.Sequential(
-                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
-            )
+            self.down = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))

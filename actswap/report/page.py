@@ -95,9 +95,7 @@ def _cards(facts: Facts) -> str:
     if agreement is not None:
         cards.append((f"{100 * agreement:.1f} %", "same largest class at conversion"))
     if {"before", "after"} <= facts.latency.keys():
-        cards.append(
-            (f"{facts.latency['after'] / facts.latency['before']:.2f} x", "processor time of one run")
-        )
+        cards.append((f"{facts.latency['after'] / facts.latency['before']:.2f} x", "processor time of one run"))
     blocks = (f'<div class="card"><b>{_e(big)}</b><span>{_e(small)}</span></div>' for big, small in cards)
     return f'<div class="cards">{"".join(blocks)}</div>'
 
@@ -119,9 +117,7 @@ def _cost(facts: Facts) -> str:
         values = [getattr(facts.cost[name], attribute) for name in ("before", "after") if name in facts.cost]
         rows.append([label, *(f"{value:,}" if value is not None else "not counted" for value in values)])
     if facts.latency:
-        rows.append(
-            ["ms, one thread", *(f"{facts.latency[n]:.2f}" for n in facts.cost if n in facts.latency)]
-        )
+        rows.append(["ms, one thread", *(f"{facts.latency[n]:.2f}" for n in facts.cost if n in facts.latency)])
     names = [name for name in ("before", "after") if name in facts.cost]
     missing = "".join(f"<p>{_e(cost.note)}</p>" for cost in facts.cost.values() if cost.note)
     note = "<p class=made>One run on the example inputs; a multiply-add is one FLOP (fvcore).</p>"
@@ -130,9 +126,7 @@ def _cost(facts: Facts) -> str:
 
 def _sites(facts: Facts) -> str:
     rows = [_row(site.choice) for site in facts.sites]
-    return _table(
-        ["site", "was", "is", "start", "bound", "error", "rms", "input", "note"], rows, numbers=(4, 5, 6)
-    )
+    return _table(["site", "was", "is", "start", "bound", "error", "rms", "input", "note"], rows, numbers=(4, 5, 6))
 
 
 def _row(choice: Choice) -> list[str]:
@@ -163,9 +157,7 @@ def _pictures(facts: Facts) -> str:
         "<p class=made>Bars: inputs (heights are square roots, so that tails show). "
         "Dashed: what stood there. Points: inputs and outputs that occurred.</p>"
     )
-    return _section(
-        "Activations on the example inputs", legend + f'<div class="grid">{"".join(figures)}</div>'
-    )
+    return _section("Activations on the example inputs", legend + f'<div class="grid">{"".join(figures)}</div>')
 
 
 def _curve(facts: Facts) -> str:
