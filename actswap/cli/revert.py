@@ -73,7 +73,7 @@ def _same_as_base(
     import torch
 
     from actswap import bundle
-    from actswap.load import load_model
+    from actswap.loading import load_model
 
     note = bundle.read_base(path)
     found = Path(base) if base else bundle.find_base(path, note)

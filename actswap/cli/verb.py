@@ -20,7 +20,7 @@ from actswap.errors import UsageError
 
 if TYPE_CHECKING:
     from actswap.inputs import Inputs
-    from actswap.load import LoadedModel
+    from actswap.loading import LoadedModel
 
 Progress = Callable[[int, int, str], None]
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -199,7 +199,7 @@ def load(
     path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None
 ) -> LoadedModel:
     """Load a model file and say what it is."""
-    from actswap.load import load_model
+    from actswap.loading import load_model
 
     loaded = load_model(path, model=spec, allow=allow, trust_pickle=trust_pickle, base=base)
     count = sum(p.numel() for p in loaded.module.parameters())
