@@ -23,6 +23,7 @@ _HALF = (torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")
 _operators: dict[str, Operator] = {}
+_functions: dict[str, Callable[..., Tensor]] = {}
 
 _peek_functorch = torch._C._functorch.peek_interpreter_stack
 _has_torch_function = torch.overrides.has_torch_function
@@ -76,6 +77,11 @@ class Operator:
 def operators() -> dict[str, Operator]:
     """Return the declared operators by name."""
     return dict(_operators)
+
+
+def function_of(name: str) -> Callable[..., Tensor] | None:
+    """Return what `define` returned for an operator, None where nothing declared it."""
+    return _functions.get(name)
 
 
 def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -166,6 +172,7 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = formula.__doc__
+    _functions[name] = call
     return call
 
 
