@@ -33,8 +33,8 @@ from actswap.train import Data, Ramp, TuneConfig, tune
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"
 BASE = TuneConfig(epochs=6, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
-FINETUNE = TuneConfig(epochs=1, batch=128, lr=0.05, weight_decay=5e-4, augment=("flip",))
-SCRATCH = TuneConfig(epochs=2, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
+FINETUNE = TuneConfig(epochs=0.5, batch=128, lr=0.02, weight_decay=5e-4, augment=("flip",))
+SCRATCH = TuneConfig(epochs=1, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
 MORPH = {"morph": Ramp(0.0, 1.0, 0.0, 0.5)}
 
 
@@ -147,7 +147,7 @@ def operators() -> str:
         from actswap.ops import native
     except ImportError:
         return "eager"
-    return "native" if native.available() else "eager"
+    return "native" if native.status().available else "eager"
 
 
 def write(row: dict[str, Any]) -> None:
