@@ -15,12 +15,13 @@ import argparse
 import collections
 import datetime
 import json
+import multiprocessing
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 GATES = ("sigmoid", "tanh", "hardsigmoid", "softplus", "glu", "logsigmoid", "softsign")
@@ -75,6 +76,23 @@ def _python_roi_align() -> None:
         torch.ops.torchvision.roi_align = roi_align
 
 
+def preload(folder: Path) -> None:
+    """Import once what every model needs; the children are forked."""
+    _LOADED.append(import_zoo(folder))
+    import segmentation_models_pytorch
+    import timm
+    import torch
+    import transformers
+
+    import actswap
+
+    torch.set_num_threads(1)
+    _LOADED.extend([segmentation_models_pytorch, timm, transformers, actswap.convert, actswap.scan])
+
+
+_LOADED: list = []
+
+
 def perturb(model) -> None:
     """Zero-initialised scales would hide whole branches from the parity check."""
     import torch
@@ -87,8 +105,6 @@ def perturb(model) -> None:
 
 
 def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
-    import faulthandler
-
     import torch
 
     import actswap
@@ -97,9 +113,7 @@ def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
     from actswap.parity import run, tensors_of
     from actswap.recognize.locate import locate
 
-    faulthandler.dump_traceback_later(100)  # a slow model says where
-    torch.set_num_threads(1)
-    zoo, lib = import_zoo(folder)
+    zoo, _ = _LOADED[0]
     zoo_key = {"torchvision": "tv", "transformers": "hf", "timm": "timm", "smp": "smp"}[entry["zoo"]]
     model, args, kwargs = zoo.builder(zoo_key, entry["name"])()
     perturb(model)
@@ -251,11 +265,7 @@ def main() -> None:
     parser.add_argument("--deep", action="store_true", help="torch.export and ONNX too")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--summary", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print("RESULT " + json.dumps(measure(json.loads(options.one), options.target, options.zoo, options.deep)))
-        return
     day = datetime.date.today().isoformat()
     out = options.out or Path(__file__).parent / "results" / f"coverage-{options.target}-{day}.jsonl"
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
@@ -265,6 +275,7 @@ def main() -> None:
         entries = [e for e in entries if any(o in f"{e['zoo']}:{e['name']}" for o in options.only)]
         finished = set()
     if not options.summary:
+        preload(options.zoo)
         for i, entry in enumerate(entries):
             if (entry["zoo"], entry["name"]) in finished:
                 continue
@@ -284,18 +295,23 @@ def main() -> None:
 
 
 def in_process(entry: dict, options: argparse.Namespace) -> dict:
-    command = [sys.executable, __file__, "--zoo", str(options.zoo), "--target", options.target, "--one"]
-    command += [json.dumps({k: entry[k] for k in ("zoo", "name", "core_calls", "all_calls")})]
-    command += ["--deep"] if options.deep else []
+    """Measure in a forked process: the parent has imported everything, a model that hangs or crashes is alone."""
     row = {"zoo": entry["zoo"], "name": entry["name"], "expected_core": entry["core_calls"]}
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
-    except subprocess.TimeoutExpired:
-        return {**row, "crash": f"more than {options.limit:g} s"}
-    for line in found.stdout.splitlines():
-        if line.startswith("RESULT "):
-            return json.loads(line.removeprefix("RESULT "))
-    return {**row, "crash": found.stderr[-600:]}
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def work() -> None:
+        try:
+            sender.send(measure(entry, options.target, options.zoo, options.deep))
+        except BaseException:
+            sender.send({**row, "crash": traceback.format_exc()[-1500:]})
+
+    process = context.Process(target=work)
+    process.start()
+    found = receiver.recv() if receiver.poll(options.limit) else {**row, "crash": f"more than {options.limit:g} s"}
+    process.kill()
+    process.join()
+    return found
 
 
 if __name__ == "__main__":
