@@ -268,6 +268,18 @@ def _spec_types(spec: Any) -> Iterator[tuple[Any, Any]]:
         yield from _spec_types(child)
 
 
+def is_plain_tree(text: str) -> bool:
+    """Whether a serialised pytree holds only tuples, lists and dicts; others import modules when read."""
+    try:
+        protocol, spec = json.loads(text)
+        return protocol == 1 and all(
+            kind in _SPECS and (context is None or bool(_SPEC_TEXT.fullmatch(context)))
+            for kind, context in _spec_types(spec)
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return False
+
+
 def _fits(key: str, text: str) -> bool:
     if key == "target":
         return bool(_TARGETS.fullmatch(text))

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -81,7 +82,11 @@ def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; no traceback reaches the user without --debug."""
     debug, as_json = "--debug" in args, "--json" in args
     try:
-        with _terminated_like_interrupted():
+        with _terminated_like_interrupted(), warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter(
+                    "ignore"
+                )  # libraries warn their developers; results are checked, not hoped for
             outcome = cli.main(list(args), prog_name="actswap", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except (click.Abort, KeyboardInterrupt):

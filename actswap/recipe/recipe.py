@@ -60,7 +60,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(path), [f"is not TOML: {error}"]) from error
     problems: list[str] = []
     for text in overrides:
-        _override(document, text, problems)
+        override(document, text, problems)
     recipe = parse(document, problems)
     if recipe is None or problems:
         raise RecipeError(str(path), problems)
@@ -125,7 +125,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _override(document: dict[str, Any], text: str, problems: list[str]) -> None:
+def override(document: dict[str, Any], text: str, problems: list[str]) -> None:
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
