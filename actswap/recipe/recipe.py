@@ -126,6 +126,7 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def override(document: dict[str, Any], text: str, problems: list[str]) -> None:
+    """Write one `section.key=value` text into a parsed TOML document; the value is TOML, or a plain text."""
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
