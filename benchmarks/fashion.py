@@ -43,6 +43,11 @@ def load(folder: Path, train: int = 60_000) -> Data:
     return Data(split("train", train), split("t10k", 10_000))
 
 
+def official() -> Data:
+    """Return the official split, fetched into `benchmarks/.cache`; the data function of recipes/fashion_*.toml."""
+    return load(fetch(Path(__file__).parent / ".cache"))
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with a residual connection; a ReLU module at each of its two sites."""
 
