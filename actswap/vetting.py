@@ -209,7 +209,7 @@ _TARGETS = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+|torch\._sym_sqrt"
 )
-_PLAIN = re.compile(r"[\w.:\-/ +]*")
+_PLAIN = re.compile(r"[\w.:@\-/ +]*")
 _CALLS = re.compile(
     "Max|Min|Mod|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|Pow|Mul|Add|Integer|Float|Rational|sqrt|floor|ceiling|FloorDiv|"
     "CeilDiv|ModularIndexing|Where|PythonMod|CleanDiv|CeilToInt|FloorToInt|IntTrueDiv|FloatTrueDiv|TruncToInt|"

@@ -39,9 +39,7 @@ def test_round_trip_is_bit_exact(target, small, image, tmp_path):
     bundle.save(model, tmp_path / "out")
     loaded = bundle.load(tmp_path / "out", fresh())
     assert torch.equal(outputs(model, image), outputs(loaded.eval(), image))
-    assert {k: v.dtype for k, v in model.state_dict().items()} == {
-        k: v.dtype for k, v in loaded.state_dict().items()
-    }
+    assert {k: v.dtype for k, v in model.state_dict().items()} == {k: v.dtype for k, v in loaded.state_dict().items()}
     assert plan_of(loaded) == plan_of(model)
 
 

@@ -39,6 +39,12 @@ def test_inserted_activations_count_what_their_file_says(target, library_model, 
     assert after.parameters == before.parameters + sum(p.numel() for m in added for p in m.parameters())
 
 
+@pytest.mark.parametrize("space", ["layer", "channel", "pixel"])
+def test_counts_are_plain_numbers_in_every_space(space, library_model, image):
+    cost = measure(convert(library_model, "meta_acon", image, options={"space": space}).model, (image,))
+    assert type(cost.flops) is int and type(cost.activations) is int
+
+
 def test_two_calls_of_one_module_count_twice(small, image):
     model = convert(small, "acon_c", image).model
     per_element = SPECS["acon_c"].flops(None, (1,))

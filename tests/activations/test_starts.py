@@ -147,9 +147,7 @@ def test_dy_relu_relu_is_exact_in_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
-@pytest.mark.parametrize(
-    "source", [Source.of("prelu", slope=SLOPES), Source("tanh"), Source("sigmoid")], ids=str
-)
+@pytest.mark.parametrize("source", [Source.of("prelu", slope=SLOPES), Source("tanh"), Source("sigmoid")], ids=str)
 def test_dy_relu_refuses_what_is_not_convex(name: str, source: Source) -> None:
     """A maximum of lines is convex: slopes above 1 bend the other way."""
     assert activations.get(name).promise(source) == "none"
@@ -292,9 +290,7 @@ def test_what_is_promised_is_what_start_gives(name: str) -> None:
         assert module(torch.randn(2, 4, 3, 3)).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "kind", ["max_sigmoid", "cos_minus", "min_sin", "atan2_minus", "max_tanh", "sinc_plus"]
-)
+@pytest.mark.parametrize("kind", ["max_sigmoid", "cos_minus", "min_sin", "atan2_minus", "max_tanh", "sinc_plus"])
 def test_plain_targets_preserve_only_themselves(kind: str) -> None:
     spec = activations.get(kind)
     assert spec.promise(Source(kind)) == "exact" and spec.promise(Source("relu")) == "none"

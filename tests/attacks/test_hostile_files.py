@@ -198,9 +198,7 @@ def test_program_tree_types_that_import_modules(exported):
 def test_program_pickles_and_libraries(exported, mark):
     buffer = io.BytesIO()
     torch.save(Runs(mark), buffer)
-    rewrite(
-        exported, lambda name, data: buffer.getvalue() if name.endswith("sample_inputs/model.pt") else data
-    )
+    rewrite(exported, lambda name, data: buffer.getvalue() if name.endswith("sample_inputs/model.pt") else data)
     with pytest.raises(LoadError, match="mkdir"):
         load_model(exported)
     assert not mark.exists()
