@@ -24,6 +24,9 @@ VERBS = {
     "revert": "Give the original model back.",
     "bench": "Time two models side by side.",
     "list": "List the activations and the starts they promise.",
+    "tune": "Fine-tune a converted model.",
+    "run": "Do all that a recipe says, from model to report.",
+    "report": "Write a converted model as one HTML file.",
     "show": "Show what a bundle holds.",
     "doctor": "Check versions, kernels and backends.",
 }
