@@ -92,7 +92,7 @@ class Sizes(nn.Module):
         self.a, self.conv, self.b = nn.Linear(6, 6), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Linear(6, 6)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        n, tokens, channels = x.shape
+        n, _, channels = x.shape
         y = self.a(x).transpose(1, 2).reshape(n, channels, height, width)
         y = F.silu(self.conv(y)).flatten(2).transpose(1, 2)
         return self.b(F.silu(y))
