@@ -169,7 +169,8 @@ def fit_pade(
 
 
 def _widened(f: Function, points: Array, weights: Array, tolerance: float) -> tuple[Array, Array]:
+    """Reach the asymptotes, and hold the ends: their error is the error of everything beyond them."""
     lo, hi = reach_asymptote(f, float(points[0]), float(points[-1]), tolerance)
-    if (lo, hi) == (points[0], points[-1]):
-        return points, weights
-    return mixed(points, weights, np.linspace(lo, hi, 128), 0.02)
+    if (lo, hi) != (points[0], points[-1]):
+        points, weights = mixed(points, weights, np.linspace(lo, hi, 128), 0.02)
+    return mixed(points, weights, np.array([lo, hi]), 0.15)

@@ -87,16 +87,16 @@ def search(
     kept = _best(cost, 5)
     b, cost, _, second = march(coarse, b[kept], 20, 1e-4, free[kept])
     full = frame.problem(f, x, w)
-    b, cost, converged, third = march(full, b[_best(cost, 2)], 40, 1e-5)
+    b, cost, converged, third = march(full, b[_best(cost, 2, tie=1e-3)], 40, 1e-5)
     order = np.argsort(cost, kind="stable")
     return full, b[order], converged[order], first + second + third
 
 
-def _best(cost: Array, count: int) -> list[int]:
+def _best(cost: Array, count: int, tie: float = 1e-9) -> list[int]:
     """Indices of the lowest finite costs, best first; a tie is the same fit found twice and is left out."""
     kept: list[int] = []
     for k in np.argsort(cost, kind="stable").tolist():
-        known = any(cost[k] <= 1.001 * cost[j] for j in kept)
+        known = any(cost[k] <= (1.0 + tie) * cost[j] for j in kept)
         if len(kept) < count and not known and np.isfinite(cost[k]):
             kept.append(k)
     return kept

@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 # linearised fits below they were chosen greedily from some hundred candidates on random sites (16
 # targets, five distributions): what one of them misses another one finds.
 _SHAPES: dict[str, tuple[tuple[float, ...], ...]] = {
-    "A": ((0, 0, 3), (0, 0, 0, 100), (0, 0, 0.3)),
+    "A": ((0, 10), (0, 0, 0.3), (30, 0, 0, 30)),
     "B": ((0, 30, 0, 7.5), (0, 3, 0, 0.75), (0, 1, 0, 0.25), (0, 1, -1), (0, 0.3)),
     "unsafe": ((0, 30, 0, 7.5), (0, 1, 0, 0.25), (0, 10), (0.3, 0.3)),
 }
