@@ -27,6 +27,7 @@ from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.files import refuse_overwrite, replacing
 from actswap.passes.revert import plan_of
 from actswap.plan import Plan
+from actswap.vetting import is_plain_tree
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
@@ -133,13 +134,21 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
             why="saving was interrupted between them, or one was copied from elsewhere",
             fix="convert again, or copy both files of one bundle",
         )
-    _check_sizes(document["plan"], limit=sum(tensor.numel() for tensor in tensors.values()), folder=folder)
+    _check(document["plan"], limit=sum(tensor.numel() for tensor in tensors.values()), folder=folder)
     try:
         plan = Plan.from_dict(document["plan"])
         model = apply_plan(base_model, plan, inplace=inplace)
     except ActswapError as problem:
         raise LoadError(f"the plan of {folder} does not fit this model", why=str(problem)) from problem
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as problem:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+        RecursionError,
+    ) as problem:
         raise LoadError(
             f"the plan of {folder} is not valid",
             why=f"{type(problem).__name__}: {problem}",
@@ -246,14 +255,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     doubled = tuple(
         torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args
     )
+    shapes = tuple(map(shape_of, doubled))
     try:
-        if not kwargs:
-            with suppress(
-                Exception
-            ):  # some models hold their batch fixed: then the example's shape is exported
-                return torch.export.export(
-                    model, doubled, kwargs, dynamic_shapes=tuple(map(shape_of, doubled))
-                )
+        # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
+        # fixed: then the example's own shape is exported.
+        for nested in (shapes, (shapes,)) if not kwargs else ():
+            with suppress(Exception):
+                return torch.export.export(model, doubled, kwargs, dynamic_shapes=nested)
         return torch.export.export(model, args, kwargs)
     except Exception as problem:  # torch.export raises many kinds
         raise ExportError(
@@ -302,18 +310,28 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _check_sizes(plan: Any, *, limit: int, folder: Path) -> None:
-    """Refuse a plan that asks for more channels than the bundle has numbers: that only exhausts memory."""
+def _check(plan: Any, *, limit: int, folder: Path, key: str = "") -> None:
+    """Refuse what a plan must not ask for: more numbers than the bundle has, or trees of other types."""
     if isinstance(plan, dict):
-        channels = plan.get("channels")
-        if channels is not None and (type(channels) is not int or not 0 < channels <= max(limit, 1)):
-            raise LoadError(
-                f"the plan of {folder} asks for {str(channels)[:40]} channels",
-                why=f"its weights hold {limit} numbers in all",
-                fix="do not trust this bundle; convert the base model again",
-            )
-    for child in plan.values() if isinstance(plan, dict) else plan if isinstance(plan, list) else ():
-        _check_sizes(child, limit=limit, folder=folder)
+        for name, value in plan.items():
+            _check(value, limit=limit, folder=folder, key=name)
+    elif isinstance(plan, list):
+        for value in plan:
+            _check(value, limit=limit, folder=folder, key=key)
+    elif key == "channels" and plan is not None and (type(plan) is not int or not 0 < plan <= limit):
+        raise LoadError(
+            f"the plan of {folder} asks for {str(plan)[:40]!r} channels", why=_SIZE.format(limit), fix=_AGAIN
+        )
+    elif isinstance(plan, int) and abs(plan) > max(limit, 1 << 20):
+        raise LoadError(
+            f"the plan of {folder} holds {key} = {str(plan)[:40]}", why=_SIZE.format(limit), fix=_AGAIN
+        )
+    elif key == "spec" and not (isinstance(plan, str) and is_plain_tree(plan)):
+        raise LoadError(f"the plan of {folder} holds a tree of another type", why=str(plan)[:100], fix=_AGAIN)
+
+
+_SIZE = "its weights hold {} numbers in all"
+_AGAIN = "do not trust this bundle; convert the base model again"
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from actswap.activations import SPECS
 from actswap.activations.base import Activation
-from actswap.verify import tensors_of
+from actswap.parity import tensors_of
 
 # Operations per element. A sigmoid is a sign, an exponential, a sum and a quotient.
 ELEMENTWISE: Mapping[str, int] = {
@@ -74,9 +74,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         with own, torch.no_grad():
             counted = _trace(model, args, dict(kwargs or {}), own)
     except Exception as problem:  # torch.jit.trace fails in many ways; the table then says so
-        return Cost(
-            parameters, None, None, f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}"
-        )
+        return Cost(parameters, None, None, f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}")
     finally:
         for module, was in training.items():
             module.training = was
@@ -89,10 +87,8 @@ class _OwnCounts:
     def __init__(self, model: nn.Module) -> None:
         known = {spec.name: spec for spec in SPECS.values()}
         named = [(n, m, known.get(m.name)) for n, m in model.named_modules() if isinstance(m, Activation)]
-        self.modules = {
-            name: (module, spec) for name, module, spec in named if spec is not None and spec.flops
-        }
-        self.total: Counter[str] = Counter()
+        self.modules = {name: (module, spec) for name, module, spec in named if spec is not None and spec.flops}
+        self.seen: list[tuple[nn.Module, Any, tuple[int, ...]]] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> None:
@@ -105,11 +101,14 @@ class _OwnCounts:
 
     def _hook(self, spec: Any) -> Callable[..., None]:
         def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            shape = tuple(int(n) for n in inputs[0].shape)
-            self.total["flops"] += spec.flops(module, shape)
-            self.total["activations"] += prod(shape)
+            self.seen.append((module, spec, tuple(int(n) for n in inputs[0].shape)))
 
         return add
+
+    def total(self) -> Counter[str]:
+        """Add up; after the trace, in which every size is a tensor."""
+        flops = sum(int(spec.flops(module, shape)) for module, spec, shape in self.seen)
+        return Counter(flops=flops, activations=sum(prod(shape) for _, _, shape in self.seen))
 
 
 class _Called(nn.Module):
@@ -150,7 +149,7 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own:
     total: Counter[str] = Counter(by_module[""])
     for name in own.modules:  # counted by their own formula instead of by the operators they are made of
         total.subtract(by_module.get(f"model.{name}", Counter()))
-    total.update(own.total)
+    total.update(own.total())
     return total
 
 

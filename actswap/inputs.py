@@ -50,7 +50,7 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for index, spec in enumerate(specs):
-        if Path(spec).suffix in (".npz", ".npy", ".pt", ".pth"):
+        if _is_file(spec):
             found = read_file(spec)
             args += found.args
             kwargs |= found.kwargs
@@ -72,7 +72,13 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
             kwargs[match["name"]] = value
         else:
             args.append(value)
-    return Inputs(tuple(args), kwargs, describe(args, kwargs))
+    files = [spec for spec in specs if _is_file(spec)]
+    said = describe(args, kwargs) + (f" from {', '.join(files)}" if files else "")
+    return Inputs(tuple(args), kwargs, said)
+
+
+def _is_file(spec: str) -> bool:
+    return Path(spec).suffix in (".npz", ".npy", ".pt", ".pth")
 
 
 def read_file(path: str) -> Inputs:
@@ -81,17 +87,13 @@ def read_file(path: str) -> Inputs:
     try:
         if file.suffix in (".npz", ".npy"):
             data = np.load(file, allow_pickle=False)
-            content: Any = (
-                {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
-            )
+            content: Any = {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
             if isinstance(content, np.ndarray):
                 content = torch.from_numpy(content)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise LoadError(
-            f"there is no file {path}", fix="--input 1,3,224,224 or an existing .npz or .pt file"
-        ) from None
+        raise LoadError(f"there is no file {path}", fix="--input 1,3,224,224 or an existing .npz or .pt file") from None
     except Exception as problem:  # damaged or hostile files fail in any way
         raise LoadError(
             f"{path} cannot be read as inputs",
@@ -147,14 +149,10 @@ def _position(key: str) -> int:
     return int(key[4:]) if key.startswith("arr_") and key[4:].isdigit() else -1
 
 
-def _random(
-    shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Module | None, seed: int = 0
-) -> Tensor:
+def _random(shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Module | None, seed: int = 0) -> Tensor:
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
-        raise UsageError(
-            f"there is no dtype {dtype!r}", fix="--input 1,16:int64 (or float32, float16, bfloat16, bool)"
-        )
+        raise UsageError(f"there is no dtype {dtype!r}", fix="--input 1,16:int64 (or float32, float16, bfloat16, bool)")
     generator = torch.Generator().manual_seed(seed)
     if kind.is_floating_point or kind.is_complex:
         return torch.randn(shape, generator=generator).to(kind)
@@ -214,9 +212,7 @@ def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[s
 _FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
 
 
-def _of_layer(
-    leaf: nn.Module | None, model: nn.Module
-) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+def _of_layer(leaf: nn.Module | None, model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
     """Guess from the first layer with weights: its input width and its number of axes."""
     why = f"the first layer, {type(leaf).__name__}"
     if isinstance(leaf, nn.Linear):

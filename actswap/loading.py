@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -188,17 +189,27 @@ def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: b
 
 def _exported(path: Path) -> nn.Module:
     """Load an exported program; torch's own pickles inside it are forced to weights only."""
+    import actswap.activations  # noqa: F401 (declares the operators that a converted program calls)
+
     check_exported(str(path))
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    log = logging.getLogger("torch.export")
+    level, before = log.level, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    log.setLevel(logging.CRITICAL)  # it logs the whole program where one node fails
     try:
         program = torch.export.load(path)
     finally:
+        log.setLevel(level)
         if before is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
     module = program.module()
+    for name in (
+        "train",
+        "eval",
+    ):  # they only raise; the mode is fixed in the program, and setting it is harmless
+        module.__dict__.pop(name, None)
     if program.example_inputs is not None:  # inputs.py offers them when the user gives none
         module.meta["example_inputs"] = copy.copy(program.example_inputs)
     return module

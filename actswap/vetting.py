@@ -209,7 +209,7 @@ _TARGETS = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
     r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+|torch\._sym_sqrt"
 )
-_PLAIN = re.compile(r"[\w.:\-/ +]*")
+_PLAIN = re.compile(r"[\w.:@\-/ +]*")
 _CALLS = re.compile(
     "Max|Min|Mod|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|Pow|Mul|Add|Integer|Float|Rational|sqrt|floor|ceiling|FloorDiv|"
     "CeilDiv|ModularIndexing|Where|PythonMod|CleanDiv|CeilToInt|FloorToInt|IntTrueDiv|FloatTrueDiv|TruncToInt|"
@@ -266,6 +266,18 @@ def _spec_types(spec: Any) -> Iterator[tuple[Any, Any]]:
     yield spec.get("type"), spec.get("context")
     for child in spec.get("children_spec", ()):
         yield from _spec_types(child)
+
+
+def is_plain_tree(text: str) -> bool:
+    """Whether a serialised pytree holds only tuples, lists and dicts; others import modules when read."""
+    try:
+        protocol, spec = json.loads(text)
+        return protocol == 1 and all(
+            kind in _SPECS and (context is None or bool(_SPEC_TEXT.fullmatch(context)))
+            for kind, context in _spec_types(spec)
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _fits(key: str, text: str) -> bool:

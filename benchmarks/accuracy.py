@@ -26,15 +26,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.convert import convert
+from actswap.conversion import convert
+from actswap.parity import verify
 from actswap.train import Data, Ramp, TuneConfig, tune
-from actswap.verify import verify
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/accuracy.jsonl"
 BASE = TuneConfig(epochs=6, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
-FINETUNE = TuneConfig(epochs=1, batch=128, lr=0.05, weight_decay=5e-4, augment=("flip",))
-SCRATCH = TuneConfig(epochs=2, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
+FINETUNE = TuneConfig(epochs=0.5, batch=128, lr=0.02, weight_decay=5e-4, augment=("flip",))
+SCRATCH = TuneConfig(epochs=1, batch=128, lr=0.1, weight_decay=5e-4, augment=("flip",))
 MORPH = {"morph": Ramp(0.0, 1.0, 0.0, 0.5)}
 
 
@@ -147,7 +147,7 @@ def operators() -> str:
         from actswap.ops import native
     except ImportError:
         return "eager"
-    return "native" if native.available() else "eager"
+    return "native" if native.status().available else "eager"
 
 
 def write(row: dict[str, Any]) -> None:
@@ -171,13 +171,9 @@ def budget(part: str, images: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["base", "finetune", "scratch", "table"])
-    parser.add_argument(
-        "--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent"
-    )
+    parser.add_argument("--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache", help="downloads, the base network")
     parser.add_argument("--images", type=int, default=60_000, help="keep the first so many training images")
     parser.add_argument("--seeds", type=int, default=5)

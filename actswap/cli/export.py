@@ -76,7 +76,7 @@ def command(
         )
     data: dict[str, Any] = report.to_dict()
     own = {name: n for name, n in data["operators"].items() if name.startswith("actswap")}
-    worst = max((p["rel"] for p in data["parity"]), default=None)
+    worst = max((p["relative"] for p in data["parity"]), default=None)
     lines = [
         f"{out}: {data['bytes'] / 1e6:.2f} MB, opset {opset}, {sum(data['operators'].values())} nodes",
         "actswap nodes: " + (", ".join(f"{n} {name}" for name, n in own.items()) or "none"),

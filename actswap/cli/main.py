@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -23,6 +24,9 @@ VERBS = {
     "revert": "Give the original model back.",
     "bench": "Time two models side by side.",
     "list": "List the activations and the starts they promise.",
+    "tune": "Fine-tune a converted model.",
+    "run": "Do all that a recipe says, from model to report.",
+    "report": "Write a converted model as one HTML file.",
     "show": "Show what a bundle holds.",
     "doctor": "Check versions, kernels and backends.",
 }
@@ -81,7 +85,11 @@ def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; no traceback reaches the user without --debug."""
     debug, as_json = "--debug" in args, "--json" in args
     try:
-        with _terminated_like_interrupted():
+        with _terminated_like_interrupted(), warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter(
+                    "ignore"
+                )  # libraries warn their developers; results are checked, not hoped for
             outcome = cli.main(list(args), prog_name="actswap", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except (click.Abort, KeyboardInterrupt):

@@ -45,8 +45,8 @@ def command(
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap.verify import compare, verify
-    from actswap.verify import run as run_model
+    from actswap.parity import compare, verify
+    from actswap.parity import run as run_model
 
     if Path(second).suffix == ".onnx":
         parity = compare(

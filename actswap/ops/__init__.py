@@ -4,7 +4,7 @@
 """
 
 from actswap.ops.kernel import Kernel
-from actswap.ops.registry import Operator, define, operators
+from actswap.ops.registry import Operator, define, function_of, operators
 from actswap.ops.switch import backend, current_backend
 
-__all__ = ["Kernel", "Operator", "backend", "current_backend", "define", "operators"]
+__all__ = ["Kernel", "Operator", "backend", "current_backend", "define", "function_of", "operators"]

@@ -23,6 +23,7 @@ _HALF = (torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")
 _operators: dict[str, Operator] = {}
+_functions: dict[str, Callable[..., Tensor]] = {}
 
 _peek_functorch = torch._C._functorch.peek_interpreter_stack
 _has_torch_function = torch.overrides.has_torch_function
@@ -76,6 +77,11 @@ class Operator:
 def operators() -> dict[str, Operator]:
     """Return the declared operators by name."""
     return dict(_operators)
+
+
+def function_of(name: str) -> Callable[..., Tensor] | None:
+    """Return what `define` returned for an operator, None where nothing declared it."""
+    return _functions.get(name)
 
 
 def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -146,12 +152,15 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
 
     def call(*args: Any) -> Tensor:
-        if _is_compiling() or _has_torch_function(args) or _dispatch_modes() or _jit_tracing() is not None:
+        if (
+            _is_compiling()
+            or type(args[0]) not in _PLAIN
+            or _has_torch_function(args)
+            or _dispatch_modes()
+            or _jit_tracing() is not None
+        ):
             traced: Tensor = op(*args)
             return traced
-        if type(args[0]) not in _PLAIN:
-            other: Tensor = op(*args)
-            return other
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
             return operator.reference(*args)
         kernel = choose(name, args)
@@ -166,6 +175,7 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = formula.__doc__
+    _functions[name] = call
     return call
 
 

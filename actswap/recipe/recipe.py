@@ -60,7 +60,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(str(path), [f"is not TOML: {error}"]) from error
     problems: list[str] = []
     for text in overrides:
-        _override(document, text, problems)
+        override(document, text, problems)
     recipe = parse(document, problems)
     if recipe is None or problems:
         raise RecipeError(str(path), problems)
@@ -88,30 +88,22 @@ def check(recipe: Recipe) -> list[str]:
     """Return the problems of values that fit their types: ranges, names, missing files."""
     found: list[str] = []
     if not recipe.model.input or min(recipe.model.input) < 1:
-        found.append(
-            f"model.input: must be positive sizes like [1, 3, 224, 224], is {list(recipe.model.input)}"
-        )
+        found.append(f"model.input: must be positive sizes like [1, 3, 224, 224], is {list(recipe.model.input)}")
     if ":" not in recipe.model.source and not Path(recipe.model.source).exists():
-        found.append(
-            f"model.source: there is no file {recipe.model.source!r}, and it is no library:name either"
-        )
+        found.append(f"model.source: there is no file {recipe.model.source!r}, and it is no library:name either")
     if recipe.model.weights and not Path(recipe.model.weights).exists():
         found.append(f"model.weights: there is no file {recipe.model.weights!r}")
     data = recipe.data.source
     if data and ":" not in data and not Path(data).is_dir():
         found.append(f"data.source: {data!r} is neither a folder nor package.module:function")
     if not data and recipe.tune is not None:
-        found.append(
-            "data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function"
-        )
+        found.append("data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function")
     if recipe.data.size < 0:
         found.append(f"data.size: must not be negative, is {recipe.data.size}")
     try:
         spec = activations.get(recipe.convert.target)
         unknown = [name for name in recipe.convert.options if name not in spec.options]
-        found += [
-            f"convert.options.{name}: {spec.name} has {', '.join(spec.options) or 'none'}" for name in unknown
-        ]
+        found += [f"convert.options.{name}: {spec.name} has {', '.join(spec.options) or 'none'}" for name in unknown]
     except ActswapError as error:
         found.append(f"convert.target: {error.what}" + (f"; {error.fix}" if error.fix else ""))
     if recipe.convert.start not in STARTS:
@@ -133,7 +125,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
-def _override(document: dict[str, Any], text: str, problems: list[str]) -> None:
+def override(document: dict[str, Any], text: str, problems: list[str]) -> None:
+    """Write one `section.key=value` text into a parsed TOML document; the value is TOML, or a plain text."""
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

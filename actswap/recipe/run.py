@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap import bundle
-from actswap.convert import Conversion, convert
+from actswap.conversion import Conversion, convert
 from actswap.errors import ActswapError
 from actswap.files import replacing
 from actswap.loading import build_model, load_model
@@ -139,9 +139,7 @@ def run_recipe(prepared: Prepared, *, resume: bool = False, progress: Progress |
     if recipe.tune is not None and data is not None:
         config = replace(recipe.tune, out=str(out / "tune"), resume=resume)
         accuracy |= _score("original", prepared.model, data)
-        tuning = tune(
-            model, data, config, teacher=prepared.model if config.needs_teacher else None, progress=progress
-        )
+        tuning = tune(model, data, config, teacher=prepared.model if config.needs_teacher else None, progress=progress)
         for label, scores in (("at conversion", tuning.before), ("after fine-tuning", tuning.after)):
             if "score" in scores:
                 accuracy[label] = 100 * scores["score"]
@@ -172,9 +170,7 @@ def _write(
         from actswap.onnx import export_onnx
 
         file = out / "model.onnx"
-        export_onnx(
-            model, prepared.example, file, dynamic_batch=recipe.export.dynamic_batch, overwrite=resume
-        )
+        export_onnx(model, prepared.example, file, dynamic_batch=recipe.export.dynamic_batch, overwrite=resume)
         files["onnx"] = str(file)
     parity = conversion.report.parity
     facts = gather(

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from actswap.activations.plain import PLAIN, evaluate
 from actswap.capture.observe import evaluating
 from actswap.cost import Cost, measure
+from actswap.parity import as_inputs
 from actswap.plan import Choice, Plan
 from actswap.sites import Site, Source
-from actswap.verify import as_inputs
 
 Array = NDArray[np.float64]
 _BARS, _POINTS, _KEPT = 48, 240, 20_000
@@ -122,9 +122,7 @@ def gather(
         sites=tuple(SiteFacts(choice, pictures.get(choice.path)) for choice in plan.choices),
         left=plan.left,
         parity=parity or {},
-        cost={
-            name: measure(network, args, named) for name, network in networks.items() if network is not None
-        },
+        cost={name: measure(network, args, named) for name, network in networks.items() if network is not None},
         latency=_latency({k: n for k, n in networks.items() if n is not None}, args, named, repeats),
         accuracy=accuracy or {},
         metrics=metrics,
@@ -133,9 +131,7 @@ def gather(
     )
 
 
-def _pictures(
-    model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Picture]:
+def _pictures(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Picture]:
     """Record what comes in and out of every replaced site in one run."""
     seen: dict[str, tuple[Array, Array]] = {}
     generator = torch.Generator().manual_seed(0)

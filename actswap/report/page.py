@@ -24,7 +24,8 @@ margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 p.made,figcaption,td small{color:var(--soft)}
 .cards{display:flex;flex-wrap:wrap;gap:.75rem;margin:1rem 0}
-.card{border:1px solid var(--line);border-radius:8px;padding:.5rem .9rem}.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
+.card{border:1px solid var(--line);border-radius:8px;padding:.5rem .9rem}
+.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:.25rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
 td:last-child{white-space:normal}td.n{text-align:right;font-variant-numeric:tabular-nums}
@@ -94,9 +95,7 @@ def _cards(facts: Facts) -> str:
     if agreement is not None:
         cards.append((f"{100 * agreement:.1f} %", "same largest class at conversion"))
     if {"before", "after"} <= facts.latency.keys():
-        cards.append(
-            (f"{facts.latency['after'] / facts.latency['before']:.2f} x", "processor time of one run")
-        )
+        cards.append((f"{facts.latency['after'] / facts.latency['before']:.2f} x", "processor time of one run"))
     blocks = (f'<div class="card"><b>{_e(big)}</b><span>{_e(small)}</span></div>' for big, small in cards)
     return f'<div class="cards">{"".join(blocks)}</div>'
 
@@ -118,9 +117,7 @@ def _cost(facts: Facts) -> str:
         values = [getattr(facts.cost[name], attribute) for name in ("before", "after") if name in facts.cost]
         rows.append([label, *(f"{value:,}" if value is not None else "not counted" for value in values)])
     if facts.latency:
-        rows.append(
-            ["ms, one thread", *(f"{facts.latency[n]:.2f}" for n in facts.cost if n in facts.latency)]
-        )
+        rows.append(["ms, one thread", *(f"{facts.latency[n]:.2f}" for n in facts.cost if n in facts.latency)])
     names = [name for name in ("before", "after") if name in facts.cost]
     missing = "".join(f"<p>{_e(cost.note)}</p>" for cost in facts.cost.values() if cost.note)
     note = "<p class=made>One run on the example inputs; a multiply-add is one FLOP (fvcore).</p>"
@@ -129,9 +126,7 @@ def _cost(facts: Facts) -> str:
 
 def _sites(facts: Facts) -> str:
     rows = [_row(site.choice) for site in facts.sites]
-    return _table(
-        ["site", "was", "is", "start", "bound", "error", "rms", "input", "note"], rows, numbers=(4, 5, 6)
-    )
+    return _table(["site", "was", "is", "start", "bound", "error", "rms", "input", "note"], rows, numbers=(4, 5, 6))
 
 
 def _row(choice: Choice) -> list[str]:
@@ -162,9 +157,7 @@ def _pictures(facts: Facts) -> str:
         "<p class=made>Bars: inputs (heights are square roots, so that tails show). "
         "Dashed: what stood there. Points: inputs and outputs that occurred.</p>"
     )
-    return _section(
-        "Activations on the example inputs", legend + f'<div class="grid">{"".join(figures)}</div>'
-    )
+    return _section("Activations on the example inputs", legend + f'<div class="grid">{"".join(figures)}</div>')
 
 
 def _curve(facts: Facts) -> str:

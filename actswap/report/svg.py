@@ -57,12 +57,8 @@ def activation_svg(picture: Picture, label: str) -> str:
         if share > 0:
             x0, base = axes.at(float(left), floor)
             x1, _ = axes.at(float(right), floor)
-            tall = (
-                (HEIGHT - BOTTOM - TOP) * 0.9 * math.sqrt(float(share) / tallest)
-            )  # roots keep tails visible
-            bars.append(
-                f'<rect x="{x0:.1f}" y="{base - tall:.1f}" width="{x1 - x0:.1f}" height="{tall:.1f}"/>'
-            )
+            tall = (HEIGHT - BOTTOM - TOP) * 0.9 * math.sqrt(float(share) / tallest)  # roots keep tails visible
+            bars.append(f'<rect x="{x0:.1f}" y="{base - tall:.1f}" width="{x1 - x0:.1f}" height="{tall:.1f}"/>')
     dots = (axes.at(float(x), float(y)) for x, y in picture.points)
     marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.5"/>' for x, y in dots)
     before = axes.line(picture.source, "before") if picture.source is not None else ""

@@ -121,9 +121,7 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int
     old = checkpoint.state["config"]
     now = json.loads(json.dumps(config))
     differing = [
-        f"{key} was {old.get(key)!r}, is {now[key]!r}"
-        for key in now
-        if key not in free and old.get(key) != now[key]
+        f"{key} was {old.get(key)!r}, is {now[key]!r}" for key in now if key not in free and old.get(key) != now[key]
     ]
     if checkpoint.state["images"] != count:
         differing.append(f"the training set had {checkpoint.state['images']} items, has {count}")

@@ -150,18 +150,12 @@ class TuneConfig:
         ):
             if getattr(self, name) not in allowed:
                 found.append(f"{name} = {getattr(self, name)!r}: one of {', '.join(allowed)}")
-        found += [
-            f"augment = {name!r}: one of flip, shift"
-            for name in self.augment
-            if name not in ("flip", "shift")
-        ]
+        found += [f"augment = {name!r}: one of flip, shift" for name in self.augment if name not in ("flip", "shift")]
         for name, ramp in self.schedules.items():
             if name not in SCHEDULED:
                 found.append(f"schedules.{name}: one of {', '.join(SCHEDULED)}")
             if not 0 <= ramp.begin <= ramp.until <= 1:
-                found.append(
-                    f"schedules.{name}: needs 0 <= begin <= until <= 1, not {ramp.begin} and {ramp.until}"
-                )
+                found.append(f"schedules.{name}: needs 0 <= begin <= until <= 1, not {ramp.begin} and {ramp.until}")
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -64,9 +64,7 @@ def load_data(source: str, size: int | None = None) -> Data:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"no data function {source!r}", why=str(error), fix="put its folder on PYTHONPATH"
-        ) from error
+        raise UsageError(f"no data function {source!r}", why=str(error), fix="put its folder on PYTHONPATH") from error
     if not callable(function):
         raise UsageError(
             f"{source} is a {type(function).__name__}, not a function", fix="def make(): return train, valid"
@@ -122,9 +120,7 @@ def training_batches(
         for step in steps:
             epoch, position = divmod(step, per_epoch)
             if epoch != cached_epoch:
-                order = torch.randperm(
-                    count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-                )
+                order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
                 cached_epoch = epoch
             first = position * batch + rank * share
             yield order[first : first + share], epoch
@@ -167,9 +163,7 @@ def augment(x: Tensor, names: Sequence[str], seed: int, step: int, rank: int, wo
     """Augment images (N, C, H, W); draws are made for the batch of all processes, then shared out."""
     for position, name in enumerate(names):
         generator = torch.Generator().manual_seed(hash((seed, step, position)) & 0x7FFFFFFFFFFF)
-        draws = torch.rand(world * x.shape[0], 2, generator=generator)[
-            rank * x.shape[0] : (rank + 1) * x.shape[0]
-        ]
+        draws = torch.rand(world * x.shape[0], 2, generator=generator)[rank * x.shape[0] : (rank + 1) * x.shape[0]]
         x = _AUGMENT[name](x, draws.to(x.device))
     return x
 

@@ -95,9 +95,7 @@ class FeaturePairs:
             if mine.shape == theirs.shape
         ]
         if not terms:
-            raise UsageError(
-                "no features were recorded", why="no paired module returned a tensor in this pass"
-            )
+            raise UsageError("no features were recorded", why="no paired module returned a tensor in this pass")
         return torch.stack(terms).mean()
 
     def __enter__(self) -> FeaturePairs:

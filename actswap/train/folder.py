@@ -46,9 +46,7 @@ class ImageFolder(Dataset[Any]):
         path, label = self.files[index]
         with Image.open(path) as file:
             image = file.convert("RGB")
-        pixels = np.asarray(
-            self._random_crop(image) if self.random else self._centre_crop(image), dtype=np.float32
-        )
+        pixels = np.asarray(self._random_crop(image) if self.random else self._centre_crop(image), dtype=np.float32)
         if self.random and torch.rand(()) < 0.5:
             pixels = pixels[:, ::-1]
         scaled = (pixels / np.float32(255) - IMAGENET_MEAN) / IMAGENET_STD
@@ -107,7 +105,5 @@ def _files(folder: Path, classes: list[str]) -> tuple[tuple[Path, int], ...]:
         if path.suffix.lower() in EXTENSIONS
     )
     if not found:
-        raise UsageError(
-            f"no images in {folder}", why=f"looked for CLASS/*{{{','.join(sorted(EXTENSIONS))}}}"
-        )
+        raise UsageError(f"no images in {folder}", why=f"looked for CLASS/*{{{','.join(sorted(EXTENSIONS))}}}")
     return found

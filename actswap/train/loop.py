@@ -111,9 +111,7 @@ class _Run:
         self.ramps = Ramps(model, config.schedules)
         optimizer: torch.optim.Optimizer
         if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(
-                groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
-            )
+            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
         else:
             optimizer = torch.optim.AdamW(groups, lr=config.lr)
         self.net, self.optimizer = self.fabric.setup(model, optimizer)
@@ -176,9 +174,7 @@ class _Run:
             loss = self._loss(x, target, features)
             self.fabric.backward(loss)
             if config.clip is not None:
-                self.fabric.clip_gradients(
-                    self.net, self.optimizer, max_norm=config.clip, error_if_nonfinite=False
-                )
+                self.fabric.clip_gradients(self.net, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.average is not None:
@@ -246,9 +242,7 @@ class _Run:
                 x, target = x.to(self.fabric.device), target.to(self.fabric.device)
                 output = self.model(x)
                 right = (output.argmax(1) == target).sum() if self.data.loss is None else torch.zeros(())
-                sums += torch.stack(
-                    [self.loss(output, target).cpu() * len(x), right.cpu(), torch.tensor(len(x))]
-                )
+                sums += torch.stack([self.loss(output, target).cpu() * len(x), right.cpu(), torch.tensor(len(x))])
         sums = self._summed(sums)
         scores = {"loss": float(sums[0] / sums[2])}
         return {**scores, "score": float(sums[1] / sums[2])} if self.data.loss is None else scores
@@ -267,9 +261,7 @@ class _Run:
         self.ramps.apply(1.0)
         if self.config.reestimate:
             steps = range(min(self.config.reestimate, self.count // self.batch))
-            inputs = training_batches(
-                self.data.train, self.batch, self.config.seed, steps, 0, 1, self.config.workers
-            )
+            inputs = training_batches(self.data.train, self.batch, self.config.seed, steps, 0, 1, self.config.workers)
             reestimate(self.model, (x.to(self.fabric.device) for x, _ in inputs))
         self.metrics = [row for row in self.metrics if row["kind"] != "valid" or row["step"] < self.total]
         self.average = None
@@ -353,10 +345,7 @@ class _Run:
             return ()
         from safetensors.torch import save_file
 
-        state = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in self.model.state_dict().items()
-        }
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()}
         beside = self.out / ".model.writing"
         save_file(state, beside)
         os.replace(beside, self.out / "model.safetensors")

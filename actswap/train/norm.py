@@ -14,11 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Return the BatchNorm modules that keep running statistics."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -64,9 +60,7 @@ def _gathered_forward(norm: _BatchNorm) -> Any:
         with torch.no_grad():
             if norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
-            weight = (
-                norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked or 1)
-            )
+            weight = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked or 1)
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
             norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), weight)
         y = centred * torch.rsqrt(variance + norm.eps).reshape(shape)

@@ -64,9 +64,7 @@ def draw_curve(metrics: Iterable[Mapping[str, Any]], path: Path, title: str = ""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError(
-            "a curve needs matplotlib", why=str(error), fix="pip install 'actswap[plot]'"
-        ) from error
+        raise UsageError("a curve needs matplotlib", why=str(error), fix="pip install 'actswap[plot]'") from error
     rows = list(metrics)
     train, valid = ([row for row in rows if row["kind"] == kind] for kind in ("train", "valid"))
     figure = Figure(figsize=(8, 4.5), layout="constrained")

@@ -101,7 +101,7 @@ typedef struct actswap_call {
     int64_t y_stride[4]; /* of y, and of grad_x in backward */
     int64_t g_stride[4]; /* of grad_y */
     const void *x;
-    void *y;             /* forward: y; backward: grad_x, or NULL where only parameters are wanted */
+    void *y;             /* forward: y; backward: grad_x (META_ACON, DY_RELU: or NULL where not wanted) */
     const void *grad_y;
     float *mean;         /* META_ACON, DY_RELU, (batch, C): written by forward where not NULL; read by backward,
                             which computes it again where NULL */

@@ -131,9 +131,7 @@ def test_sharp_swish_gradients_stay_finite_in_float32() -> None:
 def test_log_beta_trains_where_beta_does_not() -> None:
     """df/d log beta = beta df/d beta: at most 0.4392 / beta instead of 0.4392 / beta^2."""
     beta, n = 100.0, 4001
-    x = line(n, 0.1).reshape(
-        1, n
-    )  # as n channels, each with its own beta: the gradient comes out elementwise
+    x = line(n, 0.1).reshape(1, n)  # as n channels, each with its own beta: the gradient comes out elementwise
     module = AN.Swish(n, beta=beta).double()
     module(x).sum().backward()
     assert module.log_beta.grad.abs().max().item() == pytest.approx(0.4392 / beta, rel=1e-3)
@@ -228,9 +226,7 @@ def test_dy_relu_c_temperature() -> None:
     torch.testing.assert_close(module(x), x / 3, rtol=1e-5, atol=0)
     module.tau = 1e-4
     factor = module(x) / x
-    assert (
-        factor.max().item() == pytest.approx(1.0) and (factor > 1e-6).sum() == 2
-    )  # one position, two channels
+    assert factor.max().item() == pytest.approx(1.0) and (factor > 1e-6).sum() == 2  # one position, two channels
 
 
 # PAU and OPAU
@@ -328,9 +324,7 @@ def test_opau_gradients_of_equations_7_to_9(basis: str, safe: bool) -> None:
     y = AF.opau(x.reshape(1, 1, -1), c, d, tails, basis, safe, 1).flatten()
     found = torch.autograd.grad(y.sum(), leaves)
     f = torch.stack(polynomials(basis, x, 5))
-    df = torch.stack(
-        [torch.autograd.grad(f[j].sum(), x, retain_graph=True)[0] if j else 0 * x for j in range(6)]
-    )
+    df = torch.stack([torch.autograd.grad(f[j].sum(), x, retain_graph=True)[0] if j else 0 * x for j in range(6)])
     n, dn = (c[:, None] * f).sum(0), (c[:, None] * df).sum(0)
     if safe:
         q = 1 + (d.abs()[:, None] * f[1:5].abs()).sum(0)

@@ -67,7 +67,7 @@ class Case:
         lowered = lower(self.name, arrays, {**self.scalars, "dim": dim}, rank)
         names = lowered.function.inputs
         node = helper.make_node(lowered.function.op, list(names), ["y"], domain=DOMAIN)
-        kinds = {"ints": onnx.AttributeProto.INTS, "float": onnx.AttributeProto.FLOAT}
+        kinds = {"int": onnx.AttributeProto.INT, "ints": onnx.AttributeProto.INTS, "float": onnx.AttributeProto.FLOAT}
         for key, value in lowered.attributes.items():
             kind = kinds[lowered.function.attributes[key]]
             node.attribute.append(helper.make_attribute(key, value, attr_type=kind))
@@ -78,10 +78,7 @@ class Case:
             "one",
             [helper.make_tensor_value_info("x", dtype, shape)],
             [helper.make_tensor_value_info("y", dtype, shape)],
-            [
-                numpy_helper.from_array(np.asarray(a), n)
-                for n, a in zip(names[1:], lowered.inputs, strict=True)
-            ],
+            [numpy_helper.from_array(np.asarray(a), n) for n, a in zip(names[1:], lowered.inputs, strict=True)],
         )
         imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)]
         functions = [body(lowered.function, opset)]
@@ -117,9 +114,7 @@ def cases(shared: bool) -> Iterator[Case]:
         yield Case(f"dy_relu_{k}", "dy_relu", _dy_relu(rand, k, C if shared else w, w), {})
     spatial = {**_dy_relu(rand, 2, C, C), "ws": rand(w), "bs": rand(1)}
     yield Case("dy_relu_c", "dy_relu_c", spatial, {"tau": 2.5, "gain": 3.0})
-    tails = torch.tensor([2.0, -3.0, 2.5, 0.1, 0.0]) + (
-        0 if shared else torch.rand(C, 1, generator=generator) * 0.1
-    )
+    tails = torch.tensor([2.0, -3.0, 2.5, 0.1, 0.0]) + (0 if shared else torch.rand(C, 1, generator=generator) * 0.1)
     tails[..., -1] = 0
     for form in ("unsafe", "A", "B", "C", "D"):
         b = rand(*rows(5 if form == "C" else 4))

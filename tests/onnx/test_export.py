@@ -54,12 +54,8 @@ class Everywhere(nn.Module):
             *(act(n) for n in labels[:4]),
             act("acon_b", shared=True),
         )
-        self.vector = nn.Sequential(
-            nn.Linear(C, C), *(act(n) for n in ("acon_c", "meta_acon_channel", "dy_relu_2"))
-        )
-        self.sequence = nn.Sequential(
-            nn.Linear(C, C), *(act(n, -1) for n in labels), act("meta_acon_layer", -1)
-        )
+        self.vector = nn.Sequential(nn.Linear(C, C), *(act(n) for n in ("acon_c", "meta_acon_channel", "dy_relu_2")))
+        self.sequence = nn.Sequential(nn.Linear(C, C), *(act(n, -1) for n in labels), act("meta_acon_layer", -1))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = self.picture(x)
@@ -167,9 +163,7 @@ def test_decomposed_file_has_standard_operators_and_runs_in_openvino(tmp_path: P
 
 
 def test_half_precision(tmp_path: Path) -> None:
-    report = export_onnx(
-        Net(act("acon_c"), act("pau_A")), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", half=True
-    )
+    report = export_onnx(Net(act("acon_c"), act("pau_A")), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", half=True)
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(float16)" and report.parity[0].relative > 0
 

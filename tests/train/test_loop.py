@@ -73,9 +73,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     again = run_script({**config, "out": str(tmp_path / "cut"), "resume": True})
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["resumed_from"] == 5
-    assert same_bits(
-        load_file(tmp_path / "whole/model.safetensors"), load_file(tmp_path / "cut/model.safetensors")
-    )
+    assert same_bits(load_file(tmp_path / "whole/model.safetensors"), load_file(tmp_path / "cut/model.safetensors"))
     assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
 
 
@@ -223,9 +221,7 @@ def test_activation_parameters_do_not_decay_and_every_parameter_stands_once():
     model = tune_toy.toy()
     model.second = model.act  # shared
     model.conv.bias.requires_grad_(False)
-    groups = {
-        group["name"]: group for group in param_groups(model, weight_decay=0.1, lr=0.2, activation_lr=0.7)
-    }
+    groups = {group["name"]: group for group in param_groups(model, weight_decay=0.1, lr=0.2, activation_lr=0.7)}
     assert {id(p) for p in groups["activations"]["params"]} == {id(model.act.p1), id(model.act.p2)}
     assert (groups["activations"]["weight_decay"], groups["activations"]["lr"]) == (0.0, 0.7)
     assert (groups["weights"]["weight_decay"], groups["biases"]["weight_decay"]) == (0.1, 0.0)
@@ -246,6 +242,4 @@ def test_weight_decay_pulls_weights_and_leaves_activations():
         TuneConfig(epochs=1, batch=16, lr=0.1, weight_decay=0.5, curve="constant", momentum=0, **CPU),
     )
     torch.testing.assert_close(model.conv.weight, before["conv.weight"] * 0.95)
-    assert torch.equal(model.act.p1, before["act.p1"]) and torch.equal(
-        model.norm.weight, before["norm.weight"]
-    )
+    assert torch.equal(model.act.p1, before["act.p1"]) and torch.equal(model.norm.weight, before["norm.weight"])

@@ -75,9 +75,7 @@ def test_what_a_specification_exempts_does_not_decay_and_matrices_do(name):
     for path, parameter in module.named_parameters():
         named = path in activations.get(name).no_decay
         assert (id(parameter) in exempt) == (named or parameter.dim() < 2), path
-    assert all(
-        group["weight_decay"] == (0.1 if n == "activation_weights" else 0.0) for n, group in groups.items()
-    )
+    assert all(group["weight_decay"] == (0.1 if n == "activation_weights" else 0.0) for n, group in groups.items())
 
 
 def test_a_ramp_that_nothing_answers_to_is_refused():
@@ -107,9 +105,7 @@ def test_statistics_taken_anew_are_those_of_the_batches():
     modes = [module.training for module in model.modules()]
     assert reestimate(model, inputs) == 3
     maps = [model.conv(x).detach() for x in inputs]
-    torch.testing.assert_close(
-        model.norm.running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
-    )
+    torch.testing.assert_close(model.norm.running_mean, torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0))
     torch.testing.assert_close(model.norm.running_var, torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0))
     assert modes == [module.training for module in model.modules()] and model.norm.momentum == 0.1
     assert reestimate(nn.Linear(2, 2), [torch.zeros(1, 2)]) == 0
@@ -123,9 +119,7 @@ def test_the_logit_loss_is_a_divergence(temperature):
     p, q = torch.softmax(a.double() / temperature, 1), torch.softmax(b.double() / temperature, 1)
     expected = float((q * (q / p).log()).sum() / 5) * temperature**2
     # float32 logarithms: 1e-7 absolute each, times T^2
-    assert float(logit_loss(a, b, temperature)) == pytest.approx(
-        expected, rel=1e-4, abs=1e-6 * temperature**2
-    )
+    assert float(logit_loss(a, b, temperature)) == pytest.approx(expected, rel=1e-4, abs=1e-6 * temperature**2)
 
 
 class Blocks(nn.Module):
@@ -173,9 +167,7 @@ def test_processes_share_every_batch_and_an_epoch_sees_no_image_twice(count, wor
     assert len(set(first)) == len(first) == count // batch * batch
     later = [t.tolist() for _, t in training_batches(dataset, batch, seed, steps[1:], 0, 1, 0)]
     assert later == alone[1:]
-    seen = [
-        i for r in range(world) for _, t in evaluation_batches(dataset, 4, r, world, 0) for i in t.tolist()
-    ]
+    seen = [i for r in range(world) for _, t in evaluation_batches(dataset, 4, r, world, 0) for i in t.tolist()]
     assert sorted(seen) == list(range(count))
 
 
@@ -196,9 +188,7 @@ def test_augmentation_is_one_draw_per_image_whatever_the_processes():
 
 def write(out, step, barrier=lambda: None):
     state = {"step": step, "config": {}, "images": 1}
-    checkpoint.write(
-        out, state, {"w": torch.full((2,), float(step))}, None, {"random": torch.zeros(1)}, 0, barrier
-    )
+    checkpoint.write(out, state, {"w": torch.full((2,), float(step))}, None, {"random": torch.zeros(1)}, 0, barrier)
 
 
 def test_the_newest_whole_checkpoint_counts_and_old_ones_go(tmp_path):
@@ -290,9 +280,7 @@ def test_an_image_folder_is_read(tmp_path):
         load_data(str(tmp_path), 16)
 
 
-@pytest.mark.parametrize(
-    "source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy"]
-)
+@pytest.mark.parametrize("source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy"])
 def test_data_that_cannot_be_made_is_refused_with_its_name(source):
     with pytest.raises(UsageError) as caught:
         load_data(source)

@@ -1,0 +1,311 @@
+// The C ABI: checks, phases, and the choice of the instruction-set build. Compiled for the baseline processor.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layout.h"
+
+extern "C" {
+const actswap::Build *actswap_build_base();
+#if defined(ACTSWAP_X86)
+const actswap::Build *actswap_build_avx2();
+const actswap::Build *actswap_build_avx512();
+const actswap::Build *actswap_build_avx512bf16();
+#endif
+}
+
+namespace actswap {
+
+static const float *bases() {
+    static float table[6][16 * 3];
+    for (int n = 0; n < 16; ++n) {
+        const float k = (float)n, rows[6][3] = {
+            {n ? 2.f : 1.f, 0, 1},                                       // Chebyshev T
+            {2, 0, 1},                                                   // Chebyshev U
+            {(2 * k + 1) / (k + 1), 0, k / (k + 1)},                     // Legendre
+            {-1 / (k + 1), (2 * k + 1) / (k + 1), k / (k + 1)},          // Laguerre
+            {1, 0, k},                                                   // Hermite, probabilists'
+            {2, 0, 2 * k},                                               // Hermite, physicists'
+        };
+        for (int b = 0; b < 6; ++b) memcpy(&table[b][3 * n], rows[b], sizeof rows[b]);
+    }
+    return &table[0][0];
+}
+
+const float *recurrence(int basis) {
+    static const float *table = bases();
+    return table + basis * 48;
+}
+
+static const Build *pick_build() {
+    const Build *found[4] = {actswap_build_base()};
+    int count = 1;
+#if defined(ACTSWAP_X86)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx2) found[count++] = actswap_build_avx2();
+    if (avx512) found[count++] = actswap_build_avx512();
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) found[count++] = actswap_build_avx512bf16();
+#endif
+    const char *wanted = getenv("ACTSWAP_ISA");
+    for (int i = 0; wanted && i < count; ++i)
+        if (!strcmp(wanted, found[i]->name)) return found[i];
+    return found[count - 1];
+}
+
+static const Build &build() {
+    static const Build *chosen = pick_build();
+    return *chosen;
+}
+
+enum Phase { PREPARE, APPLY, FINISH, BLOCKS, POOL, BRANCH, SUM, BACK, GRAD, WEIGHTS };
+
+// meta-ACON's gradient costs an exponential: in float32 it is computed once and the mean's share added afterwards.
+// In the half types that would round twice.
+static bool adds(const actswap_call &c) { return c.y && c.op == ACTSWAP_META_ACON && c.dtype == ACTSWAP_F32; }
+
+static bool wants_sums(const actswap_call &c) {
+    for (int i = 0; i < ACTSWAP_SLOTS; ++i)
+        if (c.grad_param[i]) return true;
+    return false;
+}
+
+static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
+    int n = 0;
+    const bool back = c.flags & ACTSWAP_BACKWARD, split = c.flags & ACTSWAP_SPLIT, sums = back && wants_sums(c);
+    if (!l.gated) {
+        p[n++] = PREPARE;
+        p[n++] = APPLY;
+        if (sums) p[n++] = FINISH;
+        return n;
+    }
+    if (!split) {
+        p[n++] = BLOCKS;
+    } else {
+        if (!back || !c.mean) p[n++] = POOL;
+        p[n++] = BRANCH;
+        p[n++] = back ? SUM : APPLY;
+        if (back) p[n++] = BACK;
+        if (back && c.y) p[n++] = GRAD;
+    }
+    if (sums) p[n++] = WEIGHTS, p[n++] = FINISH;
+    return n;
+}
+
+static int64_t units_of(const actswap_call &c, const Layout &l, Phase phase) {
+    switch (phase) {
+        case PREPARE:
+        case FINISH: return 1;
+        case BLOCKS:
+        case BRANCH:
+        case BACK: return ceil_div(c.batch, l.block);
+        case WEIGHTS: return l.R + c.hidden;
+        default: return c.batch * l.per_sample;
+    }
+}
+
+static float value(const actswap_call &c, int slot, int64_t channel, int width, int i, float absent) {
+    return c.param[slot] ? c.param[slot][((c.shared >> slot & 1) ? 0 : channel * width) + i] : absent;
+}
+
+static void prepare(const actswap_call &c, const Layout &l, float *work) {
+    float *t = work + l.at_table;
+    const int64_t row = l.padded;
+    memset(t, 0, sizeof(float) * (size_t)(l.table * row));
+    if (c.op == ACTSWAP_ACON) {
+        for (int64_t ch = 0; ch < l.C; ++ch) {
+            float p1 = value(c, 0, ch, 1, 0, 1), p2 = value(c, 1, ch, 1, 0, 0), d = p1 - p2;
+            t[ch] = d, t[row + ch] = p2, t[2 * row + ch] = d * value(c, 2, ch, 1, 0, 1);
+        }
+        return;
+    }
+    const int p = c.degree_p + 1, q = l.table - 5 - p;
+    const bool absolute = c.form == ACTSWAP_FORM_A;
+    for (int64_t ch = 0; ch < l.C; ++ch) {
+        for (int i = 0; i < p; ++i) t[i * row + ch] = value(c, 0, ch, p, i, 0);
+        for (int j = 0; j < q; ++j) {
+            float b = value(c, 1, ch, q, j, 0);
+            t[(p + j) * row + ch] = absolute ? fabsf(b) : b;
+        }
+        for (int k = 0; k < 5; ++k) {
+            float v = value(c, 2, ch, 5, k, 0);
+            t[(p + q + k) * row + ch] = k ? v : 1 / v;
+        }
+    }
+}
+
+// Adds up what a slot's gradient is made of; a shared slot gets the sum over channels.
+struct Gradient {
+    float *to;
+    bool shared;
+    double sum[16];
+    Gradient(const actswap_call &c, int slot) : to(c.grad_param[slot]), shared(c.shared >> slot & 1), sum{} {}
+    void add(int64_t channel, int width, int i, double v) {
+        if (shared) sum[i] += v;
+        else if (to) to[channel * width + i] = (float)v;
+    }
+    void close(int width) {
+        for (int i = 0; to && shared && i < width; ++i) to[i] = (float)sum[i];
+    }
+};
+
+static void finish_acon(const actswap_call &c, const Layout &l, const double *total, const float *gate) {
+    Gradient p1(c, 0), p2(c, 1), last(c, 2);
+    const int64_t sets = l.gated ? c.batch : 1, row = l.padded;
+    for (int64_t ch = 0; ch < l.C; ++ch) {
+        double a = 0, b = 0, s = 0, d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
+        for (int64_t set = 0; set < sets; ++set) {
+            const double *from = total + set * l.sums * row + ch;
+            a += from[0], b += from[row], s += from[2 * row] * (gate ? gate[set * l.R + ch] : 1);
+        }
+        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * s);
+    }
+    p1.close(1), p2.close(1), last.close(1);
+}
+
+static void finish_rational(const actswap_call &c, const Layout &l, const double *total) {
+    Gradient a(c, 0), b(c, 1);
+    const int p = c.degree_p + 1, q = l.sums - p;
+    for (int64_t ch = 0; ch < l.C; ++ch) {
+        for (int i = 0; i < p; ++i) a.add(ch, p, i, total[i * l.padded + ch]);
+        for (int j = 0; j < q; ++j) {
+            double v = total[(p + j) * l.padded + ch];
+            float sign = value(c, 1, ch, q, j, 0);
+            if (c.form == ACTSWAP_FORM_A) v *= sign > 0 ? 1 : sign < 0 ? -1 : 0;
+            b.add(ch, q, j, v);
+        }
+    }
+    a.close(p), b.close(q);
+}
+
+static void finish_lines(const actswap_call &c, const Layout &l, const double *total, const float *theta) {
+    const bool all = c.flags & ACTSWAP_SPATIAL_ALL, one = all || (c.shared >> 4 & 1);
+    for (int j = 0; j < 2 * c.pieces; ++j) {
+        double lambda = 0, whole = 0;
+        for (int64_t ch = 0; ch < l.C; ++ch) {
+            double sum = 0;
+            for (int64_t b = 0; b < c.batch; ++b) {
+                double v = total[(b * l.sums + j) * l.padded + ch];
+                sum += v;
+                lambda += v * theta[b * l.R + (all ? j : j * l.C + ch)];
+            }
+            whole += sum;
+            if (c.grad_param[4] && !one) c.grad_param[4][j * l.C + ch] = (float)sum;
+        }
+        if (c.grad_param[4] && one) c.grad_param[4][j] = (float)whole;
+        if (c.grad_param[5]) c.grad_param[5][j] = (float)lambda;
+    }
+}
+
+static void finish(const actswap_call &c, const Layout &l, float *work) {
+    double *total = (double *)(work + l.at_total);
+    if (!l.gated) build().total(c, l, work, 0, 1);
+    switch (c.op) {
+        case ACTSWAP_ACON: return finish_acon(c, l, total, nullptr);
+        case ACTSWAP_META_ACON: return finish_acon(c, l, total, work + l.at_branch);
+        case ACTSWAP_DY_RELU:
+            if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, total, work + l.at_branch);
+            return;
+        default: finish_rational(c, l, total);
+    }
+}
+
+static void blocks(const actswap_call &c, const Layout &l, float *work, int64_t first, int64_t last) {
+    const Build &b = build();
+    const bool back = c.flags & ACTSWAP_BACKWARD;
+    for (int64_t s = first; s < last; s += l.block) {
+        int64_t e = smaller(s + l.block, last), from = s * l.per_sample, to = e * l.per_sample;
+        if (!back || !c.mean) b.apply(c, l, work, MEAN, from, to), b.mean(c, l, work, s, e);
+        b.branch(c, l, work, s, e);
+        if (!back) {
+            b.apply(c, l, work, FORWARD, from, to);
+            continue;
+        }
+        b.apply(c, l, work, adds(c) ? BOTH : SUMS, from, to);
+        b.total(c, l, work, s, e);
+        b.branch_back(c, l, work, s, e);
+        if (c.y) b.apply(c, l, work, adds(c) ? ADD : GRADIENT, from, to);
+    }
+}
+
+static void run(const actswap_call &c, const Layout &l, float *work, Phase phase, int64_t begin, int64_t end) {
+    const Build &b = build();
+    const bool back = c.flags & ACTSWAP_BACKWARD;
+    const int64_t s = begin * l.block, e = smaller(end * l.block, c.batch);
+    switch (phase) {
+        case PREPARE: return prepare(c, l, work);
+        case APPLY: return b.apply(c, l, work, back ? BOTH : FORWARD, begin, end);
+        case FINISH: return finish(c, l, work);
+        case BLOCKS: return blocks(c, l, work, s, e);
+        case POOL: return b.apply(c, l, work, MEAN, begin, end);
+        case BRANCH:
+            if (!back || !c.mean) b.mean(c, l, work, s, e);
+            return b.branch(c, l, work, s, e);
+        case SUM: return b.apply(c, l, work, adds(c) ? BOTH : SUMS, begin, end);
+        case BACK:
+            b.total(c, l, work, s, e);
+            return b.branch_back(c, l, work, s, e);
+        case GRAD: return b.apply(c, l, work, adds(c) ? ADD : GRADIENT, begin, end);
+        case WEIGHTS: return b.weights(c, l, work, begin, end);
+    }
+}
+
+static const char *check(const actswap_call &c) {
+    if (c.abi != ACTSWAP_ABI) return "the call was built for another version of the kernel library";
+    if (c.op < ACTSWAP_ACON || c.op > ACTSWAP_OPAU) return "unknown operator";
+    if (c.dtype < ACTSWAP_F32 || c.dtype > ACTSWAP_F16) return "unknown dtype";
+    if (c.batch < 1 || c.groups < 1 || c.channels < 1 || c.inner < 1) return "every extent must be positive";
+    int contiguous = c.x_stride[3] == 1 ? 3 : 2;
+    bool agree = c.x_stride[contiguous] == 1 && c.y_stride[contiguous] == 1;
+    if (c.flags & ACTSWAP_BACKWARD) agree = agree && c.g_stride[contiguous] == 1;
+    if (!agree) return "the inner axis of all tensors, or the channel axis of all, must have stride 1";
+    if (c.op == ACTSWAP_PAU || c.op == ACTSWAP_OPAU) {
+        int q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
+        if (c.degree_p < 0 || c.degree_p > 15 || q < 0 || q > 15) return "a degree is outside 0..15";
+        if (c.form < ACTSWAP_UNSAFE || c.form > ACTSWAP_FORM_C) return "unknown form";
+        if (c.op == ACTSWAP_OPAU && c.form > ACTSWAP_FORM_A) return "OPAU has the forms unsafe and A";
+        if (c.basis < 0 || c.basis > ACTSWAP_HERMITE_PHYS) return "unknown basis";
+        if (!c.param[0] || (q && !c.param[1]) || !c.param[2]) return "a parameter is missing";
+    }
+    if (!c.x || (!c.y && c.op != ACTSWAP_DY_RELU && c.op != ACTSWAP_META_ACON)) return "x or y is missing";
+    if (c.op == ACTSWAP_DY_RELU && (c.pieces < 1 || c.pieces > 4)) return "pieces must be 1..4";
+    if (c.op == ACTSWAP_DY_RELU || c.op == ACTSWAP_META_ACON) {
+        int first = c.op == ACTSWAP_META_ACON ? 3 : 0;
+        if (c.hidden < 1) return "hidden must be positive";
+        if (!c.param[first] || !c.param[first + 2]) return "a weight is missing";
+        if (c.op == ACTSWAP_DY_RELU && (!c.param[4] || !c.param[5])) return "init or lambdas is missing";
+    }
+    return "";
+}
+
+}  // namespace actswap
+
+using namespace actswap;
+
+extern "C" {
+
+ACTSWAP_API const char *actswap_check(const actswap_call *c) { return check(*c); }
+
+ACTSWAP_API size_t actswap_workspace(const actswap_call *c) { return (size_t)layout_of(*c).size * sizeof(float) + 64; }
+
+ACTSWAP_API int actswap_phases(const actswap_call *c) {
+    Phase phases[8];
+    return phases_of(*c, layout_of(*c), phases);
+}
+
+ACTSWAP_API int64_t actswap_units(const actswap_call *c, int phase) {
+    Phase phases[8];
+    Layout l = layout_of(*c);
+    return phase < phases_of(*c, l, phases) ? units_of(*c, l, phases[phase]) : 0;
+}
+
+ACTSWAP_API void actswap_run(const actswap_call *c, void *work, int phase, int64_t begin, int64_t end) {
+    Phase phases[8];
+    Layout l = layout_of(*c);
+    if (phase < phases_of(*c, l, phases) && begin < end) run(*c, l, (float *)work, phases[phase], begin, end);
+}
+
+ACTSWAP_API const char *actswap_isa(void) { return build().name; }
+}

@@ -1,0 +1,203 @@
+// The activations, one struct each: parameters loaded from the table, value, and gradient with its sums.
+#pragma once
+#include "actswap_kernels.h"
+#include "simd.h"
+
+namespace ACTSWAP_BUILD {
+
+// One sample's table: row k holds parameter k of every channel.
+struct Table {
+    const float *base;
+    int64_t row;
+    int p, q, form;        // coefficient counts and form of a rational known at run time; p lines of DY-ReLU
+    const float *recur;    // OPAU: three-term recurrence, f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}
+    bool uniform;          // planar: one channel for the whole vector
+    INLINE vf get(const Table &t, int k, int64_t ch, int n) {
+        const float *at = t.base + k * t.row + ch;
+        return t.uniform ? splat(*at) : load_f32(at, n);
+    }
+};
+
+// Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
+template <bool ROUGH> struct Acon {
+    static constexpr int SUMS = 3, RUNTIME = 0;
+    vf d, p2, bd;
+    INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
+        f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
+    }
+    INLINE vf value(const Acon &f, vf x) {
+        vf r = f.d * sigmoid<ROUGH>(f.bd * x, nullptr) + f.p2;
+        return pick(r == 0, (vf)((vi)x & INT32_MIN), x * r);  // a line of slope 0 stays 0 at infinity
+    }
+    template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
+        vf ds, s = sigmoid<ROUGH>(f.bd * x, &ds);
+        vf w = x * ds, t = s + f.bd * w;
+        if (SUM) {
+            vf gx = g * x;
+            sums[0] += gx, sums[1] += gx * t, sums[2] += gx * w;
+        }
+        return g * (f.d * t + f.p2);
+    }
+};
+
+// Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as torch.maximum does.
+// K = 0 means a number of lines known at run time.
+template <int K> struct Lines {
+    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K;
+    int count;
+    vf a[MK], b[MK];
+    INLINE void load(Lines &f, const Table &t, int64_t ch, int n) {
+        f.count = K ? K : t.p;
+        for (int k = 0; k < f.count; ++k) f.a[k] = Table::get(t, k, ch, n), f.b[k] = Table::get(t, f.count + k, ch, n);
+    }
+    INLINE vf value(const Lines &f, vf x) {
+        vf y = f.a[0] * x + f.b[0];
+        for (int k = 1; k < f.count; ++k) {
+            vf z = f.a[k] * x + f.b[k];
+            y = pick((vi)(y >= z) | (vi)(y != y), y, z);  // NaN of either stays
+        }
+        return y;
+    }
+    template <bool SUM> INLINE vf gradient(const Lines &f, vf x, vf g, vf *sums) {
+        vf share[MK], y = f.a[0] * x + f.b[0];
+        share[0] = g;
+        for (int k = 1; k < f.count; ++k) {
+            vf z = f.a[k] * x + f.b[k];
+            vf kept = pick(z > y, splat(0.f), pick(z == y, splat(0.5f), splat(1.f)));
+            for (int i = 0; i < k; ++i) share[i] *= kept;
+            share[k] = g - g * kept;
+            y = vmax(z, y);
+        }
+        vf dx = f.a[0] * share[0];
+        for (int k = 1; k < f.count; ++k) dx += f.a[k] * share[k];
+        if (SUM)
+            for (int k = 0; k < f.count; ++k) sums[k] += share[k] * x, sums[f.count + k] += share[k];
+        return dx;
+    }
+};
+
+// Clamp to the calibrated range with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
+struct Tails {
+    vf inverse, lo, hi, below, above;
+    INLINE void load(Tails &f, const Table &t, int k, int64_t ch, int n) {
+        f.inverse = Table::get(t, k, ch, n), f.lo = Table::get(t, k + 1, ch, n), f.hi = Table::get(t, k + 2, ch, n);
+        f.below = Table::get(t, k + 3, ch, n), f.above = Table::get(t, k + 4, ch, n);
+    }
+    INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN in x stays: it is second
+    INLINE vf outside(const Tails &f, vf x, vf inside) {
+        vf u = x - inside, slope = pick(u < 0, f.below, f.above);
+        return pick((vi)(slope == 0) | (vi)(u == 0), splat(0.f), slope * u);
+    }
+    INLINE vf gradient(const Tails &f, vf x, vf inside, vf g, vf within) {
+        return pick(x == inside, within, g * pick(x < inside, f.below, f.above));
+    }
+};
+
+// Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
+// P = 0 means degrees known at run time, FORM = -1 the same of the form.
+template <int FORM, int P, int Q> struct Pade {
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P;
+    int p, q, form;
+    vf a[MP], b[MQ];
+    Tails tails;
+    INLINE void load(Pade &f, const Table &t, int64_t ch, int n) {
+        f.p = P ? P : t.p, f.q = P ? Q : t.q, f.form = FORM < 0 ? t.form : FORM;
+        for (int i = 0; i < f.p; ++i) f.a[i] = Table::get(t, i, ch, n);
+        for (int j = 0; j < f.q; ++j) f.b[j] = Table::get(t, f.p + j, ch, n);
+        Tails::load(f.tails, t, f.p + f.q, ch, n);
+    }
+    INLINE vf inverse(const Pade &f, vf den) {
+        if (f.form == ACTSWAP_UNSAFE) return 1.f / (1.f + den);
+        return reciprocal((f.form == ACTSWAP_FORM_C ? 0.1f : 1.f) + den);
+    }
+    INLINE vf value(const Pade &f, vf x) {
+        vf inside = Tails::clamp(f.tails, x), t = inside * f.tails.inverse;
+        vf u = f.form == ACTSWAP_FORM_A ? vabs(t) : t;
+        vf num = f.a[f.p - 1], den = f.q ? f.b[f.q - 1] : splat(0.f);
+        for (int i = f.p - 2; i >= 0; --i) num = num * t + f.a[i];
+        for (int j = f.q - 2; j >= 0; --j) den = den * u + f.b[j];
+        if (f.form != ACTSWAP_FORM_C) den = den * u;
+        if (f.form >= ACTSWAP_FORM_B) den = vabs(den);
+        return num * inverse(f, den) + Tails::outside(f.tails, x, inside);
+    }
+    template <bool SUM> INLINE vf gradient(const Pade &f, vf x, vf g, vf *sums) {
+        vf inside = Tails::clamp(f.tails, x), t = inside * f.tails.inverse;
+        vf u = f.form == ACTSWAP_FORM_A ? vabs(t) : t;
+        vf num = f.a[f.p - 1], dnum = splat(0.f);
+        for (int i = f.p - 2; i >= 0; --i) dnum = dnum * t + num, num = num * t + f.a[i];
+        vf den = f.q ? f.b[f.q - 1] : splat(0.f), dden = splat(0.f);
+        for (int j = f.q - 2; j >= 0; --j) dden = dden * u + den, den = den * u + f.b[j];
+        if (f.form != ACTSWAP_FORM_C) dden = dden * u + den, den = den * u;
+        vf flip = splat(1.f);
+        if (f.form == ACTSWAP_FORM_A) flip = sign(t);
+        if (f.form >= ACTSWAP_FORM_B) flip = sign(den), den = vabs(den);
+        vf inv = inverse(f, den), gi = g * inv, y = num * inv;
+        if (SUM) {
+            vf power = gi;
+            for (int i = 0; i < f.p; ++i) sums[i] += power, power *= t;
+            power = -(gi * y);
+            if (f.form >= ACTSWAP_FORM_B) power *= flip;
+            if (f.form != ACTSWAP_FORM_C) power *= u;
+            for (int j = 0; j < f.q; ++j) sums[f.p + j] += power, power *= u;
+        }
+        return Tails::gradient(f.tails, x, inside, g, gi * f.tails.inverse * (dnum - y * flip * dden));
+    }
+};
+
+// Rows: c_0..c_k, d_1..d_l (absolute where SAFE), tails. Sums: the same, signs of d to be put on later.
+// SAFE = -1: known at run time.
+template <int SAFE, int P, int Q> struct Orthogonal {
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P;
+    static constexpr int MF = MP > MQ + 1 ? MP : MQ + 1;
+    int p, q, f;
+    bool safe;
+    const float *recur;
+    vf c[MP], d[MQ];
+    Tails tails;
+    INLINE void load(Orthogonal &o, const Table &t, int64_t ch, int n) {
+        o.p = P ? P : t.p, o.q = P ? Q : t.q, o.recur = t.recur;
+        o.safe = SAFE < 0 ? t.form == ACTSWAP_FORM_A : SAFE == 1;
+        o.f = o.p > o.q + 1 ? o.p : o.q + 1;
+        for (int i = 0; i < o.p; ++i) o.c[i] = Table::get(t, i, ch, n);
+        for (int j = 0; j < o.q; ++j) o.d[j] = Table::get(t, o.p + j, ch, n);
+        Tails::load(o.tails, t, o.p + o.q, ch, n);
+    }
+    INLINE vf value(const Orthogonal &o, vf x) {
+        vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
+        vf before = splat(0.f), now = splat(1.f), num = o.c[0], den = splat(1.f);
+        for (int n = 0; n + 1 < o.f; ++n) {
+            vf next = (o.recur[3 * n] * t + o.recur[3 * n + 1]) * now - o.recur[3 * n + 2] * before;
+            before = now, now = next;
+            if (n + 1 < o.p) num += o.c[n + 1] * now;
+            if (n < o.q) den += o.d[n] * (o.safe ? vabs(now) : now);
+        }
+        return num * (o.safe ? reciprocal(den) : 1.f / den) + Tails::outside(o.tails, x, inside);
+    }
+    template <bool SUM> INLINE vf gradient(const Orthogonal &o, vf x, vf g, vf *sums) {
+        vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
+        vf value[MF], before = splat(0.f), now = splat(1.f), dbefore = splat(0.f), dnow = splat(0.f);
+        vf num = o.c[0], dnum = splat(0.f), den = splat(1.f), dden = splat(0.f);
+        value[0] = now;
+        for (int n = 0; n + 1 < o.f; ++n) {
+            vf line = o.recur[3 * n] * t + o.recur[3 * n + 1];
+            vf next = line * now - o.recur[3 * n + 2] * before;
+            vf dnext = line * dnow + o.recur[3 * n] * now - o.recur[3 * n + 2] * dbefore;
+            before = now, now = next, dbefore = dnow, dnow = dnext;
+            value[n + 1] = now;
+            if (n + 1 < o.p) num += o.c[n + 1] * now, dnum += o.c[n + 1] * dnow;
+            if (n < o.q) {
+                den += o.d[n] * (o.safe ? vabs(now) : now);
+                dden += o.d[n] * (o.safe ? sign(now) * dnow : dnow);
+            }
+        }
+        vf inv = o.safe ? reciprocal(den) : 1.f / den, gi = g * inv, y = num * inv;
+        if (SUM) {
+            for (int i = 0; i < o.p; ++i) sums[i] += gi * value[i];
+            vf down = -(gi * y);
+            for (int j = 0; j < o.q; ++j) sums[o.p + j] += down * (o.safe ? vabs(value[j + 1]) : value[j + 1]);
+        }
+        return Tails::gradient(o.tails, x, inside, g, gi * o.tails.inverse * (dnum - y * dden));
+    }
+};
+
+}  // namespace ACTSWAP_BUILD

@@ -1,0 +1,101 @@
+// Where everything of a call lies: the split into units and the offsets in the workspace. Plain arithmetic, shared by
+// the dispatcher and by every instruction-set build.
+#pragma once
+#include "actswap_kernels.h"
+
+namespace actswap {
+
+constexpr int64_t CHUNK = 8192;  // elements of one unit, fixed: the bits of a sum must not depend on threads
+constexpr int MAX_TABLE = 40;    // rows of the largest table: 16 + 16 coefficients + 5 tails
+
+struct Layout {
+    bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
+    bool gated;        // coefficients depend on the sample's mean
+    int64_t C, padded; // channels of the parameters, and padded to whole vectors
+    int table, sums;   // rows of the parameter table, and of the parameter gradients
+    int64_t span;      // planar: positions per chunk; else rows per chunk
+    int64_t chunks;    // chunks of one plane, or of one group's rows
+    int64_t planes;    // planar: planes per unit (1 where chunks > 1)
+    int64_t per_sample;  // units of one sample
+    int64_t block;     // gated: samples of one unit
+    int64_t R;         // gated: rows of w2
+    // offsets in the workspace, in floats
+    int64_t at_table, at_partial, at_total, at_mean, at_hidden, at_branch, at_dz, at_dh, at_dm, size;
+};
+
+// static: an instruction-set build must not lend its copy of these to the others.
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static inline Layout layout_of(const actswap_call &c) {
+    Layout l = {};
+    l.planar = c.x_stride[3] == 1;
+    l.gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
+    l.C = c.groups * c.channels;
+    l.padded = ceil_div(l.C, 16) * 16 + 16;
+    int p = c.degree_p + 1, q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
+    switch (c.op) {
+        case ACTSWAP_ACON:
+        case ACTSWAP_META_ACON: l.table = 3, l.sums = 3; break;
+        case ACTSWAP_DY_RELU: l.table = l.sums = 2 * c.pieces; break;
+        default: l.table = p + q + 5, l.sums = p + q;
+    }
+    if (l.planar) {
+        l.span = CHUNK;
+        l.chunks = larger(1, ceil_div(c.inner, CHUNK));
+        l.planes = l.chunks > 1 ? 1 : larger(1, CHUNK / larger(1, c.inner));
+        l.per_sample = l.chunks > 1 ? l.C * l.chunks : ceil_div(l.C, l.planes);
+    } else {
+        l.span = ceil_div(larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels)), 8) * 8;
+        l.span = larger(8, l.span);
+        l.chunks = larger(1, ceil_div(c.inner, l.span));
+        l.planes = 1;
+        l.per_sample = c.groups * l.chunks;
+    }
+    l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
+    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights.
+    const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
+    l.block = larger(1, smaller(32, larger(1 << 17, weights) / sample));
+    if (l.block > 4) l.block = l.block / 4 * 4;
+
+    bool back = c.flags & ACTSWAP_BACKWARD;
+    int64_t sets = l.gated ? c.batch : 1, at = 0;
+    auto take = [&at](int64_t n) {
+        int64_t here = at;
+        at += ceil_div(n, 16) * 16;
+        return here;
+    };
+    l.at_table = take(sets * l.table * l.padded);
+    l.at_partial = back || l.gated ? take((back ? l.sums : 1) * c.batch * l.chunks * l.padded) : 0;
+    l.at_total = back ? take(sets * l.sums * l.padded * 2) : 0;
+    if (l.gated) {
+        l.at_mean = take(c.mean ? 0 : c.batch * l.C);
+        l.at_hidden = take(c.batch * c.hidden);
+        l.at_branch = take(c.batch * l.R);
+        l.at_dz = back ? take(c.batch * l.R) : 0;
+        l.at_dh = back ? take(c.batch * c.hidden) : 0;
+        l.at_dm = back ? take(c.batch * l.padded) : 0;
+    }
+    l.size = at;
+    return l;
+}
+
+// Three-term recurrence of a basis: f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}, n = 0..15.
+const float *recurrence(int basis);
+
+// What an instruction-set build offers. `mode`: what one pass over the elements does.
+// BOTH: grad_x and the sums. GRADIENT: grad_x with the mean's share. ADD: grad_x += the mean's share.
+enum Mode { FORWARD, MEAN, SUMS, GRADIENT, BOTH, ADD };
+
+struct Build {
+    const char *name;
+    void (*apply)(const actswap_call &, const Layout &, float *work, Mode, int64_t unit, int64_t end);
+    void (*total)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    void (*mean)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    void (*branch)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    void (*branch_back)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    void (*weights)(const actswap_call &, const Layout &, float *work, int64_t row, int64_t end);
+};
+
+}  // namespace actswap

@@ -1,0 +1,229 @@
+// Vectors of W floats: GCC/Clang vector extensions for arithmetic, intrinsics where the compiler has no word for it.
+// Included by isa.cpp, which is compiled once per instruction set; everything is in a namespace of that build.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace ACTSWAP_BUILD {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf splat(float a) { return a - vf{}; }
+INLINE vf bits_to_float(vi a) { return (vf)a; }
+INLINE vi float_to_bits(vf a) { return (vi)a; }
+INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
+INLINE vf pick(vi mask, vf yes, vf no) { return mask ? yes : no; }
+INLINE vf sign(vf a) { return pick(a > 0, splat(1.f), pick(a < 0, splat(-1.f), a)); }
+
+#if defined(__AVX512F__)
+INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE vf load_f32(const float *p, int n) {
+    return n >= W ? (vf)_mm512_loadu_ps(p) : (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+INLINE void store_f32(float *p, vf v, int n) {
+    if (n >= W) _mm512_storeu_ps(p, (__m512)v);
+    else _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+INLINE __m256i load_u16(const uint16_t *p, int n) {
+    return n >= W ? _mm256_loadu_si256((const __m256i *)p)
+                  : _mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
+}
+INLINE void store_u16(uint16_t *p, __m256i v, int n) {
+    if (n >= W) _mm256_storeu_si256((__m256i *)p, v);
+    else _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), v);
+}
+INLINE vf load_bf16(const uint16_t *p, int n) {
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_u16(p, n)), 16);
+}
+INLINE void store_bf16(uint16_t *p, vf v, int n) {
+#if defined(__AVX512BF16__)
+    // The instruction flushes subnormal results to zero: below 2^-126 nothing of a bfloat16 activation is left anyway.
+    store_u16(p, (__m256i)_mm512_cvtneps_pbh((__m512)v), n);
+#else
+    __m512i b = (__m512i)v;
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_srli_epi32(_mm512_add_epi32(b, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    store_u16(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc0))), n);
+#endif
+}
+INLINE vf load_f16(const uint16_t *p, int n) { return (vf)_mm512_cvtph_ps(load_u16(p, n)); }
+INLINE void store_f16(uint16_t *p, vf v, int n) {
+    store_u16(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT), n);
+}
+INLINE vf reciprocal(vf a) {  // of 1..inf; one Newton step on 14 bits gives 1 ulp
+    __m512 r = _mm512_rcp14_ps((__m512)a);
+    __m512 e = _mm512_fnmadd_ps((__m512)a, r, _mm512_set1_ps(1.f));
+    return (vf)_mm512_fmadd_ps(r, e, r);
+}
+INLINE vf rough_reciprocal(vf a) { return (vf)_mm512_rcp14_ps((__m512)a); }
+INLINE vf vround(vf a) { return (vf)_mm512_roundscale_ps((__m512)a, _MM_FROUND_TO_NEAREST_INT); }
+INLINE vf scale2(vf a, vf n) { return (vf)_mm512_scalef_ps((__m512)a, (__m512)n); }
+INLINE float hsum(vf v) {
+    __m512 a = (__m512)v;
+    __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+    q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+    return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) {
+    __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88), _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
+    __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)c, (__m512)d, 0x88), _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0xdd));
+    __m512 s = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
+}
+#else
+template <class T> INLINE void copy_some(T *to, const T *from, int n) {
+    for (int i = 0; i < n; ++i) to[i] = from[i];
+}
+INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
+INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
+#if defined(__AVX2__)
+INLINE __m256i lane_mask(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vf load_f32(const float *p, int n) {
+    return n >= W ? (vf)_mm256_loadu_ps(p) : (vf)_mm256_maskload_ps(p, lane_mask(n));
+}
+INLINE void store_f32(float *p, vf v, int n) {
+    if (n >= W) _mm256_storeu_ps(p, (__m256)v);
+    else _mm256_maskstore_ps(p, lane_mask(n), (__m256)v);
+}
+INLINE vf vround(vf a) { return (vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#else
+INLINE vf load_f32(const float *p, int n) {
+    vf v = {};
+    if (n >= W) memcpy(&v, p, sizeof v);
+    else copy_some((float *)&v, p, n);
+    return v;
+}
+INLINE void store_f32(float *p, vf v, int n) {
+    if (n >= W) memcpy(p, &v, sizeof v);
+    else copy_some(p, (const float *)&v, n);
+}
+INLINE vf vround(vf a) { return (a + 12582912.f) - 12582912.f; }  // |a| < 2^22; no reassociation in this build
+#endif
+INLINE vh load_u16(const uint16_t *p, int n) {
+    vh v = {};
+    if (n >= W) memcpy(&v, p, sizeof v);
+    else copy_some((uint16_t *)&v, p, n);
+    return v;
+}
+INLINE void store_u16(uint16_t *p, vh v, int n) {
+    if (n >= W) memcpy(p, &v, sizeof v);
+    else copy_some(p, (const uint16_t *)&v, n);
+}
+INLINE vf load_bf16(const uint16_t *p, int n) { return (vf)(__builtin_convertvector(load_u16(p, n), vu) << 16); }
+INLINE void store_bf16(uint16_t *p, vf v, int n) {
+    vu b = (vu)v;
+    vu r = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+    r = (vi)(v == v) ? r : (vu)(0x7fc0 + vu{});
+    store_u16(p, __builtin_convertvector(r, vh), n);
+}
+#if defined(__F16C__)
+INLINE vf load_f16(const uint16_t *p, int n) { return (vf)_mm256_cvtph_ps((__m128i)load_u16(p, n)); }
+INLINE void store_f16(uint16_t *p, vf v, int n) {
+    store_u16(p, (vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT), n);
+}
+#else
+INLINE vf load_f16(const uint16_t *p, int n) {
+    vu h = __builtin_convertvector(load_u16(p, n), vu);
+    vf magic = bits_to_float((vi)((h & 0x7fff) << 13)) * 0x1p112f;  // rescales subnormals too
+    vf special = bits_to_float((vi)(((h & 0x7fff) << 13) | 0x7f800000));
+    vf v = (vi)((h & 0x7c00) == 0x7c00) ? special : magic;
+    return bits_to_float(float_to_bits(v) | (vi)((h & 0x8000) << 16));
+}
+INLINE void store_f16(uint16_t *p, vf v, int n) {
+    vu s = ((vu)v >> 16) & 0x8000, a = (vu)v & 0x7fffffff;
+    vu normal = (a + 0xfff + ((a >> 13) & 1) - (112u << 23)) >> 13;           // round to nearest even
+    vu small = (vu)(bits_to_float((vi)a) + 0.5f) - 0x3f000000u;                // the addition rounds at 2^-24
+    vu r = (vi)(a < (113u << 23)) ? small : normal;
+    r = (vi)(a >= 0x477ff000u) ? (vu)(0x7c00 + vu{}) : r;
+    r = (vi)(a > 0x7f800000u) ? (vu)(0x7e00 + vu{}) : r;
+    store_u16(p, __builtin_convertvector(r | s, vh), n);
+}
+#endif
+INLINE vf reciprocal(vf a) { return 1.f / a; }
+INLINE vf rough_reciprocal(vf a) { return 1.f / a; }
+INLINE vf scale2(vf a, vf n) {  // a 2^n for n in [-126, 127]
+    return a * bits_to_float((__builtin_convertvector(n, vi) + 127) << 23);
+}
+INLINE float hsum(vf v) {
+    float s[W];
+    memcpy(s, &v, sizeof s);
+    for (int h = W / 2; h > 0; h /= 2)
+        for (int i = 0; i < h; ++i) s[i] += s[i + h];
+    return s[0];
+}
+INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) { to[0] = hsum(a), to[1] = hsum(b), to[2] = hsum(c), to[3] = hsum(d); }
+#endif
+
+// How elements are read and written; addresses are in bytes. Any looks the dtype up for each vector.
+struct F32 {
+    INLINE int64_t bytes(int) { return 4; }
+    INLINE vf load(const char *p, int n, int) { return load_f32((const float *)p, n); }
+    INLINE void store(char *p, vf v, int n, int) { store_f32((float *)p, v, n); }
+};
+struct BF16 {
+    INLINE int64_t bytes(int) { return 2; }
+    INLINE vf load(const char *p, int n, int) { return load_bf16((const uint16_t *)p, n); }
+    INLINE void store(char *p, vf v, int n, int) { store_bf16((uint16_t *)p, v, n); }
+};
+struct Any {
+    INLINE int64_t bytes(int dtype) { return dtype == 0 ? 4 : 2; }
+    INLINE vf load(const char *p, int n, int dtype) {
+        if (dtype == 0) return load_f32((const float *)p, n);
+        return dtype == 1 ? load_bf16((const uint16_t *)p, n) : load_f16((const uint16_t *)p, n);
+    }
+    INLINE void store(char *p, vf v, int n, int dtype) {
+        if (dtype == 0) store_f32((float *)p, v, n);
+        else if (dtype == 1) store_bf16((uint16_t *)p, v, n);
+        else store_f16((uint16_t *)p, v, n);
+    }
+};
+
+// exp(-a) for a >= 0 (or NaN); relative error 1e-7, or 3e-6 where ROUGH (enough for half precision). Results below
+// 2^-125 become 0: a subnormal factor costs a hundred cycles per vector and is lost in every sum.
+template <bool ROUGH> INLINE vf exp_minus(vf a) {
+    vi tiny = a > 87.f;
+    a = tiny ? splat(87.f) : a;
+    vf n = vround(a * -1.44269504f);
+    vf r = (-a - n * 0.693359375f) + n * 2.12194440e-4f;
+    vf p;
+    if (ROUGH)
+        p = ((4.151318852e-2f * r + 1.678794691e-1f) * r + 5.000303823e-1f) * r + 9.999665808e-1f;
+    else
+        p = ((((1.384346600e-3f * r + 8.374316650e-3f) * r + 4.166801282e-2f) * r + 1.666642941e-1f) * r +
+             4.999999414e-1f) * r + 1.000000033f;
+    return tiny ? splat(0.f) : scale2(p * r + 1.f, n);
+}
+
+// sigmoid(z) = s and sigmoid'(z) = ds without cancellation on either side.
+template <bool ROUGH> INLINE vf sigmoid(vf z, vf *ds) {
+    vf e = exp_minus<ROUGH>(vabs(z));
+    vf q = ROUGH ? rough_reciprocal(1.f + e) : reciprocal(1.f + e);
+    if (ds) *ds = e * q * q;
+    return pick(z < 0, e * q, q);
+}
+
+}  // namespace ACTSWAP_BUILD
