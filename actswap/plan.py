@@ -109,7 +109,14 @@ class Plan:
                 for c in self.choices
             ],
             "left": [{"site": s.to_dict(), "reason": r} for s, r in self.left],
-            "islands": [{**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands],
+            "islands": [
+                {
+                    **vars(i),
+                    "calls": [_arguments_to_dict(a, i.owner) for a in i.calls],
+                    "rewrites": [dict(vars(r)) for r in i.rewrites],
+                }
+                for i in self.islands
+            ],
         }
 
     @classmethod

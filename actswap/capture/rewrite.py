@@ -8,12 +8,13 @@ which bytes of the source it came from (Python 3.11 and newer).
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import CodeType, FrameType, FunctionType
+from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -83,7 +84,7 @@ def plan_rewrites(owner: nn.Module, spots: Sequence[Spot | None]) -> tuple[Rewri
         if len(frames[code]) > 1:
             raise CaptureError(f"{code.co_name} runs more than once in one forward", why="its calls cannot be told apart")
         name = _method_name(type(owner), code)
-        source, indent = _source(getattr(type(owner), name))
+        source, indent = _source(_inner(getattr(type(owner), name)))
         first = code.co_firstlineno
         local = (place[0] - first, place[1] - first, place[2] - indent, place[3] - indent)
         found.append(Rewrite(name, _digest(source), local, tuple(ordinals)))
@@ -98,15 +99,16 @@ def rewritten(owner: nn.Module, rewrites: Sequence[Rewrite], paths: Mapping[int,
     """
     methods: dict[str, FunctionType] = {}
     for name in dict.fromkeys(r.function for r in rewrites):
-        function = getattr(type(owner), name, None)
-        if not isinstance(function, FunctionType):
+        outer = getattr(type(owner), name, None)
+        function = _inner(outer)
+        if function is None:
             raise CaptureError(f"{type(owner).__name__} has no method {name}")
         source, _ = _source(function)
         mine = [r for r in rewrites if r.function == name and any(o in paths for o in r.ordinals)]
         if any(r.digest != _digest(source) for r in mine):
             raise CaptureError(f"the source of {type(owner).__name__}.{name} has changed since the plan was made")
         if mine:
-            methods[name] = _recompiled(function, source, mine, paths)
+            methods[name] = _rewrapped(outer, function, _recompiled(function, source, mine, paths))
     return methods
 
 
@@ -173,6 +175,7 @@ def _recompiled(
     tree = ast.parse(source)
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []  # the decorators are put around the new function as they stand
     exchange = _Exchange(rewrites, paths, definition.args.args[0].arg)
     definition.body = [exchange.visit(statement) for statement in definition.body]
     if exchange.wanted:
@@ -198,16 +201,49 @@ def _code_named(code: CodeType, name: str) -> CodeType:
 
 
 def _method_name(owner: type, code: CodeType) -> str:
-    function: Any = getattr(owner, code.co_name, None)
-    if not isinstance(function, FunctionType) or function.__code__ is not code:
-        raise CaptureError(f"{code.co_name} is no plain method of {owner.__name__}", why="it is decorated, or a closure")
+    found = _inner(getattr(owner, code.co_name, None))
+    if found is None or found.__code__ is not code:
+        raise CaptureError(f"{code.co_name} is no method of {owner.__name__}")
     return code.co_name
+
+
+def _inner(function: Any) -> FunctionType | None:
+    """The function that decorators made with functools.wraps stand around."""
+    unwrapped = inspect.unwrap(function) if callable(function) else None
+    return unwrapped if isinstance(unwrapped, FunctionType) else None
+
+
+def _rewrapped(outer: Any, old: FunctionType, new: FunctionType) -> FunctionType:
+    """Put `new` where the decorators hold `old`.
+
+    Raises:
+        CaptureError: a decorator keeps it somewhere else than in its closure.
+    """
+    if outer is old:
+        return new
+    if not isinstance(outer, FunctionType) or not outer.__closure__:
+        raise CaptureError(f"the decorator of {old.__qualname__} hides it")
+    inner = outer.__wrapped__ if hasattr(outer, "__wrapped__") else old
+    replaced = _rewrapped(inner, old, new)
+    cells = tuple(CellType(replaced) if _holds(c, inner) else c for c in outer.__closure__)
+    if cells == outer.__closure__:
+        raise CaptureError(f"the decorator of {old.__qualname__} hides it")
+    made = FunctionType(outer.__code__, outer.__globals__, outer.__name__, outer.__defaults__, cells)
+    made.__kwdefaults__ = outer.__kwdefaults__
+    return functools.update_wrapper(made, replaced)  # type: ignore[return-value]
+
+
+def _holds(cell: CellType, function: Any) -> bool:
+    try:
+        return cell.cell_contents is function
+    except ValueError:  # an empty cell
+        return False
 
 
 def _source(function: Any) -> tuple[str, int]:
     """The method's source without its indentation, and the width of that."""
     try:
-        lines, _ = inspect.getsourcelines(function)
+        lines, _ = inspect.getsourcelines(function)  # of the innermost function, its decorators' lines included
     except (OSError, TypeError) as error:
         raise CaptureError(f"the source of {function.__qualname__} is not to be had", why=str(error)) from error
     indent = len(lines[0]) - len(lines[0].lstrip())

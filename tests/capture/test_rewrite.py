@@ -108,22 +108,53 @@ def test_fast_path_of_the_encoder_is_off() -> None:
         assert not torch.allclose(before, converted(x))
 
 
-def test_a_decorated_method_is_left_with_its_reason() -> None:
-    def logged(method):  # type: ignore[no-untyped-def]
-        @functools.wraps(method)
-        def wrapper(self, x):  # type: ignore[no-untyped-def]
-            return method(self, x) if float(x.sum()) < 1e9 else x
+def logged(method):  # type: ignore[no-untyped-def]
+    """A decorator that branches on a value, so that torch.fx cannot follow."""
 
-        return wrapper
+    @functools.wraps(method)
+    def wrapper(self, x):  # type: ignore[no-untyped-def]
+        return method(self, x) if float(x.sum()) < 1e9 else x
 
-    class Decorated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = nn.Linear(4, 4)
+    return wrapper
 
-        @logged
-        def forward(self, x: Tensor) -> Tensor:
-            return F.relu(self.linear(x))
 
-    (site,) = actswap.scan(Decorated(), torch.randn(2, 4))
-    assert site.how == "left" and "decorated" in site.reason
+def hidden(method):  # type: ignore[no-untyped-def]
+    """A decorator that keeps the function in a table, not in its closure."""
+    table = {"method": method}
+
+    @functools.wraps(method)
+    def wrapper(self, x):  # type: ignore[no-untyped-def]
+        return table["method"](self, x) if float(x.sum()) < 1e9 else x
+
+    return wrapper
+
+
+class Decorated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @logged
+    @logged
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(x))
+
+
+class Hidden(Decorated):
+    @hidden
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(x))
+
+
+def test_decorators_stay_around_a_rewritten_method() -> None:
+    model, x = Decorated().eval(), torch.randn(2, 4)
+    converted = actswap.convert(model, "dy_relu_b", x).model
+    with torch.no_grad():
+        assert torch.equal(converted(x), model(x))
+        assert torch.equal(converted(x + 1e9), x + 1e9), "the decorator still decides"
+
+
+def test_a_call_that_cannot_be_reached_is_left_with_its_reason() -> None:
+    (site,) = actswap.scan(Hidden(), torch.randn(2, 4))
+    assert site.how == "left"
+    assert "torch.fx cannot trace" in site.reason and "decorator" in site.reason
