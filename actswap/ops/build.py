@@ -28,7 +28,9 @@ def build(source: Path = SOURCE, target: Path = Path(__file__).parent, options: 
         UsageError: there are no sources, no CMake or no compiler, or the build fails.
     """
     if not (source / "CMakeLists.txt").exists():
-        raise UsageError("no kernel sources", where=str(source), why="this is not a checkout", fix="pip install actswap")
+        raise UsageError(
+            "no kernel sources", where=str(source), why="this is not a checkout", fix="pip install actswap"
+        )
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         raise UsageError("the kernels are not built", why="CMake is missing", fix="pip install cmake")

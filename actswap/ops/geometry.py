@@ -16,9 +16,7 @@ class Geometry(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def geometry(
-    shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: bool, gated: bool
-) -> Geometry | None:
+def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: bool, gated: bool) -> Geometry | None:
     """Return the geometry of a tensor, None where the kernels need a dense copy first.
 
     Args:
@@ -43,9 +41,7 @@ def geometry(
     # Planes: the inner axes are one dense run. (NCHW, also cut along N or C.)
     if inner and _collapse(inner) == 1 and _collapse(sample) is not None:
         n = prod(a for a, _ in sample)
-        return Geometry(
-            (n, 1, channels, prod(a for a, _ in inner)), (_collapse(sample) or 0, 0, channel_stride, 1)
-        )
+        return Geometry((n, 1, channels, prod(a for a, _ in inner)), (_collapse(sample) or 0, 0, channel_stride, 1))
     # Rows: channels are dense, everything else steps over them. (NHWC, NLC, a plain matrix.)
     if channel_stride == 1 or channels == 1:
         rows = inner if gated else [*before, *after]

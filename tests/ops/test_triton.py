@@ -35,8 +35,8 @@ for kind in ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a"
                 wanted = [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
                 results.append([y.detach(), *torch.autograd.grad(y, wanted, g.to(y.dtype))])
         for i, (a, b) in enumerate(zip(*results)):
-            # float32: some tens of roundings of 6e-8; bfloat16 outputs round once more, half of 2^-8.
-            limit = 2**-8 if dtype == torch.bfloat16 and i < 2 else 2e-5
+            # float32: some tens of roundings of 6e-8; the interpreter truncates to bfloat16, one unit of 2^-7.
+            limit = 2**-7 if dtype == torch.bfloat16 and i < 2 else 2e-5
             error = float((a - b).abs().max() / b.abs().max())
             assert error < limit, (kind, shape, dtype, i, error)
 """
