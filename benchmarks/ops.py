@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "native")]
-from cases import operator, parameters
+from cases import operator, parameters  # noqa: E402
 
-import actswap.nn  # noqa: F401 - declares the operators
-from actswap import ops
-from actswap.ops import native
+import actswap.nn  # noqa: E402, F401 - declares the operators
+from actswap import ops  # noqa: E402
+from actswap.ops import native  # noqa: E402
 
 SHAPES = {
     "32x64x56x56": ((32, 64, 56, 56), 1),
@@ -58,9 +58,10 @@ def candidate(kind: str, shape: tuple[int, ...], dim: int, backend: str):
         with ops.backend(backend):
             return function(x, *leaves, dim)
 
-    if backend == "auto":
-        call = lambda x: function(x, *leaves, dim)
-    return call, [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return function(x, *leaves, dim)
+
+    return plain if backend == "auto" else call, [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
 
 
 def measure(shape, dim, dtype, names, rounds, clock):
@@ -68,7 +69,7 @@ def measure(shape, dim, dtype, names, rounds, clock):
     x = torch.randn(shape).to(dtype)
     g = torch.randn(shape).to(dtype)
     tracked = x.clone().requires_grad_()
-    made = {n: candidate(*n.split("/")[:1], shape, dim, (n.split("/") + ["auto"])[1]) for n in names}
+    made = {n: candidate(*n.split("/")[:1], shape, dim, [*n.split("/"), "auto"][1]) for n in names}
     repeat = max(1, int(4e5 // x.numel()))
 
     def forward(n):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: 
 
 def _collapse(axes: list[tuple[int, int]]) -> int | None:
     """Return the stride of the one axis that these axes amount to, None where they do not."""
-    for (_, outer), (n, inner) in zip(axes, axes[1:], strict=False):
+    for (_, outer), (n, inner) in pairwise(axes):
         if outer != n * inner:
             return None
     return axes[-1][1] if axes else 0

@@ -74,7 +74,7 @@ def _load() -> tuple[Any, Status]:
 
 
 _library, _status = _load()
-_run = None if _library is None else _library.actswap_host_run
+_run: Any = None if _library is None else _library.actswap_host_run
 if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
 

@@ -21,7 +21,7 @@ from actswap.ops.kernel import choose
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")
+_library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _operators: dict[str, Operator] = {}
 _functions: dict[str, Callable[..., Tensor]] = {}
 

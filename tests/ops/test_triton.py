@@ -20,8 +20,10 @@ import actswap.nn
 from actswap import ops
 from cases import FORMULAS, operator, parameters
 torch.manual_seed(0)
-for kind in ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c", "pau_32"):
-    for shape, dim, dtype in (((2, 3, 5, 5), 1, torch.float32), ((2, 5, 6), -1, torch.float32), ((2, 3, 9), 1, torch.bfloat16)):
+kinds = ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c")
+inputs = ((2, 3, 5, 5), 1, torch.float32), ((2, 5, 6), -1, torch.float32), ((2, 3, 9), 1, torch.bfloat16)
+for kind in (*kinds, "pau_32"):
+    for shape, dim, dtype in inputs:
         name, params = parameters(kind, shape[dim])
         x, g = (2 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
         results = []
