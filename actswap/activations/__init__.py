@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from actswap.activations import (
     acon_a,
@@ -55,6 +57,44 @@ def get(name: str) -> Spec:
         why=f"known: {', '.join(SPECS)}",
         fix=f"one of {', '.join(near)}" if near else "actswap list",
     )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One activation as `list_activations` shows it.
+
+    Attributes:
+        name: the name users type.
+        title: what it is, in one line.
+        paper: where it comes from.
+        options: option names with their defaults.
+        starts: the best start it promises, by kind of source.
+    """
+
+    name: str
+    title: str
+    paper: str
+    options: Mapping[str, Any]
+    starts: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+def list_activations() -> list[Listed]:
+    """List every activation: its name, its paper, its options, and the start it promises for each source."""
+    table = starts_table(targets=SPECS)
+    return [
+        Listed(
+            spec.name,
+            spec.title,
+            spec.paper,
+            dict(spec.options),
+            {source: kind for (source, target), kind in table.items() if target == spec.name},
+        )
+        for spec in SPECS.values()
+    ]
 
 
 def starts_table(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
+from actswap.fit.points import Function
 
 
 def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
@@ -18,14 +14,14 @@ def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
     edge = f(np.array([lo - step, lo, hi, hi + step]))
     local = ((edge[1] - edge[0]) / step, (edge[3] - edge[2]) / step)
     found = [line[0] if line else slope for line, slope in zip(far, local, strict=True)]
-    return float(found[0]), float(found[1])
+    return float(found[0]) + 0.0, float(found[1]) + 0.0  # no negative zero
 
 
 def reach_asymptote(f: Function, lo: float, hi: float, tolerance: float) -> tuple[float, float]:
     """Widen [lo, hi] to where f has come within `tolerance` of its asymptotes.
 
-    An end is left alone where that does not happen within 16, or twice the range: softsign gets there too slowly for
-    a rational function to be worth it.
+    An end is left alone where that does not happen within 16, or twice the range: softsign gets there too
+    slowly for a rational function to be worth it.
     """
     limit = max(16.0, 2.0 * abs(lo), 2.0 * abs(hi))
     ends = []

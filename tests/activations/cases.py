@@ -120,9 +120,7 @@ def tailed(x, tails, inside):
     for c in range(x.shape[1]):
         s, lo, hi, below, above = rows(tails, x.shape[1])[c]
         v = x[:, c]
-        y[:, c] = (
-            inside(c, np.clip(v, lo, hi) / s) + below * np.minimum(v - lo, 0) + above * np.maximum(v - hi, 0)
-        )
+        y[:, c] = inside(c, np.clip(v, lo, hi) / s) + below * np.minimum(v - lo, 0) + above * np.maximum(v - hi, 0)
     return y
 
 
@@ -231,9 +229,7 @@ CASES = [
         lambda x, p, b: acon_oracle(x, np.ones(1), p, b),
     ),
     Case("acon_c", AF.acon_c, acon_c_formula, several(normal(C), normal(C), normal(C)), (), acon_oracle),
-    Case(
-        "acon_c_layer", AF.acon_c, acon_c_formula, several(normal(1), normal(1), normal(1)), (), acon_oracle
-    ),
+    Case("acon_c_layer", AF.acon_c, acon_c_formula, several(normal(1), normal(1), normal(1)), (), acon_oracle),
     Case(
         "meta_acon",
         AF.meta_acon,

@@ -1,0 +1,247 @@
+"""`actswap convert`: replace activations, prove it, save the result."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actswap.cli.verb import (
+    FORCE_OPTION,
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    SELECT_OPTIONS,
+    TARGET_OPTION,
+    TOLERANCE_OPTION,
+    Answer,
+    inputs_for,
+    key_values,
+    load,
+    progress,
+    say,
+    table,
+    verb,
+)
+from actswap.files import refuse_overwrite
+
+STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
+
+
+@verb(
+    click.argument("path", metavar="MODEL", type=click.Path()),
+    TARGET_OPTION,
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="OUT",
+        help="Where to write; default MODEL.NAME beside it.",
+    ),
+    MODEL_OPTIONS,
+    INPUT_OPTION,
+    SELECT_OPTIONS,
+    click.option(
+        "--start", type=click.Choice(STARTS), default="auto", show_default=True, help="How the targets begin."
+    ),
+    TOLERANCE_OPTION,
+    click.option(
+        "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the target: space=layer."
+    ),
+    click.option(
+        "--calibration",
+        type=click.Path(),
+        metavar="FILE",
+        help="Real inputs (.npz, .pt) for fits and search.",
+    ),
+    click.option(
+        "--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True
+    ),
+    click.option("--dry-run", is_flag=True, help="Show the same table, write nothing."),
+    FORCE_OPTION,
+)
+def command(
+    path: str,
+    target: str,
+    output: str | None,
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+    specs: tuple[str, ...],
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    start: str,
+    tolerance: float,
+    options: tuple[str, ...],
+    calibration: str | None,
+    form: str,
+    dry_run: bool,
+    force: bool,
+) -> Answer:
+    """Replace the activations of MODEL by trainable ones that start where it is.
+
+    The converted model is compared with the original before anything is written: a failed check exits with 1
+    and leaves no file.
+    """
+    began = time.monotonic()
+    out = Path(output) if output else default_output(path, target, form)
+    if not dry_run:
+        refuse_overwrite(out, overwrite=force, source=path)
+    loaded = load(path, spec, allow, trust_pickle, base)
+    inputs = inputs_for(loaded, specs)
+
+    from actswap.conversion import convert
+    from actswap.cost import measure
+
+    before = measure(loaded.module, inputs.args, inputs.kwargs)
+    with progress() as update:
+        result = convert(
+            loaded.module,
+            target,
+            inputs.args,
+            inputs.kwargs or None,
+            only=list(only) or None,
+            skip=list(skip) or None,
+            start=start,
+            tolerance=tolerance,
+            calibration=read_calibration(calibration),
+            options=key_values(options),
+            progress=update,
+        )
+    after = measure(result.model, inputs.args, inputs.kwargs)
+    report = result.report.to_dict()
+    shown = [*report_tables(report), cost_table(before.to_dict(), after.to_dict())]
+    data = {
+        "model": type(loaded.module).__name__,
+        "input": inputs.said,
+        "assumed_input": inputs.assumed,
+        "target": target,
+        "report": report,
+        "cost": {"before": before.to_dict(), "after": after.to_dict()},
+        "dry_run": dry_run,
+        "output": None,
+    }
+    if dry_run:
+        say("Dry run: nothing was written.")
+        return Answer(data, shown)
+    written = save(result.model, out, form, path, spec, data, inputs.args, inputs.kwargs, force)
+    data["output"] = str(written)
+    say(
+        f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. "
+        f"Next: actswap export {written}"
+    )
+    return Answer(data, shown)
+
+
+def default_output(path: str, target: str, form: str) -> Path:
+    """Return `squeezenet.meta_acon` for `squeezenet.pt`."""
+    source = Path(path)
+    stem = source.name if source.is_dir() else source.stem
+    return source.parent / f"{stem}.{target}{'.pt2' if form == 'pt2' else ''}"
+
+
+def read_calibration(path: str | None) -> Any:
+    """Read calibration inputs as a list of batches."""
+    if path is None:
+        return None
+    from actswap.inputs import read_file
+
+    found = read_file(path)
+    say(f"Calibration: {found.said}")
+    return [found.args or found.kwargs]
+
+
+def save(
+    model: Any,
+    out: Path,
+    form: str,
+    path: str,
+    spec: str | None,
+    data: dict[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    force: bool,
+) -> Path:
+    """Write the bundle or the exported program."""
+    from actswap import bundle
+    from actswap.cli.verb import finite
+
+    if form == "pt2":
+        return bundle.save_pt2(model, out, args, kwargs, overwrite=force)
+    base = bundle.base_of(path, spec) if Path(path).is_file() else bundle.read_base(path)
+    note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
+    return bundle.save(model, out, base=base, report=note, overwrite=force)
+
+
+def report_tables(report: dict[str, Any]) -> list[Any]:
+    """Return what a conversion did, as tables and lines."""
+    rows = table(
+        "",
+        "site",
+        "source",
+        "target",
+        "channels",
+        "start",
+        "beta",
+        "bound",
+        "error",
+        right=("beta", "bound", "error"),
+    )
+    for entry in report["replaced"]:
+        site = entry["site"]
+        rows.add_row(
+            site["name"],
+            site["source"]["kind"],
+            entry["target"],
+            str(site["channels"] or "per layer"),
+            entry["start"],
+            *(number(entry.get(key)) for key in ("beta", "bound", "error")),
+        )
+    shown: list[Any] = [rows]
+    reasons: dict[str, list[str]] = {}
+    for entry in report["left"]:
+        reasons.setdefault(entry["reason"], []).append(entry["site"]["name"])
+    for reason, names in reasons.items():
+        few = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        shown.append(f"left ({reason}): {few}")
+    shown.append(verdict(report))
+    return shown
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """Return one line: what was replaced, the census, the parity."""
+    text = f"{len(report['replaced'])} sites replaced, {len(report['left'])} left"
+    if census := report.get("census"):
+        text += "; census complete" if census.get("complete") else "; census INCOMPLETE"
+    if parity := report.get("parity"):
+        text += f"; outputs differ by {number(parity['rel'])} relative"
+        if report.get("tolerance"):
+            text += f" (tolerance {number(report['tolerance'])})"
+        if parity.get("top1_agreement") is not None:
+            text += f", top-1 agreement {parity['top1_agreement']:.0%}"
+    return text
+
+
+def cost_table(before: dict[str, Any], after: dict[str, Any]) -> Any:
+    """Return parameters, FLOPs and activations before and after."""
+    rows = table("", "cost of one run", "before", "after", "change", right=("before", "after", "change"))
+    for key in ("parameters", "flops", "activations"):
+        old, new = before[key], after[key]
+        if old is None or new is None:
+            rows.add_row(key, "-", "-", before["note"] or after["note"])
+        else:
+            rows.add_row(key, f"{old:,}", f"{new:,}", f"{(new - old) / old:+.2%}" if old else "")
+    return rows
+
+
+def number(value: Any) -> str:
+    """Return a short number, or a dash."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def size(path: Path) -> str:
+    """Return the size of a file or folder."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return f"{sum(f.stat().st_size for f in files) / 1e6:.2f} MB"

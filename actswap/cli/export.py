@@ -1,0 +1,87 @@
+"""`actswap export`: an ONNX file that runs anywhere, checked in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actswap.cli.convert import number
+from actswap.cli.verb import (
+    FORCE_OPTION,
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    Answer,
+    inputs_for,
+    load,
+    progress,
+    say,
+    verb,
+)
+from actswap.files import refuse_overwrite
+
+
+@verb(
+    click.argument("path", metavar="MODEL", type=click.Path()),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."
+    ),
+    MODEL_OPTIONS,
+    INPUT_OPTION,
+    click.option(
+        "--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."
+    ),
+    click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
+    click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
+    click.option("--half", is_flag=True, help="Write float16 weights."),
+    FORCE_OPTION,
+)
+def command(
+    path: str,
+    output: str | None,
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+    specs: tuple[str, ...],
+    dynamic_batch: bool,
+    opset: int,
+    decompose: bool,
+    half: bool,
+    force: bool,
+) -> Answer:
+    """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
+    source = Path(path)
+    out = (
+        Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
+    )
+    refuse_overwrite(out, overwrite=force, source=path)
+    loaded = load(path, spec, allow, trust_pickle, base)
+    inputs = inputs_for(loaded, specs)
+    from actswap.onnx.export import export_onnx
+
+    with progress() as update:
+        report = export_onnx(
+            loaded.module,
+            inputs.args,
+            out,
+            example_kwargs=inputs.kwargs or None,
+            dynamic_batch=dynamic_batch,
+            opset=opset,
+            decompose=decompose,
+            half=half,
+            overwrite=force,
+            progress=update,
+        )
+    data: dict[str, Any] = report.to_dict()
+    own = {name: n for name, n in data["operators"].items() if name.startswith("actswap")}
+    worst = max((p["relative"] for p in data["parity"]), default=None)
+    lines = [
+        f"{out}: {data['bytes'] / 1e6:.2f} MB, opset {opset}, {sum(data['operators'].values())} nodes",
+        "actswap nodes: " + (", ".join(f"{n} {name}" for name, n in own.items()) or "none"),
+        f"ONNX Runtime agrees with PyTorch to {number(worst)} relative on {len(data['checked'])} inputs",
+        *data["notes"],
+    ]
+    say(f"Next: actswap verify {path} {out}")
+    return Answer({**data, "input": inputs.said}, lines)

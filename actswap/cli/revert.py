@@ -1,0 +1,90 @@
+"""`actswap revert`: the original model again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, load, verb
+from actswap.errors import UsageError
+from actswap.files import refuse_overwrite, replacing
+
+
+@verb(
+    click.argument("path", metavar="BUNDLE", type=click.Path()),
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        metavar="OUT",
+        help="A .pt (module) or .safetensors (weights) file.",
+    ),
+    MODEL_OPTIONS,
+    FORCE_OPTION,
+)
+def command(
+    path: str,
+    output: str | None,
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+    force: bool,
+) -> Answer:
+    """Write the model of BUNDLE with its original activations; trained weights stay trained."""
+    source = Path(path)
+    out = Path(output) if output else source.parent / f"{source.name}.reverted.pt"
+    if out.suffix not in (".pt", ".safetensors"):
+        raise UsageError(f"-o {out} is not understood", fix="-o model.pt or -o weights.safetensors")
+    refuse_overwrite(out, overwrite=force, source=path)
+    loaded = load(path, spec, allow, trust_pickle, base)
+    if loaded.kind != "bundle":
+        raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
+    import torch
+
+    from actswap import bundle
+    from actswap.passes.revert import revert
+
+    model = revert(loaded.module)
+    state = model.state_dict()
+    with replacing(out) as beside:
+        if out.suffix == ".pt":
+            torch.save(model, beside)
+        else:
+            bundle.write_weights(model, beside, {})
+    same = _same_as_base(path, state, spec, allow, trust_pickle, base)
+    verdict = {
+        True: "bit for bit the base model",
+        False: "the base model, trained since",
+        None: "base not at hand",
+    }[same]
+    return Answer({"output": str(out), "same_as_base": same}, [f"Wrote {out}: {verdict}"])
+
+
+def _same_as_base(
+    path: str,
+    state: dict[str, object],
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+) -> bool | None:
+    import torch
+
+    from actswap import bundle
+    from actswap.loading import load_model
+
+    note = bundle.read_base(path)
+    found = Path(base) if base else bundle.find_base(path, note)
+    if found is None:
+        return None
+    plain = load_model(
+        found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle
+    ).module.state_dict()
+    return plain.keys() == state.keys() and all(
+        isinstance(other := state[name], torch.Tensor)
+        and value.dtype == other.dtype
+        and torch.equal(value, other)
+        for name, value in plain.items()
+    )

@@ -1,0 +1,60 @@
+"""`actswap run`: a recipe from the model to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from actswap.cli.convert import report_tables
+from actswap.cli.verb import Answer, progress, say, table, verb
+
+
+@verb(
+    click.argument("recipe", metavar="RECIPE", type=click.Path()),
+    click.option(
+        "-o", "--output", type=click.Path(), metavar="OUT", help="Folder of the results; default the recipe's name."
+    ),
+    click.option("--data", metavar="SOURCE", help="A folder with train/CLASS/*, or package.module:function."),
+    click.option("--weights", type=click.Path(), metavar="FILE", help="Weights of the recipe's network."),
+    click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a value: tune.epochs=5."),
+    click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT."),
+    click.option("--dry-run", is_flag=True, help="Check everything, write nothing."),
+)
+def command(
+    recipe: str,
+    output: str | None,
+    data: str | None,
+    weights: str | None,
+    settings: Sequence[str],
+    resume: bool,
+    dry_run: bool,
+) -> Answer:
+    """Convert, fine-tune, save, export and report as RECIPE says.
+
+    Everything is checked before anything starts, and all problems are listed at once.
+    """
+    import json
+    from pathlib import Path
+
+    from actswap.recipe import prepare, read_recipe, run_recipe, to_dict
+
+    named = {"data.source": data, "model.weights": weights}
+    given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+    read = read_recipe(recipe, [*settings, *given])
+    out = Path(output or Path(recipe).stem)
+    ready = prepare(read, out, resume=resume, name=recipe)
+    say(f"{read.title}: {type(ready.model).__name__} to {read.convert.target}, results in {out}")
+    if dry_run:
+        say("Dry run: nothing was written.")
+        return Answer({"recipe": to_dict(read), "dry_run": True}, [f"{recipe}: no problems found"])
+    with progress() as report_progress:
+        report = run_recipe(ready, resume=resume, progress=report_progress)
+    shown = report_tables(report.conversion.report.to_dict())
+    if report.accuracy:
+        rows = table("", "network", "accuracy, %", right=("accuracy, %",))
+        for name, value in report.accuracy.items():
+            rows.add_row(name, f"{value:.2f}")
+        shown.append(rows)
+    say("Wrote " + ", ".join(report.files.values()))
+    return Answer({"recipe": to_dict(read), "dry_run": False, **report.to_dict()}, shown)

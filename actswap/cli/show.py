@@ -1,0 +1,29 @@
+"""`actswap show`: what a bundle holds."""
+
+from __future__ import annotations
+
+import click
+
+from actswap.cli.convert import cost_table, report_tables
+from actswap.cli.verb import Answer, verb
+
+
+@verb(click.argument("path", metavar="BUNDLE", type=click.Path()))
+def command(path: str) -> Answer:
+    """Show the plan, the report and the base of BUNDLE; no model is loaded."""
+    from actswap import bundle
+
+    document = bundle.read(path)
+    base, note = bundle.read_base(path), document.get("report") or {}
+    plan = document["plan"]
+    shown = [
+        f"{path}: {plan.get('model')} converted to {plan.get('target')}, "
+        f"{len(plan.get('choices', ()))} sites "
+        f"(actswap {document.get('actswap')}, torch {document.get('torch')})",
+        f"base: {base.file or '-'}" + (f" with --model {base.model}" if base.model else ""),
+    ]
+    if "report" in note:
+        shown += report_tables(note["report"])
+    if "cost" in note:
+        shown.append(cost_table(note["cost"]["before"], note["cost"]["after"]))
+    return Answer({key: document[key] for key in ("actswap", "torch", "base", "plan", "report")}, shown)

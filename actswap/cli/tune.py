@@ -1,0 +1,117 @@
+"""`actswap tune`: fine-tune a converted model and save it again as a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actswap.cli.verb import MODEL_OPTIONS, Answer, load, progress, say, table, verb
+from actswap.errors import UsageError
+
+
+@verb(
+    click.argument("path", metavar="BUNDLE", type=click.Path()),
+    click.option(
+        "--data", required=True, metavar="SOURCE", help="A folder with train/CLASS/*, or package.module:function."
+    ),
+    click.option(
+        "-o", "--output", type=click.Path(), required=True, metavar="OUT", help="Folder: bundle, metrics, curve."
+    ),
+    MODEL_OPTIONS,
+    click.option("--size", type=click.IntRange(1), default=224, show_default=True, help="Image side, for a folder."),
+    click.option("--epochs", type=float, help="Passes over the training set."),
+    click.option("--batch", type=int, help="Images per step, over all processes."),
+    click.option("--lr", type=float, help="Largest learning rate."),
+    click.option("--optimizer", type=click.Choice(["sgd", "adamw"])),
+    click.option("--distill", type=float, metavar="SHARE", help="Weight of the original network's logits, 0 to 1."),
+    click.option("--only-activations", is_flag=True, help="Freeze everything else."),
+    click.option("--seed", type=int),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of TuneConfig, as TOML: ema=0.999."
+    ),
+    click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT."),
+)
+def command(
+    path: str,
+    data: str,
+    output: str,
+    spec: str | None,
+    allow: Sequence[str],
+    trust_pickle: bool,
+    base: str | None,
+    size: int,
+    only_activations: bool,
+    settings: Sequence[str],
+    resume: bool,
+    **common: Any,
+) -> Answer:
+    """Fine-tune BUNDLE on images and labels.
+
+    The same command runs on several processes or machines under torchrun, and goes on after a stop with --resume to
+    the same numbers.
+    """
+    from actswap import bundle
+    from actswap.passes.revert import plan_of, revert
+    from actswap.train import load_data, tune
+
+    given = {key: value for key, value in common.items() if value is not None}
+    if only_activations:
+        given["train"] = "activations"
+    out = Path(output)
+    config = read_config(settings, given, str(out / "tune"), resume)
+    loaded = load(path, spec, allow, trust_pickle, base)
+    model = loaded.module
+    if plan_of(model) is None:
+        raise UsageError(f"{path} was not converted", fix=f"actswap convert {path} --to acon_c, then tune the result")
+    if (out / "bundle").exists() and not resume:
+        raise UsageError(f"{out} holds another result", fix="--resume, or another -o OUT")
+    teacher = revert(model) if config.needs_teacher else None
+    images = load_data(data, size)
+    say(f"Data: {data}, {len(images.train)} training items")  # type: ignore[arg-type]
+    with progress() as report_progress:
+        report = tune(model, images, config, teacher=teacher, progress=report_progress)
+    result = {**report.to_dict(), "bundle": None}
+    if int(os.environ.get("RANK", "0")) == 0:
+        note = {**bundle.read(path).get("report", {}), "tuning": report.to_dict()}
+        saved = bundle.save(
+            model.cpu().eval(), out / "bundle", base=bundle.read_base(path), report=note, overwrite=resume
+        )
+        result["bundle"] = str(saved)
+        say(f"Wrote {saved} and {', '.join(Path(f).name for f in report.files)} in {out / 'tune'}. "
+            f"Next: actswap report {saved}")  # fmt: skip
+    return Answer(result, [scores(report.before, report.after), f"{report.steps} steps, {report.trained:,} parameters"])
+
+
+def read_config(settings: Sequence[str], given: dict[str, Any], out: str, resume: bool) -> Any:
+    """Build the TuneConfig from `--set` texts and options; all problems are named at once.
+
+    Raises:
+        UsageError: a setting is unknown, of the wrong type or out of range.
+    """
+    from actswap.recipe.recipe import override
+    from actswap.recipe.schema import read_table
+    from actswap.train import TuneConfig
+
+    problems: list[str] = []
+    document: dict[str, Any] = {}
+    for text in settings:
+        override(document, text, problems)
+    config = read_table(TuneConfig, {**document, **given, "out": out, "resume": resume}, "", problems)
+    if config is not None:
+        problems += config.problems()
+    if config is None or problems:
+        raise UsageError("cannot fine-tune with these settings", why="; ".join(problems), fix="actswap tune --help")
+    return config
+
+
+def scores(before: Any, after: Any) -> Any:
+    """Return losses and scores before and after as a table."""
+    rows = table("", "validation", "before", "after", right=("before", "after"))
+    for key, name, scale in (("loss", "loss", 1.0), ("score", "accuracy, %", 100.0)):
+        if key in before and key in after:
+            rows.add_row(name, f"{scale * before[key]:.4g}", f"{scale * after[key]:.4g}")
+    return rows

@@ -1,0 +1,229 @@
+"""What all verbs share: options, the answer they give, and how it is printed."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from actswap.errors import UsageError
+
+if TYPE_CHECKING:
+    from actswap.inputs import Inputs
+    from actswap.loading import LoadedModel
+
+Progress = Callable[[int, int, str], None]
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a verb: data for `--json`, and what is shown otherwise (texts and rich tables).
+
+    Attributes:
+        data: JSON data; `schema` is added.
+        show: printed one after the other on stdout.
+        code: exit code.
+    """
+
+    data: dict[str, Any]
+    show: Sequence[Any] = field(default_factory=tuple)
+    code: int = 0
+
+
+def verb(*options: Decorator) -> Callable[[Callable[..., Answer]], click.Command]:
+    """Make a command of a function that returns an Answer; adds `--json` and `--debug`."""
+
+    def decorate(function: Callable[..., Answer]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, debug: bool, **rest: Any) -> None:
+            stdout = sys.stdout
+            with contextlib.redirect_stdout(sys.stderr):  # what libraries print is narration, not result
+                answer = function(**rest)
+            print_answer(answer, as_json, stdout)
+            click.get_current_context().exit(answer.code)
+
+        wrapped: Callable[..., Any] = run
+        flags = (
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+            click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+        )
+        for option in reversed((*options, *flags)):
+            wrapped = option(wrapped)
+        name = function.__module__.rpartition(".")[2].rstrip("_")
+        return click.command(name, context_settings={"help_option_names": ["-h", "--help"]})(wrapped)
+
+    return decorate
+
+
+def print_answer(answer: Answer, as_json: bool, stdout: Any) -> None:
+    """Print an answer: one JSON object, or the texts and tables."""
+    if as_json:
+        json.dump({"schema": 1, **finite(answer.data)}, stdout, indent=1, allow_nan=False)
+        stdout.write("\n")
+        return
+    from rich.console import Console
+
+    wide = None if stdout.isatty() else 160
+    console = Console(file=stdout, width=wide, highlight=False, soft_wrap=True)
+    for item in answer.show:
+        console.print(item, markup=False) if isinstance(item, str) else console.print(item)
+
+
+def finite(data: Any) -> Any:
+    """Return JSON data without infinities and NaN, which JSON does not know: they become null."""
+    if isinstance(data, dict):
+        return {str(k): finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data
+
+
+def say(text: str) -> None:
+    """Narrate on stderr."""
+    click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Progress | None]:
+    """Give a progress callback that draws a bar on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(done: int, total: int, text: str) -> None:
+            key = text.split(":")[0]
+            if key not in tasks:
+                tasks[key] = bars.add_task(text, total=total)
+            bars.update(tasks[key], completed=done, total=total, description=text)
+
+        yield update
+
+
+def _complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete activation names from the text of their files: importing them would import torch."""
+    folder = Path(__file__).parent.parent / "activations"
+    names: set[str] = set()
+    for file in folder.glob("*.py"):
+        names |= set(
+            re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M)
+        )
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _options(*options: Decorator) -> Decorator:
+    return lambda function: functools.reduce(lambda f, option: option(f), reversed(options), function)
+
+
+MODEL_OPTIONS = _options(
+    click.option(
+        "--model",
+        "spec",
+        metavar="SPEC",
+        help="Build it: torchvision:NAME, timm:NAME, package.module:factory.",
+    ),
+    click.option(
+        "--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."
+    ),
+    click.option("--trust-pickle", is_flag=True, help="Load a pickle unchecked. It can run any program."),
+    click.option("--base", type=click.Path(), metavar="FILE", help="The model that a bundle was made from."),
+)
+INPUT_OPTION = click.option(
+    "--input",
+    "specs",
+    multiple=True,
+    metavar="SPEC",
+    help="1,3,224,224[:dtype], name=1,16:int64, or a .npz/.pt file. Repeat for several inputs.",
+)
+TARGET_OPTION = click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="NAME",
+    shell_complete=_complete_targets,
+    help="Activation: actswap list.",
+)
+SELECT_OPTIONS = _options(
+    click.option(
+        "--only",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Sites to replace: layer3.*, type:relu, first:4, ...",
+    ),
+    click.option("--skip", multiple=True, metavar="SELECTOR", help="Sites to leave."),
+)
+TOLERANCE_OPTION = click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Relative output error.",
+)
+FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite what is there.")
+
+
+def key_values(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `--option key=value` texts; values are Python literals or plain words."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--option {pair!r} is not understood", fix="--option space=layer")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def load(
+    path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None
+) -> LoadedModel:
+    """Load a model file and say what it is."""
+    from actswap.loading import load_model
+
+    loaded = load_model(path, model=spec, allow=allow, trust_pickle=trust_pickle, base=base)
+    count = sum(p.numel() for p in loaded.module.parameters())
+    say(f"Model: {type(loaded.module).__name__} from {loaded.source} ({loaded.kind}), {count:,} parameters")
+    return loaded
+
+
+def inputs_for(loaded: LoadedModel, specs: Sequence[str]) -> Inputs:
+    """Build the example inputs, or guess them and say what was assumed."""
+    import torch
+
+    from actswap.inputs import guess, parse
+
+    inputs = parse(specs, loaded.module) if specs else guess(loaded.module)
+    say(f"Input: {inputs.said}; torch {torch.__version__}")
+    return inputs
+
+
+def table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
+    """Return an empty rich table."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made

@@ -1,0 +1,82 @@
+"""`actswap verify`: do two models compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from actswap.cli.convert import number
+from actswap.cli.verb import (
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    TOLERANCE_OPTION,
+    Answer,
+    inputs_for,
+    load,
+    say,
+    verb,
+)
+
+
+@verb(
+    click.argument("first", metavar="A", type=click.Path()),
+    click.argument("second", metavar="B", type=click.Path()),
+    MODEL_OPTIONS,
+    INPUT_OPTION,
+    TOLERANCE_OPTION,
+)
+def command(
+    first: str,
+    second: str,
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+    specs: tuple[str, ...],
+    tolerance: float,
+) -> Answer:
+    """Compare model A with B on the same inputs. B may be a model file, a bundle made from A, or an ONNX
+    file.
+
+    Exits with 1 where the relative error is above the tolerance.
+    """
+    loaded = load(first, spec, allow, trust_pickle, base)
+    inputs = inputs_for(loaded, specs)
+    from actswap.parity import compare, verify
+    from actswap.parity import run as run_model
+
+    if Path(second).suffix == ".onnx":
+        parity = compare(
+            run_model(loaded.module, inputs.args, inputs.kwargs),
+            onnx_runner(second)(inputs.args, inputs.kwargs),
+        )
+    else:
+        of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
+        other = load(second, spec, allow, trust_pickle, of_first)
+        parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance)
+    passed = parity.rel <= tolerance
+    data = {"first": first, "second": second, "input": inputs.said, "tolerance": tolerance, "passed": passed}
+    text = f"{'same' if passed else 'DIFFERENT'}: largest difference {number(parity.max_abs)}, "
+    text += f"relative {number(parity.rel)} (tolerance {number(tolerance)})"
+    if parity.top1_agreement is not None:
+        text += f", top-1 agreement {parity.top1_agreement:.0%}"
+    if parity.first_divergent_site:
+        text += f"\nfirst site that differs: {parity.first_divergent_site}"
+    return Answer({**data, "parity": parity.to_dict()}, [text], 0 if passed else 1)
+
+
+def onnx_runner(path: str, threads: int = 0) -> Callable[[tuple[Any, ...], dict[str, Any]], list[Any]]:
+    """Open an ONNX file and return a function from inputs to output tensors."""
+    import torch
+
+    from actswap.errors import LoadError
+    from actswap.onnx.proof import plain_session, run
+
+    if not Path(path).is_file():
+        raise LoadError(f"there is no file {path}", fix=f"actswap export MODEL -o {path}")
+    session = plain_session(Path(path))
+    say(f"Model: {path} in ONNX Runtime")
+    return lambda args, kwargs: [torch.as_tensor(a) for a in run(session, (args, kwargs))]

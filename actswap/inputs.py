@@ -1,0 +1,230 @@
+"""Example inputs from what a user types, from a file, or from what the model says about itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import CaptureError, LoadError, UsageError
+
+_TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[,x]\d+)*)(?::(?P<dtype>\w+))?")
+_LARGEST = 1 << 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is run on.
+
+    Attributes:
+        args: positional inputs.
+        kwargs: keyword inputs.
+        said: one line for the user: what was given, or assumed and why.
+        assumed: True where the user gave nothing.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    said: str = ""
+    assumed: bool = False
+
+
+def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
+    """Build inputs from `--input` texts.
+
+    Args:
+        specs: each `1,3,224,224`, `1,16:int64`, `input_ids=1,16:int64`, or a `.npz`, `.npy` or `.pt` file.
+            Random values are the same on every run.
+        model: its vocabulary bounds random integers.
+
+    Raises:
+        UsageError: a text is not understood, or a dtype does not exist.
+        LoadError: a file cannot be read.
+    """
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for index, spec in enumerate(specs):
+        if _is_file(spec):
+            found = read_file(spec)
+            args += found.args
+            kwargs |= found.kwargs
+            continue
+        match = _TEXT.fullmatch(spec.replace(" ", ""))
+        if match is None:
+            raise UsageError(
+                f"--input {spec!r} is not understood",
+                fix="--input 1,3,224,224 or --input input_ids=1,16:int64 or --input photos.npz",
+            )
+        shape = tuple(int(n) for n in re.split("[,x]", match["shape"]))
+        if np.prod(shape, dtype=float) > _LARGEST:
+            raise UsageError(
+                f"--input {spec} asks for {np.prod(shape, dtype=float):.0f} numbers",
+                fix="--input 1,3,224,224",
+            )
+        value = _random(shape, match["dtype"] or "float32", match["name"], model, seed=index)
+        if match["name"]:
+            kwargs[match["name"]] = value
+        else:
+            args.append(value)
+    files = [spec for spec in specs if _is_file(spec)]
+    said = describe(args, kwargs) + (f" from {', '.join(files)}" if files else "")
+    return Inputs(tuple(args), kwargs, said)
+
+
+def _is_file(spec: str) -> bool:
+    return Path(spec).suffix in (".npz", ".npy", ".pt", ".pth")
+
+
+def read_file(path: str) -> Inputs:
+    """Read inputs from `.npz` (named arrays are keywords, `arr_0` positions), `.npy` or `.pt` (tensors)."""
+    file = Path(path)
+    try:
+        if file.suffix in (".npz", ".npy"):
+            data = np.load(file, allow_pickle=False)
+            content: Any = {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
+            if isinstance(content, np.ndarray):
+                content = torch.from_numpy(content)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise LoadError(f"there is no file {path}", fix="--input 1,3,224,224 or an existing .npz or .pt file") from None
+    except Exception as problem:  # damaged or hostile files fail in any way
+        raise LoadError(
+            f"{path} cannot be read as inputs",
+            why=f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}",
+            fix="np.savez('inputs.npz', x) or torch.save((x,), 'inputs.pt') with tensors only",
+        ) from None
+    if isinstance(content, Mapping):
+        args = tuple(content[k] for k in sorted(content, key=_position) if k.startswith("arr_"))
+        kwargs = {k: v for k, v in content.items() if not k.startswith("arr_")}
+        if not args and len(kwargs) == 1 and "x" in kwargs:
+            args, kwargs = (kwargs["x"],), {}
+    else:
+        args, kwargs = (tuple(content) if isinstance(content, list | tuple) else (content,)), {}
+    return Inputs(args, kwargs, f"{describe(args, kwargs)} from {path}")
+
+
+def guess(model: nn.Module) -> Inputs:
+    """Find inputs the model runs on: its exported example, its timm or transformers configuration, or its
+    layers.
+
+    Raises:
+        CaptureError: nothing that was tried runs.
+    """
+    tried: list[str] = []
+    for args, kwargs, why in _candidates(model):
+        try:
+            with torch.no_grad():
+                model(*args, **kwargs)
+        except Exception as problem:  # a wrong guess fails in any way; the next one is tried
+            tried.append(f"{describe(args, kwargs)}: {str(problem).strip().splitlines()[0][:120]}")
+            continue
+        return Inputs(args, kwargs, f"{describe(args, kwargs)} (assumed from {why})", assumed=True)
+    raise CaptureError(
+        "no example input was given and none of the usual ones runs",
+        where=type(model).__name__,
+        why="; ".join(tried),
+        fix="--input 1,3,224,224 (or name=shape:dtype, or an .npz file)",
+    )
+
+
+def describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return a short text: `1x3x224x224 float32, input_ids=1x16 int64`."""
+
+    def one(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return type(value).__name__
+        return f"{'x'.join(map(str, value.shape)) or 'scalar'} {str(value.dtype).removeprefix('torch.')}"
+
+    return ", ".join([one(a) for a in args] + [f"{k}={one(v)}" for k, v in kwargs.items()])
+
+
+def _position(key: str) -> int:
+    return int(key[4:]) if key.startswith("arr_") and key[4:].isdigit() else -1
+
+
+def _random(shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Module | None, seed: int = 0) -> Tensor:
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise UsageError(f"there is no dtype {dtype!r}", fix="--input 1,16:int64 (or float32, float16, bfloat16, bool)")
+    generator = torch.Generator().manual_seed(seed)
+    if kind.is_floating_point or kind.is_complex:
+        return torch.randn(shape, generator=generator).to(kind)
+    if kind is torch.bool or (name and "mask" in name):
+        return torch.ones(shape, dtype=kind)
+    if name and "type" in name:
+        return torch.zeros(shape, dtype=kind)
+    return torch.randint(0, _vocabulary(model), shape, generator=generator).to(kind)
+
+
+def _vocabulary(model: nn.Module | None) -> int:
+    """Return a bound that every random token id must stay below."""
+    if model is None:
+        return 2
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    widths = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    return int(size) if isinstance(size, int) else min(widths, default=2)
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+    """Yield (args, kwargs, reason), best guess first."""
+    example = getattr(model, "meta", {}).get("example_inputs") if hasattr(model, "meta") else None
+    if example:
+        yield tuple(example[0]), dict(example[1]), "the exported program's own example"
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+    if size:
+        yield (_random((1, *size), "float32", None, model),), {}, "timm's configuration"
+    yield from _of_transformers(model)
+    leaf = next((m for m in model.modules() if isinstance(m, _FIRST)), None)
+    yield from _of_layer(leaf, model)
+    yield (_random((1, 3, 224, 224), "float32", None, model),), {}, "habit"
+
+
+def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+    config = getattr(model, "config", None)
+    main = getattr(model, "main_input_name", None)
+    if config is None or not isinstance(main, str):
+        return
+    why = "transformers' configuration"
+    if main == "pixel_values":
+        side = getattr(config, "image_size", None) or 224
+        sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
+        channels = getattr(config, "num_channels", 3)
+        yield (), {main: _random((1, channels, *sides), "float32", None, model)}, why
+    elif main == "input_ids":
+        ids = _random((1, 16), "int64", main, model)
+        yield (), {main: ids}, why
+        yield (), {main: ids, "decoder_input_ids": ids}, why
+    elif main == "input_values":
+        yield (), {main: _random((1, 16000), "float32", None, model)}, why
+    elif main == "input_features":
+        bins = getattr(config, "num_mel_bins", 80)
+        yield (), {main: _random((1, bins, 3000), "float32", None, model)}, why
+
+
+_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)
+
+
+def _of_layer(leaf: nn.Module | None, model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+    """Guess from the first layer with weights: its input width and its number of axes."""
+    why = f"the first layer, {type(leaf).__name__}"
+    if isinstance(leaf, nn.Linear):
+        yield (_random((1, leaf.in_features), "float32", None, model),), {}, why
+        yield (_random((1, 16, leaf.in_features), "float32", None, model),), {}, why
+    elif isinstance(leaf, nn.Embedding):
+        yield (_random((1, 16), "int64", None, model),), {}, why
+    elif isinstance(leaf, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        sizes = {
+            nn.Conv1d: [(1024,)],
+            nn.Conv2d: [(224, 224), (32, 32), (28, 28)],
+            nn.Conv3d: [(16, 112, 112)],
+        }
+        for extent in next(sizes[kind] for kind in sizes if isinstance(leaf, kind)):
+            yield (_random((1, leaf.in_channels, *extent), "float32", None, model),), {}, why

@@ -1,0 +1,352 @@
+"""Read a model from whatever file people have, without running anything of the file before it was checked."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import logging
+import os
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import LoadError
+from actswap.vetting import allowed_globals, check_exported, import_library
+
+_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
+_SAFER = (
+    "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and where it came from.
+
+    Attributes:
+        module: the model, in eval mode, on the CPU.
+        kind: `pickle`, `state_dict`, `safetensors`, `exported`, `bundle` or `factory`.
+        source: the path, and the `--model` text where one was needed.
+    """
+
+    module: nn.Module
+    kind: str
+    source: str
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    allow: Sequence[str] = (),
+    trust_pickle: bool = False,
+    base: str | os.PathLike[str] | None = None,
+) -> LoadedModel:
+    """Load a model file of any supported kind.
+
+    Args:
+        path: `.pt2`, `.safetensors`, a file of torch.save (whole module or state dict), or a bundle folder.
+        model: how to build the module for a state dict: `torchvision:resnet50`,
+            `timm:resnet18?num_classes=10` or `package.module:factory`.
+        allow: packages whose classes a pickle may use, beside torch, torchvision, timm and transformers.
+        trust_pickle: load a pickle without any check. It can run any program.
+        base: file of the model that a bundle was made from, where the bundle's own note does not find it.
+
+    Returns:
+        The model, its kind and its source.
+
+    Raises:
+        LoadError: the file cannot be read or is refused; the message says what works.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_bundle(path, model=model, allow=allow, trust_pickle=trust_pickle, base=base)
+    if not path.exists():
+        raise LoadError(f"there is no file {path}", fix="give the path of a model file or of a bundle folder")
+    kind = _sniff(path)
+    source = f"{path} with {model}" if model else str(path)
+    with _as_load_error(path):
+        if kind == "exported":
+            return LoadedModel(_exported(path), kind, source)
+        if kind == "safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = _unpickle(path, allow, trust_pickle, legacy=kind == "legacy")
+    if isinstance(content, Mapping) and isinstance(content.get("model"), nn.Module):
+        content = content["model"]
+    if isinstance(content, nn.Module):
+        return LoadedModel(content.eval(), "pickle", str(path))
+    state = _state_dict(content, path)
+    if model is None:
+        raise LoadError(
+            f"{path} holds weights ({len(state)} tensors), not a model",
+            why="a state dict does not say how the network is built",
+            fix=f"actswap scan {path} --model torchvision:resnet50 (or timm:NAME, or package.module:factory)",
+        )
+    return LoadedModel(_fill(build_model(model), state, path, model), _weights_kind(kind), source)
+
+
+def _weights_kind(kind: str) -> str:
+    return "safetensors" if kind == "safetensors" else "state_dict"
+
+
+def _sniff(path: Path) -> str:
+    """Tell the kind of a file from its content: `exported`, `safetensors`, `zip` or `legacy`."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise LoadError(f"{path} is empty", fix="save the model again")
+    if head[:4] == b"PK\x03\x04":
+        try:
+            names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
+        except zipfile.BadZipFile:
+            raise LoadError(
+                f"{path} is damaged",
+                why="it begins like a file of torch.save but its end is missing (a truncated copy?)",
+                fix="copy or save the file again",
+            ) from None
+        if "archive_format" in names or "models/model.json" in names:
+            return "exported"
+        if "constants.pkl" in names:
+            raise LoadError(
+                f"{path} is a TorchScript file",
+                why="TorchScript hides the Python modules that actswap changes, and torch.jit is deprecated",
+                fix="save the weights, torch.save(model.state_dict(), 'weights.pt'), and give --model",
+            )
+        if "data.pkl" in names:
+            return "zip"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30:
+        return "safetensors"
+    if path.suffix == ".safetensors":
+        raise LoadError(f"{path} is not a safetensors file", why="its header is damaged", fix="copy it again")
+    if head[:1] == b"\x80":
+        return "legacy"
+    if path.suffix == ".onnx":
+        raise LoadError(
+            f"{path} is an ONNX file",
+            why="actswap changes PyTorch models",
+            fix="start from the PyTorch model",
+        )
+    raise LoadError(
+        f"{path} is not a model file that actswap knows",
+        why="it is no zip of torch.save or torch.export.save, no safetensors file and no pickle",
+        fix="give a .pt2, a .safetensors, a file of torch.save, or a bundle folder",
+    )
+
+
+@contextmanager
+def _as_load_error(path: Path) -> Any:
+    """Turn whatever torch raises on a damaged or hostile file into one LoadError."""
+    try:
+        yield
+    except LoadError as problem:
+        raise LoadError(
+            problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix
+        ) from None
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise LoadError(
+            f"{path} cannot be read",
+            why=f"{type(problem).__name__}: {first[:200]}",
+            fix="check that the file is complete; " + _SAFER,
+        ) from problem
+
+
+def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: bool) -> Any:
+    if trust_pickle:
+        with _on_path(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=False)
+    if legacy:  # written before torch 1.6, or by pickle itself: only weights can be checked
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as problem:
+            first = str(problem).strip().splitlines()[0]
+            raise LoadError(
+                f"{path} is an old-style pickle that holds more than weights",
+                why=first[:200],
+                fix=_SAFER + "; or --trust-pickle, which runs whatever the file says",
+            ) from None
+    with _on_path():
+        names = allowed_globals(str(path), allow)
+        with torch.serialization.safe_globals(names), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _exported(path: Path) -> nn.Module:
+    """Load an exported program; torch's own pickles inside it are forced to weights only."""
+    import actswap.activations  # noqa: F401 (declares the operators that a converted program calls)
+
+    check_exported(str(path))
+    log = logging.getLogger("torch.export")
+    level, before = log.level, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    log.setLevel(logging.CRITICAL)  # it logs the whole program where one node fails
+    try:
+        program = torch.export.load(path)
+    finally:
+        log.setLevel(level)
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    module = program.module()
+    for name in (
+        "train",
+        "eval",
+    ):  # they only raise; the mode is fixed in the program, and setting it is harmless
+        module.__dict__.pop(name, None)
+    if program.example_inputs is not None:  # inputs.py offers them when the user gives none
+        module.meta["example_inputs"] = copy.copy(program.example_inputs)
+    return module
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the weights in a checkpoint, under the usual keys, and drop DataParallel's prefix."""
+    for key in _WEIGHT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = (
+        {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    )
+    if not state:
+        raise LoadError(
+            f"{path} holds neither a model nor weights",
+            why=f"it holds a {type(content).__name__}",
+            fix=_SAFER,
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], path: Path, spec: str) -> nn.Module:
+    own = module.state_dict()
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    if shapes or missing or unexpected:
+        rows = [
+            f"{label} {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            for label, names in (("missing:", missing), ("not in the model:", unexpected), ("shape:", shapes))
+            if names
+        ]
+        raise LoadError(
+            f"the weights of {path} do not fit {spec}",
+            why="; ".join(rows),
+            fix=f"name what was saved, with its options: --model '{spec.partition('?')[0]}?num_classes=10'",
+        )
+    module.load_state_dict(state, strict=False)
+    return module.eval()
+
+
+def build_model(spec: str) -> nn.Module:
+    """Build a model without weights from `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
+
+    Options follow a question mark: `timm:resnet18?num_classes=10&in_chans=1`.
+
+    Raises:
+        LoadError: the library or the name does not exist, or the factory fails.
+    """
+    place, _, rest = spec.partition(":")
+    name, _, query = rest.partition("?")
+    if not place or not name:
+        raise LoadError(
+            f"--model {spec!r} is not understood",
+            fix="--model torchvision:resnet50, timm:NAME or package.module:factory",
+        )
+    options = dict(_option(part) for part in query.split("&") if part)
+    try:
+        with _on_path(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if place == "torchvision":
+                built = import_library("torchvision.models").get_model(name, **{"weights": None, **options})
+            elif place == "timm":
+                import_library("torchvision")
+                built = importlib.import_module("timm").create_model(name, **{"pretrained": False, **options})
+            else:
+                built = getattr(importlib.import_module(place), name)(**options)
+    except Exception as problem:  # a factory is the user's code: whatever it raises is the answer
+        raise LoadError(
+            f"--model {spec} cannot be built",
+            why=f"{type(problem).__name__}: {problem}",
+            fix="check the spelling: --model torchvision:resnet50, timm:NAME or package.module:factory",
+        ) from problem
+    if not isinstance(built, nn.Module):
+        raise LoadError(f"--model {spec} gave a {type(built).__name__}, not an nn.Module")
+    return built
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+@contextmanager
+def _on_path() -> Any:
+    """Let `--model` and `--allow` find modules of the current folder, as `python -c` would."""
+    here = os.getcwd()
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _load_bundle(
+    path: Path,
+    *,
+    model: str | None,
+    allow: Sequence[str],
+    trust_pickle: bool,
+    base: str | os.PathLike[str] | None,
+) -> LoadedModel:
+    """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
+    from actswap import bundle
+
+    note = bundle.read_base(path)
+    if base is not None:
+        plain = load_model(base, model=model or note.model, allow=allow, trust_pickle=trust_pickle).module
+    elif model is not None:
+        plain = build_model(model)
+    elif found := bundle.find_base(path, note):
+        plain = load_model(found, model=note.model, allow=allow, trust_pickle=trust_pickle).module
+    elif note.model is not None and note.model.partition(":")[0] in ("torchvision", "timm"):
+        plain = build_model(note.model)
+    else:
+        raise LoadError(
+            f"the bundle {path} needs the model it was made from",
+            why=f"its base {note.file!r} was not found beside it, or has changed"
+            if note.file
+            else "it names no base file",
+            fix=f"actswap show {path}, then give --base FILE or --model package.module:factory",
+        )
+    return LoadedModel(bundle.load(path, plain).eval(), "bundle", str(path))
+
+
+__all__ = ["LoadedModel", "build_model", "load_model"]

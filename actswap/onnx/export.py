@@ -1,0 +1,226 @@
+"""`export_onnx`: a PyTorch model as one ONNX file that runs in any ONNX Runtime, proved before it is put in
+place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from actswap.activations.base import OnnxFunction
+from actswap.errors import ExportError, FileError, UsageError
+from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, to_graph, with_batch
+from actswap.onnx.finish import finish, operators
+from actswap.onnx.parity import OutputParity
+from actswap.onnx.proof import Proof, output_names, plain_session, prove, takes_other_sizes
+from actswap.onnx.translate import lower_nodes
+
+LOWEST_OPSET = 18
+# A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.
+_INLINE_BYTES = 1_800_000_000
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and the proof.
+
+    Attributes:
+        path: the file.
+        opset: version of the standard operators in it.
+        operators: node counts by operator; those of the project as `actswap.AconC`.
+        parity: per output, the largest difference to PyTorch over all checks.
+        checked: input shapes of each check.
+        inputs: shape of every input; a name stands for an axis of any length.
+        bytes: size of the file, with its data file where there is one.
+        notes: what should be known: an axis that had to stay fixed, a check that the model itself refused.
+    """
+
+    path: str
+    opset: int
+    operators: Mapping[str, int]
+    parity: tuple[OutputParity, ...]
+    checked: tuple[tuple[tuple[int, ...], ...], ...]
+    inputs: Mapping[str, tuple[int | str, ...]]
+    bytes: int
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+def export_onnx(
+    model: nn.Module,
+    example_inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    dynamic_batch: bool = True,
+    dynamic_size: bool = True,
+    opset: int = LOWEST_OPSET,
+    decompose: bool = False,
+    half: bool = False,
+    check: bool = True,
+    overwrite: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write `model` as ONNX; every activation of the project is one node with a function body.
+
+    The file is written beside its place and moved there only after it has passed the ONNX checker and, in a
+    plain ONNX Runtime without any library, agreed with PyTorch on the example, on other batch sizes and on
+    another size.
+
+    Args:
+        model: exported in evaluation mode; not changed.
+        example_inputs: a tensor, or a tuple of the positional arguments.
+        path: where the file goes.
+        example_kwargs: keyword arguments of the call.
+        dynamic_batch: the first axis may have any length.
+        dynamic_size: heights, widths and lengths may change, where the model allows it (see `notes` of the
+            report).
+        opset: version of the standard operators, 18 or newer.
+        decompose: standard operators in place of the project's nodes, for runtimes without functions.
+        half: weights, inputs and outputs in float16.
+        check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
+            there.
+        overwrite: replace an existing file.
+        metadata: further entries of the file's metadata, e.g. the hash of the plan.
+        progress: called with (step, steps, text).
+
+    Raises:
+        FileError: the file exists, or cannot be written.
+        UsageError: an option is wrong.
+        ExportError: the model cannot be exported, or the file does not agree with it; nothing is left on
+            disk.
+    """
+    target = _target(Path(path), overwrite)
+    newest = onnx.defs.onnx_opset_version()
+    if not LOWEST_OPSET <= opset <= newest:
+        raise UsageError(
+            f"opset={opset} is not supported",
+            why=f"function bodies need {LOWEST_OPSET}, and the installed onnx knows up to {newest}",
+            fix=f"export_onnx(..., opset={LOWEST_OPSET})",
+        )
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    inputs: Inputs = (args, dict(example_kwargs or {}))
+    tell = progress or (lambda step, steps, text: None)
+    notes: list[str] = []
+    with evaluating(model), _workspace(target) as folder:
+        exported = copy.deepcopy(model).half() if half else model
+        given = _half_inputs(inputs) if half else inputs
+        names = output_names(exported, given)
+        sizes = [True, False] if dynamic_size else [False]
+        if dynamic_size and not takes_other_sizes(exported, given):
+            sizes = [False]
+            notes.append("sizes are fixed to those of the example: the model takes no other")
+        for size in sizes:
+            try:
+                tell(0, 4, "capture")
+                graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
+                proto = finish(graph, functions, opset, decompose, metadata or {}, names, type(model).__name__)
+                tell(2, 4, "write")
+                file = _write(proto, folder / target.name)
+                tell(3, 4, "check")
+                session = plain_session(file)
+                proof = Proof((), (), ())
+                if check:
+                    proof = prove(session, model, inputs, exported if half else None, given)
+                break
+            except ExportError as error:
+                if size == sizes[-1]:
+                    raise
+                notes.append(f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; "))
+        report = ExportReport(
+            path=str(target),
+            opset=opset,
+            operators=operators(proto),
+            parity=proof.parity,
+            checked=proof.checked,
+            inputs={value.name: tuple(value.shape) for value in session.get_inputs()},
+            bytes=sum(part.stat().st_size for part in folder.iterdir()),
+            notes=(*notes, *proof.notes),
+        )
+        _move(file, target)
+        tell(4, 4, "done")
+    return report
+
+
+def _target(path: Path, overwrite: bool) -> Path:
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists", fix="export_onnx(..., overwrite=True)")
+    if not path.parent.is_dir():
+        raise FileError(f"cannot write {path}", why=f"{path.parent} is not a folder")
+    return path
+
+
+@contextlib.contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    """A folder beside the target, removed whatever happens."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise FileError(f"cannot write {target}", why=str(error)) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _half_inputs(inputs: Inputs) -> Inputs:
+    def change(leaf: Any) -> Any:
+        return leaf.half() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    changed: Inputs = pytree.tree_map(change, inputs)
+    return changed
+
+
+def _graph(
+    model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size: bool, opset: int, tell: Progress
+) -> tuple[ir.Model, list[OnnxFunction]]:
+    # An axis of length 1 would be taken as fixed by torch.export, so a batch of one is shown to it as two.
+    shown = with_batch(inputs, 2) if dynamic_batch and batch_size(inputs) == 1 else inputs
+    program = capture(model, shown, dynamic_batch, dynamic_size)
+    tell(1, 4, "translate")
+    graph = to_graph(program, opset)
+    return graph, lower_nodes(graph)
+
+
+def _write(proto: onnx.ModelProto, file: Path) -> Path:
+    for old in file.parent.iterdir():
+        old.unlink()
+    large = sum(len(t.raw_data) for t in proto.graph.initializer) > _INLINE_BYTES
+    try:
+        onnx.save_model(proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None)
+    except OSError as error:
+        raise FileError(f"cannot write {file.name}", why=str(error)) from error
+    try:
+        onnx.checker.check_model(str(file), full_check=True)
+    except Exception as error:
+        raise ExportError("the exported file does not pass the ONNX checker", why=str(error)) from error
+    return file
+
+
+def _move(file: Path, target: Path) -> None:
+    """Put the data file and then the model in place: a reader sees the old model, or the new one,
+    complete.
+    """
+    try:
+        for source in sorted(file.parent.iterdir(), key=lambda p: p == file):
+            os.replace(source, target.parent / source.name)
+    except OSError as error:
+        raise FileError(f"cannot write {target}", why=str(error)) from error

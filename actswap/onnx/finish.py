@@ -1,0 +1,127 @@
+"""From the exporter's graph to the file's: names of axes and outputs, function bodies, metadata."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+import onnxscript.optimizer
+
+import actswap
+from actswap.activations.base import OnnxFunction
+from actswap.onnx.functions import DOMAIN, VERSION
+
+_AXES = {
+    4: ("batch", "channels", "height", "width"),
+    3: ("batch", "length", "width"),
+    2: ("batch", "length"),
+    1: ("batch",),
+}
+
+
+def version() -> str:
+    """Version of the tool."""
+    return str(getattr(actswap, "__version__", "0"))
+
+
+def finish(
+    model: ir.Model,
+    functions: Sequence[OnnxFunction],
+    opset: int,
+    decompose: bool,
+    metadata: Mapping[str, str],
+    outputs: Sequence[str],
+    name: str,
+) -> onnx.ModelProto:
+    """Drop the exporter's notes (they hold local paths), name things, attach bodies and metadata.
+
+    Args:
+        model: the graph, with lowered activation nodes.
+        functions: the functions it uses.
+        opset: version of the standard operators, for the bodies.
+        decompose: put standard operators in place of the activation nodes.
+        metadata: entries beside the tool's own.
+        outputs: names for the outputs, in order.
+        name: name of the graph.
+    """
+    _name_outputs(model, outputs)
+    for part in (model.graph, *model.graph.subgraphs()):
+        part.metadata_props.clear()
+        for node in part:
+            node.metadata_props.clear()
+            node.doc_string = None
+    model.graph.name = name
+    proto = ir.to_proto(model)
+    _name_axes(proto)
+    attach(proto, functions, opset)
+    if decompose:
+        proto = inline(proto)
+    proto.producer_name, proto.producer_version = "actswap", version()
+    entries = {"actswap.version": version(), "actswap.domain_version": str(VERSION), **metadata}
+    onnx.helper.set_model_props(proto, entries)
+    return proto
+
+
+def attach(proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: int) -> None:
+    """Give the file the bodies of these functions, each once."""
+    known = {(f.domain, f.name) for f in proto.functions}
+    proto.functions.extend(body(f, opset) for f in functions if (DOMAIN, f.op) not in known)
+
+
+def body(function: OnnxFunction, opset: int) -> onnx.FunctionProto:
+    """Parse the body of a function for a version of the standard operators."""
+    attributes = f" <{', '.join(function.attributes)}>" if function.attributes else ""
+    inputs = ", ".join(function.inputs)
+    text = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]> {function.op}{attributes} ({inputs}) => (y)'
+    return onnx.parser.parse_function(f"{text}\n{{{function.body}}}")
+
+
+def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the bodies in place of the nodes, and compute what is constant in them."""
+    inlined = ir.from_proto(onnx.inliner.inline_local_functions(proto))
+    inlined.opset_imports.pop(DOMAIN, None)
+    onnxscript.optimizer.optimize_ir(inlined)
+    return ir.to_proto(inlined)
+
+
+def operators(proto: onnx.ModelProto) -> dict[str, int]:
+    """Count the nodes of the main graph by operator, most frequent first."""
+    counts = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in proto.graph.node)
+    return dict(counts.most_common())
+
+
+def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    outputs = model.graph.outputs
+    taken = {value.name for value in model.graph.inputs} | set(model.graph.initializers)
+    if len(names) != len(outputs) or len(set(outputs)) != len(outputs) or taken & set(names):
+        return
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in names:
+                value.name = f"{value.name}_inner"
+    for value, name in zip(outputs, names, strict=True):
+        if value.producer() is not None:
+            value.name = name
+
+
+def _name_axes(proto: onnx.ModelProto) -> None:
+    """Give the exporter's symbols (`s31`) names that say what they are (`batch`, `height`, `width`,
+    `length`).
+    """
+    names: dict[str, str] = {}
+    for value in proto.graph.input:
+        shape = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(shape):
+            if re.fullmatch(r"s\d+", dim.dim_param) and dim.dim_param not in names:
+                word = _AXES[len(shape)][axis] if len(shape) in _AXES else f"axis{axis}" if axis else "batch"
+                names[dim.dim_param] = word if word not in names.values() else f"{word}_{value.name}"
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.isdigit():
+                dim.dim_value = int(dim.dim_param)
+            elif dim.dim_param:
+                dim.dim_param = re.sub(r"\bs\d+\b", lambda m: names.get(m[0], m[0]), dim.dim_param)

@@ -1,0 +1,177 @@
+"""The proof that a file computes what a PyTorch model computes: in a plain ONNX Runtime, on several
+inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from actswap.errors import CaptureError, ExportError
+from actswap.onnx.capture import Inputs, resize, tensors
+from actswap.onnx.functions import Array
+from actswap.onnx.parity import OutputParity, compare, worst
+
+TOLERANCE = 1e-4
+# (batch, added size) of the further inputs: one sample, an odd number, and a larger picture.
+_OTHERS = ((1, 0), (3, 0), (2, 32))
+
+Shapes = Mapping[str, tuple[int | str, ...]]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Result of `prove`: parity per output over all checks, shapes of the checked inputs, notes."""
+
+    parity: tuple[OutputParity, ...]
+    checked: tuple[tuple[tuple[int, ...], ...], ...]
+    notes: tuple[str, ...]
+
+
+def plain_session(file: Path) -> Any:
+    """Open a file in ONNX Runtime's CPU provider, without the library of the project."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError("ONNX Runtime cannot load the exported file", why=str(error)) from error
+
+
+def prove(
+    session: Any,
+    reference: nn.Module,
+    inputs: Inputs,
+    low: nn.Module | None = None,
+    given: Inputs | None = None,
+) -> Proof:
+    """Compare a session with PyTorch on the inputs, on other batch sizes and on another size.
+
+    Args:
+        session: the file, opened.
+        reference: the model in float32.
+        inputs: its inputs.
+        low: the model in float16, where the file is: its own error to `reference` decides the tolerance.
+        given: the inputs in float16.
+
+    Raises:
+        ExportError: an output differs by more than 1e-4 relative; in float16, by more than four times what
+            PyTorch itself loses there plus one rounding (2^-10).
+        CaptureError: the model cannot be run on the inputs.
+    """
+    given = given or inputs
+    shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    checks: list[tuple[OutputParity, ...]] = []
+    checked, notes = [], []
+    for full, half in [(inputs, given), *_others(inputs, given, shapes)]:
+        tried = tuple(tuple(t.shape) for t in tensors(full))
+        try:
+            expected = outputs(reference, full)
+        except CaptureError as error:
+            if not checks:
+                raise
+            notes.append(f"not checked on {list(tried)}: the model refuses it ({error.why})")
+            continue
+        rows = compare(names, expected, run(session, half))
+        limits = [TOLERANCE] * len(rows)
+        if low is not None:
+            limits = [4 * row.relative + 2.0**-10 for row in compare(names, expected, outputs(low, half))]
+        for row, limit in zip(rows, limits, strict=True):
+            if not row.relative <= limit:
+                raise ExportError(
+                    f"the exported file does not agree with PyTorch on inputs {list(tried)}",
+                    where=f"output {row.name}",
+                    why=f"relative error {row.relative:.3g}, allowed {limit:.3g}",
+                )
+        checks.append(rows)
+        checked.append(tried)
+    return Proof(worst(*checks), tuple(checked), tuple(notes))
+
+
+def _others(inputs: Inputs, given: Inputs, shapes: Shapes) -> list[tuple[Inputs, Inputs]]:
+    base = [t.shape for t in tensors(inputs)]
+    pairs = [(_other(inputs, shapes, *change), _other(given, shapes, *change)) for change in _OTHERS]
+    return [pair for pair in pairs if [t.shape for t in tensors(pair[0])] != base]
+
+
+def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
+    """The inputs with another batch and size, along the axes that the file says are free."""
+    leaves, spec = pytree.tree_flatten(inputs)
+    position = iter(shapes.values())
+    changed = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            names: Sequence[int | str] = next(position, tuple(leaf.shape))
+            shape = [
+                length if not isinstance(name, str) or not name.isidentifier() else length + size if axis else batch
+                for axis, (length, name) in enumerate(zip(leaf.shape, names, strict=True))
+            ]
+            leaf = leaf if shape == list(leaf.shape) else resize(leaf, shape, 0.9)
+        changed.append(leaf)
+    other: Inputs = pytree.tree_unflatten(changed, spec)
+    return other
+
+
+def takes_other_sizes(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the model accepts larger pictures (inputs of four axes or more); True where there is none."""
+
+    def larger(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.dim() >= 4:
+            return resize(leaf, (*leaf.shape[:2], *(length + _OTHERS[-1][1] for length in leaf.shape[2:])))
+        return leaf
+
+    try:
+        call(model, pytree.tree_map(larger, inputs))
+    except CaptureError:
+        return False
+    return True
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Run the model without gradients; raises CaptureError where it cannot be run."""
+    try:
+        with torch.no_grad():
+            return model(*inputs[0], **inputs[1])
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} cannot be run on the inputs",
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+        ) from error
+
+
+def outputs(model: nn.Module, inputs: Inputs) -> list[Array]:
+    """The tensors of the model's result, in order, as arrays."""
+    return [leaf.detach().cpu().numpy() for leaf in tensors(call(model, inputs))]
+
+
+def output_names(model: nn.Module, inputs: Inputs) -> list[str]:
+    """Names from the structure of the model's result: keys of a dict, else `output`, `output_1`, ..."""
+    found = pytree.tree_leaves_with_path(call(model, inputs))
+    paths = [path for path, leaf in found if isinstance(leaf, Tensor)]
+    return [
+        "_".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", k)))) for key in path)
+        if any(isinstance(key, pytree.MappingKey) for key in path)
+        else ("output" if k == 0 else f"output_{k}")
+        for k, path in enumerate(paths)
+    ]
+
+
+def run(session: Any, inputs: Inputs) -> list[Array]:
+    """Run a session on the tensors of the inputs, in order."""
+    names = [value.name for value in session.get_inputs()]
+    feed = {name: leaf.detach().cpu().numpy() for name, leaf in zip(names, tensors(inputs), strict=True)}
+    try:
+        found: list[Array] = session.run(None, feed)
+    except Exception as error:
+        shapes = [tuple(array.shape) for array in feed.values()]
+        raise ExportError(f"ONNX Runtime cannot run the exported file on {shapes}", why=str(error)) from error
+    return found

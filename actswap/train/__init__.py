@@ -1,0 +1,23 @@
+"""Fine-tuning of converted networks."""
+
+from actswap.train.config import Ramp, TuneConfig
+from actswap.train.data import Data, load_data
+from actswap.train.evaluate import evaluate
+from actswap.train.groups import activation_parameters, param_groups
+from actswap.train.loop import tune
+from actswap.train.norm import reestimate
+from actswap.train.report import TuneReport, draw_curve
+
+__all__ = [
+    "Data",
+    "Ramp",
+    "TuneConfig",
+    "TuneReport",
+    "activation_parameters",
+    "draw_curve",
+    "evaluate",
+    "load_data",
+    "param_groups",
+    "reestimate",
+    "tune",
+]

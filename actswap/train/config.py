@@ -1,0 +1,163 @@
+"""What a fine-tuning run does, as plain frozen data that can be checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+OPTIMIZERS = ("sgd", "adamw")
+CURVES = ("one_cycle", "cosine", "linear", "constant")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true")
+SCHEDULED = ("morph", "beta", "temperature")
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A value that moves from `start` to `end` between two fractions of the run, and stays there.
+
+    Attributes:
+        start: value before and at `begin`.
+        end: value at and after `until`.
+        begin: fraction of all steps at which the move begins, 0 to 1.
+        until: fraction at which it ends, `begin` to 1.
+    """
+
+    start: float
+    end: float
+    begin: float = 0.0
+    until: float = 1.0
+
+    def at(self, fraction: float) -> float:
+        """Return the value at a fraction of the run; linear in between."""
+        if fraction <= self.begin:
+            return self.start if self.until > self.begin else self.end
+        if fraction >= self.until:
+            return self.end
+        return self.start + (self.end - self.start) * (fraction - self.begin) / (self.until - self.begin)
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the training set; a fraction is allowed.
+        batch: images per step over all processes together.
+        optimizer: `sgd` (Nesterov) or `adamw`.
+        lr: largest learning rate of the network's weights.
+        activation_lr: the same for activation parameters; None takes `lr`.
+        weight_decay: for weights; activation parameters named in `Spec.no_decay` never decay.
+        momentum: of SGD.
+        curve: `one_cycle` (cosine up over `warmup`, cosine down to 0), `cosine`, `linear` (both after a
+            linear warm-up) or `constant`.
+        warmup: fraction of the steps.
+        clip: largest gradient norm; None does not clip.
+        label_smoothing: of the cross entropy.
+        precision: as Lightning Fabric names it.
+        ema: decay of the averaged weights that are evaluated and kept; None keeps the last weights.
+        distill: weight of the teacher's logits in the loss, 0 to 1; the labels have the rest.
+        distill_temperature: softmax temperature of that term.
+        distill_features: weight of the per-site feature term, added on top.
+        train: `all` parameters, or the `activations` alone.
+        batch_norm: `train` (statistics of the batch, gathered over processes) or `frozen` (running
+            statistics).
+        reestimate: batches over which BatchNorm statistics are taken anew after the last step; 0 keeps them.
+        augment: names of augmentations for image batches: `flip`, `shift` (up to 1/8 of the side).
+        schedules: ramps by name: `morph` (the t of morphing sites), `beta` (sharpness of ACON sites; the
+            parameter is held at the ramp until it ends, then trains), `temperature` (DY-ReLU-C's softmax).
+        seed: order of the images, augmentation and dropout.
+        workers: data loading processes per training process.
+        accelerator: `auto`, `cpu`, `cuda`, ...
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints; 0 writes none but the last.
+        out: folder for metrics, checkpoints and the curve; None writes nothing.
+        resume: go on from the newest checkpoint in `out`, if there is one.
+    """
+
+    epochs: float = 1.0
+    batch: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    activation_lr: float | None = None
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    curve: str = "one_cycle"
+    warmup: float = 0.3
+    clip: float | None = None
+    label_smoothing: float = 0.0
+    precision: str = "32-true"
+    ema: float | None = None
+    distill: float = 0.0
+    distill_temperature: float = 2.0
+    distill_features: float = 0.0
+    train: str = "all"
+    batch_norm: str = "train"
+    reestimate: int = 0
+    augment: tuple[str, ...] = ()
+    schedules: Mapping[str, Ramp] = field(default_factory=dict)
+    seed: int = 0
+    workers: int = 0
+    accelerator: str = "auto"
+    log_every: int = 50
+    checkpoint_every: int = 0
+    out: str | None = None
+    resume: bool = False
+
+    @property
+    def needs_teacher(self) -> bool:
+        """True where a distillation term has weight."""
+        return self.distill > 0 or self.distill_features > 0
+
+    def problems(self) -> list[str]:
+        """Return one sentence for every value that cannot be used; empty where all is well."""
+        checks = [
+            (self.epochs > 0, f"epochs = {self.epochs}: must be above 0"),
+            (self.batch >= 1, f"batch = {self.batch}: must be at least 1"),
+            (self.lr >= 0, f"lr = {self.lr}: must not be negative"),
+            (
+                self.activation_lr is None or self.activation_lr >= 0,
+                f"activation_lr = {self.activation_lr}: must not be negative",
+            ),
+            (self.weight_decay >= 0, f"weight_decay = {self.weight_decay}: must not be negative"),
+            (0 <= self.momentum < 1, f"momentum = {self.momentum}: must lie in [0, 1)"),
+            (0 <= self.warmup < 1, f"warmup = {self.warmup}: is a fraction of the run, in [0, 1)"),
+            (self.clip is None or self.clip > 0, f"clip = {self.clip}: must be above 0"),
+            (0 <= self.label_smoothing < 1, f"label_smoothing = {self.label_smoothing}: must lie in [0, 1)"),
+            (self.ema is None or 0 < self.ema < 1, f"ema = {self.ema}: must lie in (0, 1)"),
+            (0 <= self.distill <= 1, f"distill = {self.distill}: must lie in [0, 1]"),
+            (
+                self.distill_temperature > 0,
+                f"distill_temperature = {self.distill_temperature}: must be above 0",
+            ),
+            (self.distill_features >= 0, f"distill_features = {self.distill_features}: must not be negative"),
+            (self.reestimate >= 0, f"reestimate = {self.reestimate}: must not be negative"),
+            (self.workers >= 0, f"workers = {self.workers}: must not be negative"),
+            (self.log_every >= 1, f"log_every = {self.log_every}: must be at least 1"),
+            (self.checkpoint_every >= 0, f"checkpoint_every = {self.checkpoint_every}: must not be negative"),
+            (
+                not self.resume or self.out is not None,
+                "resume = true: needs `out`, the folder of the earlier run",
+            ),
+        ]
+        found = [text for ok, text in checks if not ok]
+        for name, allowed in (
+            ("optimizer", OPTIMIZERS),
+            ("curve", CURVES),
+            ("precision", PRECISIONS),
+            ("train", ("all", "activations")),
+            ("batch_norm", ("train", "frozen")),
+        ):
+            if getattr(self, name) not in allowed:
+                found.append(f"{name} = {getattr(self, name)!r}: one of {', '.join(allowed)}")
+        found += [f"augment = {name!r}: one of flip, shift" for name in self.augment if name not in ("flip", "shift")]
+        for name, ramp in self.schedules.items():
+            if name not in SCHEDULED:
+                found.append(f"schedules.{name}: one of {', '.join(SCHEDULED)}")
+            if not 0 <= ramp.begin <= ramp.until <= 1:
+                found.append(f"schedules.{name}: needs 0 <= begin <= until <= 1, not {ramp.begin} and {ramp.until}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {**asdict(self), "augment": list(self.augment)}

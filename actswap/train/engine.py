@@ -1,0 +1,59 @@
+"""Starting Lightning Fabric, and choosing what is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from actswap.errors import UsageError
+from actswap.train.config import TuneConfig
+from actswap.train.groups import activation_parameters
+
+
+def start_fabric(config: TuneConfig) -> Any:
+    """Start Fabric, alone or as one of the processes that torchrun started.
+
+    Raises:
+        UsageError: Lightning Fabric is not installed.
+    """
+    try:
+        from lightning_fabric import Fabric
+    except ImportError as error:
+        raise UsageError(
+            "fine-tuning needs Lightning Fabric", why=str(error), fix="pip install 'actswap[tune]'"
+        ) from error
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    precision: Any = config.precision
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local if world > 1 else 1,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def trainable_only(model: nn.Module, which: str) -> Iterator[None]:
+    """Freeze everything but the activations, where asked to, and give back what was trainable before."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    if which == "activations":
+        wanted = {id(parameter) for parameter in activation_parameters(model).values()}
+        if not wanted:
+            raise UsageError(
+                "no activation to train", why="the network has no trainable activation", fix='train = "all"'
+            )
+        for parameter, _ in before:
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in wanted)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)

@@ -1,0 +1,51 @@
+"""Scoring a network, and the short loans of mode and weights that it needs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from actswap.train.data import evaluation_batches
+
+
+def evaluate(model: nn.Module, dataset: Dataset[Any], batch: int = 500) -> float:
+    """Return the accuracy of a classifier over a dataset, 0 to 1, in this process on the model's device."""
+    device = next(itertools.chain(model.parameters(), model.buffers())).device
+    right = seen = 0
+    with torch.no_grad(), in_mode(model, training=False):
+        for x, target in evaluation_batches(dataset, batch, 0, 1, 0):
+            right += int((model(x.to(device)).argmax(1) == target.to(device)).sum())
+            seen += len(x)
+    return right / seen
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put all modules in one mode, and each back in its own afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def lent_state(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Lend another state to the model; None lends none."""
+    if state is None:
+        yield
+        return
+    own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)

@@ -1,0 +1,362 @@
+"""The fine-tuning loop on Lightning Fabric: any number of processes, resumable to the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from actswap.errors import UsageError
+from actswap.train import checkpoint
+from actswap.train.average import Average
+from actswap.train.config import TuneConfig
+from actswap.train.data import Data, Loss, augment, evaluation_batches, training_batches
+from actswap.train.distill import FeaturePairs, logit_loss
+from actswap.train.engine import start_fabric, trainable_only
+from actswap.train.evaluate import in_mode, lent_state
+from actswap.train.groups import param_groups
+from actswap.train.norm import batch_norms, gathered_statistics, reestimate
+from actswap.train.report import TuneReport, draw_curve, read_metrics
+from actswap.train.schedule import Ramps, rate_factor
+
+Progress = Callable[[int, int, str], None]
+
+
+def tune(
+    model: nn.Module,
+    data: Data,
+    config: TuneConfig | None = None,
+    teacher: nn.Module | None = None,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Fine-tune a network in place.
+
+    Started under torchrun, the processes share each batch; the numbers are those of one process with the same
+    `batch`, to rounding (dropout excepted, whose draws differ). With `out` set, a run that was stopped or
+    killed and is started again with `resume=True` ends in the same bits on the same machine and number of
+    processes.
+
+    Args:
+        model: the network, usually `convert(...).model`; trained in place and left on the training device.
+        data: training and validation sets.
+        config: what to do; `TuneConfig()` where None.
+        teacher: the original network, needed where the config distils; not changed.
+        progress: called with (steps done, all steps, message).
+
+    Returns:
+        Counts, scores before and after, metrics and files.
+
+    Raises:
+        UsageError: the config cannot be used, all problems listed; no teacher; batch larger than the data; a
+            loss that is no longer finite.
+        FileError: `out` cannot be written.
+    """
+    config = config or TuneConfig()
+    problems = config.problems()
+    if config.needs_teacher and teacher is None:
+        problems.append("distill: needs a teacher, the original network")
+    if problems:
+        raise UsageError("cannot fine-tune with these settings", why="; ".join(problems))
+    with torch.random.fork_rng(enabled=True), trainable_only(model, config.train):
+        return _Run(model, data, config, teacher if config.needs_teacher else None, progress).run()
+
+
+class _Run:
+    """One run: what `tune` holds between its steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        config: TuneConfig,
+        teacher: nn.Module | None,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.data, self.config, self.teacher, self.progress = (
+            model,
+            data,
+            config,
+            teacher,
+            progress,
+        )
+        self.fabric = start_fabric(config)
+        self.rank, self.world = int(self.fabric.global_rank), int(self.fabric.world_size)
+        self.count = len(data.train)  # type: ignore[arg-type]
+        self.batch = min(config.batch, self.count // self.world * self.world)
+        if self.batch == 0 or self.batch % self.world:
+            raise UsageError(
+                f"a batch of {self.batch} cannot be shared by {self.world} processes",
+                why=f"{self.count} training items, batch = {config.batch}",
+                fix=f"batch = {max(1, config.batch // self.world) * self.world}",
+            )
+        self.total = max(1, round(config.epochs * (self.count // self.batch)))
+        self.out = Path(config.out) if config.out is not None else None
+        self.metrics: list[dict[str, Any]] = []
+        self.window = torch.zeros(2, dtype=torch.float64)  # sum of losses and steps since the last line
+        self.loss: Loss = data.loss or self._cross_entropy
+        torch.manual_seed(config.seed + 7919 * self.rank)
+        groups = param_groups(model, config.weight_decay, config.lr, config.activation_lr)
+        if not groups:
+            raise UsageError("nothing to train", why="no parameter requires a gradient")
+        self.peaks = [float(group["lr"]) for group in groups]
+        self.ramps = Ramps(model, config.schedules)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        self.net, self.optimizer = self.fabric.setup(model, optimizer)
+        if teacher is not None:
+            teacher.to(self.fabric.device)
+        self.average = Average(model, config.ema) if config.ema is not None else None
+
+    def run(self) -> TuneReport:
+        began = time.perf_counter()
+        found = self._resume()
+        start = found.step if found else 0
+        if found is None:
+            self.ramps.apply(0.0)
+            self._validate(0)
+        with ExitStack() as stack:
+            stack.enter_context(gathered_statistics(self.model, self.world))
+            features = None
+            if self.teacher is not None:
+                stack.enter_context(in_mode(self.teacher, training=False))
+                if self.config.distill_features > 0:
+                    features = stack.enter_context(FeaturePairs(self.model, self.teacher))
+            self._steps(start, features)
+        self._finish()
+        valid = [row for row in self.metrics if row["kind"] == "valid"]
+        files = self._write_results()
+        return TuneReport(
+            steps=self.total,
+            images=self.total * self.batch,
+            epochs=self.total * self.batch / self.count,
+            trained=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            seconds=time.perf_counter() - began,
+            resumed_from=found.step if found else None,
+            before=_scores(valid[0]) if valid else {},
+            after=_scores(valid[-1]) if valid else {},
+            metrics=tuple(self.metrics),
+            files=files,
+        )
+
+    def _steps(self, start: int, features: FeaturePairs | None) -> None:
+        config, per_epoch = self.config, self.count // self.batch
+        batches = training_batches(
+            self.data.train,
+            self.batch,
+            config.seed,
+            range(start, self.total),
+            self.rank,
+            self.world,
+            config.workers,
+        )
+        self._train_mode()
+        for done, (x, target) in enumerate(batches, start + 1):
+            fraction = (done - 1) / self.total
+            factor = rate_factor(config.curve, fraction, config.warmup)
+            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+                group["lr"] = peak * factor
+            self.ramps.apply(fraction)
+            x, target = x.to(self.fabric.device), target.to(self.fabric.device)
+            if config.augment:
+                x = augment(x, config.augment, config.seed, done - 1, self.rank, self.world)
+            loss = self._loss(x, target, features)
+            self.fabric.backward(loss)
+            if config.clip is not None:
+                self.fabric.clip_gradients(self.net, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update(self.model, done - 1)
+            self.window += torch.stack([loss.detach().double().cpu(), torch.ones((), dtype=torch.float64)])
+            if done % config.log_every == 0 or done == self.total:
+                self._log_step(done, per_epoch, config.lr * factor)
+            if done % per_epoch == 0 and done < self.total:
+                self._validate(done)
+                self._train_mode()
+            if done == self.total or (config.checkpoint_every and done % config.checkpoint_every == 0):
+                self._save(done)
+            if self.progress is not None:
+                self.progress(done, self.total, f"loss {float(loss.detach()):.4f}")
+
+    def _loss(self, x: Tensor, target: Tensor, features: FeaturePairs | None) -> Tensor:
+        config = self.config
+        if features is not None:
+            features.clear()
+        output = self.net(x)
+        if self.teacher is None:
+            return self.loss(output, target)
+        with torch.no_grad(), self.fabric.autocast():
+            reference = self.teacher(x)
+        terms: list[Tensor] = []
+        if config.distill < 1:
+            terms.append((1 - config.distill) * self.loss(output, target))
+        if config.distill > 0:
+            terms.append(config.distill * logit_loss(output, reference, config.distill_temperature))
+        if features is not None:
+            terms.append(config.distill_features * features.loss())
+        return torch.stack(terms).sum()
+
+    def _cross_entropy(self, output: Any, target: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing if self.model.training else 0.0
+        wide = output if output.dtype == torch.float64 else output.float()
+        loss: Tensor = functional.cross_entropy(wide, target, label_smoothing=smoothing)
+        return loss
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self.config.batch_norm == "frozen":
+            for norm in batch_norms(self.model):
+                norm.eval()
+
+    def _log_step(self, done: int, per_epoch: int, rate: float) -> None:
+        total = self._summed(self.window)
+        mean = float(total[0] / total[1])
+        self.window.zero_()
+        if mean != mean or mean in (float("inf"), float("-inf")):
+            raise UsageError(f"the loss is {mean} at step {done}", fix="a lower lr, or clip = 1.0")
+        self._log({"kind": "train", "step": done, "epoch": done / per_epoch, "loss": mean, "lr": rate})
+
+    def _validate(self, done: int) -> None:
+        if self.data.valid is None:
+            return
+        with lent_state(self.model, self.average.state if self.average and done else None):
+            scores = self._evaluate(self.data.valid)
+        self._log({"kind": "valid", "step": done, **scores})
+
+    def _evaluate(self, dataset: Dataset[Any]) -> dict[str, float]:
+        sums = torch.zeros(3, dtype=torch.float64)
+        with torch.no_grad(), in_mode(self.model, training=False), self.fabric.autocast():
+            for x, target in evaluation_batches(dataset, 500, self.rank, self.world, self.config.workers):
+                x, target = x.to(self.fabric.device), target.to(self.fabric.device)
+                output = self.model(x)
+                right = (output.argmax(1) == target).sum() if self.data.loss is None else torch.zeros(())
+                sums += torch.stack([self.loss(output, target).cpu() * len(x), right.cpu(), torch.tensor(len(x))])
+        sums = self._summed(sums)
+        scores = {"loss": float(sums[0] / sums[2])}
+        return {**scores, "score": float(sums[1] / sums[2])} if self.data.loss is None else scores
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes; a copy, on the CPU."""
+        if self.world == 1:
+            return values.clone()
+        total: Tensor = self.fabric.all_reduce(values.clone().to(self.fabric.device), reduce_op="sum")
+        return total.cpu()
+
+    def _finish(self) -> None:
+        """Keep the averaged weights, end every ramp, take statistics anew, and score the result."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.state)
+        self.ramps.apply(1.0)
+        if self.config.reestimate:
+            steps = range(min(self.config.reestimate, self.count // self.batch))
+            inputs = training_batches(self.data.train, self.batch, self.config.seed, steps, 0, 1, self.config.workers)
+            reestimate(self.model, (x.to(self.fabric.device) for x, _ in inputs))
+        self.metrics = [row for row in self.metrics if row["kind"] != "valid" or row["step"] < self.total]
+        self.average = None
+        self._validate(self.total)
+        self.model.eval()
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        self.metrics.append({"schema": 1, **row, "time": round(time.time(), 3)})
+        if self.out is not None and self.rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with (self.out / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(self.metrics[-1]) + "\n")
+
+    def _save(self, done: int) -> None:
+        if self.out is None:
+            return
+        state = {
+            "schema": 1,
+            "step": done,
+            "config": self.config.to_dict(),
+            "images": self.count,
+            "window": self.window.tolist(),
+            "processes": self.world,
+        }
+        process = {
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        average = self.average.state if self.average is not None else None
+        checkpoint.write(
+            self.out,
+            state,
+            self.model.state_dict(),
+            average,
+            process,
+            self.rank,
+            lambda: self.fabric.barrier(),
+        )
+
+    def _resume(self) -> checkpoint.Checkpoint | None:
+        """Go back to the newest checkpoint; metrics after it are cut, they will be written again."""
+        if self.out is None:
+            return None
+        file = self.out / "metrics.jsonl"
+        found = checkpoint.newest(self.out) if self.config.resume else None
+        if found is None:
+            if not self.config.resume and (file.exists() or checkpoint.newest(self.out)):
+                raise UsageError(
+                    "the folder holds another run", where=str(self.out), fix="resume = true, or another `out`"
+                )
+            self._cut(file, [])
+            return None
+        checkpoint.check_same_run(found, self.config.to_dict(), self.count)
+        self.model.load_state_dict(found.model())
+        average, process = found.average(), found.process(self.rank)
+        if self.average is not None and average is not None:
+            self.average.load(average)
+        mine = process or found.process(0)
+        assert mine is not None
+        self.optimizer.load_state_dict(mine["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(mine["precision"])
+        if process is not None:
+            torch.set_rng_state(process["random"])
+            if process["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(process["random_cuda"])
+        self.window = torch.tensor(found.state["window"], dtype=torch.float64)
+        self.metrics = [row for row in read_metrics(file) if row["step"] <= found.step]
+        self._cut(file, self.metrics)
+        return found
+
+    def _cut(self, file: Path, rows: list[dict[str, Any]]) -> None:
+        self.fabric.barrier()
+        if self.rank == 0 and file.exists():
+            checkpoint.write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+        self.fabric.barrier()
+
+    def _write_results(self) -> tuple[str, ...]:
+        if self.out is None or self.rank != 0:
+            return ()
+        from safetensors.torch import save_file
+
+        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()}
+        beside = self.out / ".model.writing"
+        save_file(state, beside)
+        os.replace(beside, self.out / "model.safetensors")
+        files = ["metrics.jsonl", "model.safetensors"]
+        try:
+            draw_curve(self.metrics, self.out / "curve.png")
+            files.append("curve.png")
+        except UsageError:
+            pass  # matplotlib is optional; the numbers are in metrics.jsonl
+        return tuple(str(self.out / name) for name in files)
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: row[name] for name in ("loss", "score") if name in row}

@@ -1,0 +1,266 @@
+"""export_onnx: every activation, layouts and sizes, what the file says, and what happens when it goes
+wrong.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx_cases import C, Case, cases
+from torch import Tensor, nn
+
+from actswap.activations import TRAINABLE
+from actswap.errors import CaptureError, ExportError, FileError, UsageError
+from actswap.onnx.export import export_onnx
+from actswap.onnx.functions import DOMAIN
+from actswap.onnx.translate import lower_nodes
+
+
+class Activation(nn.Module):
+    """A case as a module; `log_beta` stands for parameters that are computed from others."""
+
+    def __init__(self, case: Case, dim: int = 1) -> None:
+        super().__init__()
+        self.case, self.dim = case, dim
+        for name, tensor in case.tensors.items():
+            self.register_buffer(name, tensor / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tensors = [self.get_buffer(name) * 2 for name in self.case.tensors]
+        return getattr(torch.ops.actswap, self.case.name)(x, *tensors, *self.case.scalars.values(), self.dim)
+
+
+BY_LABEL = {case.label: case for case in cases(False)}
+PER_LAYER = {case.label: case for case in cases(True)}
+
+
+def act(label: str, dim: int = 1, shared: bool = False) -> Activation:
+    return Activation((PER_LAYER if shared else BY_LABEL)[label], dim)
+
+
+class Everywhere(nn.Module):
+    """One network: pictures, a vector and a sequence, each through activations of its layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        labels = ("acon_c", "meta_acon_channel", "dy_relu_2", "dy_relu_c", "pau_A", "opau_legendre", "swish")
+        self.picture = nn.Sequential(
+            nn.Conv2d(3, C, 3, padding=1),
+            nn.BatchNorm2d(C),
+            *(act(n) for n in labels[:4]),
+            act("acon_b", shared=True),
+        )
+        self.vector = nn.Sequential(nn.Linear(C, C), *(act(n) for n in ("acon_c", "meta_acon_channel", "dy_relu_2")))
+        self.sequence = nn.Sequential(nn.Linear(C, C), *(act(n, -1) for n in labels), act("meta_acon_layer", -1))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.picture(x)
+        return {
+            "map": y,
+            "vector": self.vector(torch.tanh(y.mean((2, 3)))),
+            "sequence": self.sequence(torch.tanh(y.flatten(2).transpose(1, 2))),
+        }
+
+
+class Net(nn.Module):
+    def __init__(self, *activations: nn.Module, width: int = C) -> None:
+        super().__init__()
+        self.conv, self.acts, self.head = (
+            nn.Conv2d(3, width, 3),
+            nn.Sequential(*activations),
+            nn.Conv2d(width, 5, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.acts(torch.tanh(self.conv(x)))).mean((2, 3))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(1)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_all_layouts_with_dynamic_batch_and_size(tmp_path: Path) -> None:
+    model = Everywhere().train()
+    report = export_onnx(model, torch.randn(1, 3, 9, 12), tmp_path / "m.onnx")
+    assert model.training and model.picture.training
+    assert report.inputs == {"x": ("batch", 3, "height", "width")}
+    assert [p.name for p in report.parity] == ["map", "vector", "sequence"]
+    assert all(p.relative <= 1e-4 for p in report.parity)
+    assert [shapes[0] for shapes in report.checked] == [(1, 3, 9, 12), (3, 3, 9, 12), (2, 3, 41, 44)]
+    assert report.operators["actswap.AconC"] == 3 and report.operators["actswap.MetaAcon"] == 4
+    assert json.loads(json.dumps(report.to_dict()))["opset"] == 18
+    assert names_in(tmp_path) == ["m.onnx"] and report.bytes == (tmp_path / "m.onnx").stat().st_size
+
+
+def test_node_names_shapes_and_metadata(tmp_path: Path) -> None:
+    model = Net(act("acon_c"), act("acon_c", shared=True))
+    export_onnx(model, torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", metadata={"actswap.plan": "abc"})
+    proto = onnx.load(tmp_path / "m.onnx")
+    nodes = [node for node in proto.graph.node if node.domain == DOMAIN]
+    assert [node.name for node in nodes] == ["acts.0", "acts.1"]
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    assert arrays["acts.0.p1"].shape == (C, 1, 1) and arrays["acts.1.p1"].shape == ()
+    assert {p.key: p.value for p in proto.metadata_props}["actswap.plan"] == "abc"
+    text = (tmp_path / "m.onnx").read_bytes()
+    assert str(Path(__file__).parent).encode() not in text and b"stack_trace" not in text
+
+
+def test_every_variant_of_every_operator(tmp_path: Path) -> None:
+    bounded = [nn.Sequential(act(label), nn.Tanh()) for label in sorted(BY_LABEL)]
+    report = export_onnx(Net(*bounded), torch.randn(2, 3, 7, 10), tmp_path / "m.onnx")
+    nodes = {name: count for name, count in report.operators.items() if name.startswith("actswap.")}
+    assert sum(nodes.values()) == len(BY_LABEL) and len(report.checked) == 4
+    # variants are operators of their own: only the three spaces of meta-ACON, and PAU's forms B and D, share
+    # one
+    assert len(nodes) == len(BY_LABEL) - 3
+
+
+def test_every_module_of_the_list(tmp_path: Path) -> None:
+    modules = [nn.Sequential(spec.build(C, 1), nn.Tanh()) for spec in TRAINABLE]
+    report = export_onnx(Net(*modules), torch.randn(2, 3, 7, 10), tmp_path / "m.onnx")
+    nodes = [node for node in onnx.load(tmp_path / "m.onnx").graph.node if node.domain == DOMAIN]
+    assert {node.name.split(".")[1] for node in nodes} >= {
+        str(k) for k, spec in enumerate(TRAINABLE) if spec.name != "acon_frelu"
+    }
+    assert all(p.relative <= 1e-4 for p in report.parity)
+
+
+@pytest.mark.parametrize("opset", [20, 25])
+def test_newer_opsets(opset: int, tmp_path: Path) -> None:
+    report = export_onnx(
+        Net(act("acon_c"), act("dy_relu_c"), act("pau_A")),
+        torch.randn(2, 3, 6, 6),
+        tmp_path / "m.onnx",
+        opset=opset,
+    )
+    assert report.opset == opset
+
+
+def test_decomposed_file_has_standard_operators_and_runs_in_openvino(tmp_path: Path) -> None:
+    model = Everywhere().eval()
+    report = export_onnx(model, torch.randn(2, 3, 6, 6), tmp_path / "m.onnx", decompose=True)
+    assert not [name for name in report.operators if "." in name]
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert not proto.functions and {entry.domain for entry in proto.opset_import} <= {"", "ai.onnx"}
+    openvino = pytest.importorskip("openvino")
+    x = torch.randn(3, 3, 10, 8)
+    core = openvino.Core()
+    run = core.compile_model(core.read_model(tmp_path / "m.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    got = run({"x": x.numpy()})
+    with torch.no_grad():
+        for name, want in model(x).items():
+            scale = want.abs().max().item()
+            np.testing.assert_allclose(got[name], want.numpy(), rtol=0, atol=1e-4 * scale)
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    report = export_onnx(Net(act("acon_c"), act("pau_A")), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", half=True)
+    session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].type == "tensor(float16)" and report.parity[0].relative > 0
+
+
+def test_fixed_batch_and_size(tmp_path: Path) -> None:
+    model = Net(act("acon_c"))
+    options = {"dynamic_batch": False, "dynamic_size": False}
+    report = export_onnx(model, torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", **options)
+    assert report.inputs == {"x": (2, 3, 8, 8)} and len(report.checked) == 1
+
+
+def test_a_size_that_the_model_fixes_stays_fixed(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, C, 3), act("acon_c"), nn.Flatten(), nn.Linear(C * 16, 4))
+    report = export_onnx(model, torch.randn(2, 3, 6, 6), tmp_path / "m.onnx")
+    assert report.inputs["input"] == ("batch", 3, 6, 6) and "takes no other" in report.notes[0]
+
+
+def test_several_inputs_keyword_arguments_and_integers(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.act = nn.Embedding(11, C), act("acon_c", -1)
+
+        def forward(self, ids: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            y = self.act(self.embedding(ids))
+            return y, y if mask is None else y * mask[..., None]
+
+    ids, mask = torch.randint(0, 11, (2, 6)), torch.ones(2, 6)
+    report = export_onnx(Two(), (ids,), tmp_path / "m.onnx", example_kwargs={"mask": mask})
+    assert list(report.inputs) == ["ids", "mask"] and report.inputs["ids"][0] == "batch"
+
+
+def test_half_done_work_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: onnx.ModelProto) -> list[object]:
+        functions = lower_nodes(model)
+        for value in model.graph.initializers.values():
+            if value.name.endswith(".p1"):
+                value.const_value = onnx_tensor(value.const_value.numpy() * 1.01)
+        return functions
+
+    import onnx_ir
+
+    onnx_tensor = onnx_ir.tensor
+    monkeypatch.setattr("actswap.onnx.export.lower_nodes", wrong)
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    with pytest.raises(ExportError, match="does not agree with PyTorch") as caught:
+        export_onnx(
+            Net(act("acon_c")),
+            torch.randn(2, 3, 8, 8),
+            tmp_path / "m.onnx",
+            overwrite=True,
+            dynamic_size=False,
+        )
+    assert caught.value.exit_code == 4
+    assert names_in(tmp_path) == ["m.onnx"] and (tmp_path / "m.onnx").read_bytes() == b"old"
+
+
+def test_existing_file_bad_opset_and_bad_folder(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    with pytest.raises(FileError, match="exists"):
+        export_onnx(Net(act("swish")), x, tmp_path / "m.onnx")
+    with pytest.raises(FileError, match="not a folder"):
+        export_onnx(Net(act("swish")), x, tmp_path / "no" / "m.onnx")
+    with pytest.raises(UsageError, match="opset=17"):
+        export_onnx(Net(act("swish")), x, tmp_path / "n.onnx", opset=17)
+    with pytest.raises(CaptureError, match="cannot be run"):
+        export_onnx(Net(act("swish")), torch.randn(2, 4, 8, 8), tmp_path / "n.onnx")
+    assert names_in(tmp_path) == ["m.onnx"]
+
+
+def test_disk_full_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("onnx.save_model", full)
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    with pytest.raises(FileError, match="No space left"):
+        export_onnx(Net(act("swish")), torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", overwrite=True)
+    assert (tmp_path / "m.onnx").read_bytes() == b"old" and names_in(tmp_path) == ["m.onnx"]
+
+
+def test_a_model_that_cannot_be_captured(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(ExportError, match=r"torch\.export cannot capture Branches"):
+        export_onnx(Branches(), torch.randn(2, 3), tmp_path / "m.onnx")
+    assert names_in(tmp_path) == []
+
+
+def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actswap.onnx.export._INLINE_BYTES", 100)
+    report = export_onnx(
+        nn.Sequential(nn.Linear(32, 32), act("acon_c", shared=True)), torch.randn(2, 32), tmp_path / "m.onnx"
+    )
+    assert names_in(tmp_path) == ["m.onnx", "m.onnx.data"]
+    assert report.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+    ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])

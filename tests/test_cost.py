@@ -1,0 +1,87 @@
+"""Costs: fvcore's own counts for the layers, the activation's own count for what was inserted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from actswap.activations import SPECS
+from actswap.activations.base import Activation
+from actswap.conversion import convert
+from actswap.cost import ELEMENTWISE, measure
+
+CONV_1 = 2 * 8 * 12 * 12 * 3 * 9  # batch x out x positions x in x kernel, one FLOP per multiply-add
+CONV_2 = 2 * 8 * 12 * 12 * 8 * 9
+LINEAR = 2 * 8 * 5
+POOL = 2 * 8 * 12 * 12
+FEATURES = 2 * 8 * 12 * 12
+
+
+def test_layers_and_plain_activations_by_hand(library_model, image):
+    cost = measure(library_model, (image,))
+    assert cost.parameters == sum(p.numel() for p in library_model.parameters())
+    assert cost.flops == CONV_1 + CONV_2 + LINEAR + POOL + 2 * ELEMENTWISE["relu"] * FEATURES
+    assert cost.activations == 2 * FEATURES + 2 * 5 + 2 * FEATURES  # two convolutions, the linear, two ReLU
+
+
+@pytest.mark.parametrize("target", ["acon_a", "acon_b", "acon_c", "meta_acon"])
+def test_inserted_activations_count_what_their_file_says(target, library_model, image):
+    before = measure(library_model, (image,))
+    model = convert(library_model, target, image).model
+    after = measure(model, (image,))
+    added = [m for m in model.modules() if isinstance(m, Activation) and m.name == target]
+    assert len(added) == 2
+    own = sum(SPECS[target].flops(m, (2, 8, 12, 12)) for m in added)
+    assert own > 2 * FEATURES
+    assert after.flops == before.flops - 2 * ELEMENTWISE["relu"] * FEATURES + own
+    assert after.activations == before.activations
+    assert after.parameters == before.parameters + sum(p.numel() for m in added for p in m.parameters())
+
+
+@pytest.mark.parametrize("space", ["layer", "channel", "pixel"])
+def test_counts_are_plain_numbers_in_every_space(space, library_model, image):
+    cost = measure(convert(library_model, "meta_acon", image, options={"space": space}).model, (image,))
+    assert type(cost.flops) is int and type(cost.activations) is int
+
+
+def test_two_calls_of_one_module_count_twice(small, image):
+    model = convert(small, "acon_c", image).model
+    per_element = SPECS["acon_c"].flops(None, (1,))
+    relus = 2 * (8 * 144 + 8 * 144 + 16 * 144 + 16)
+    assert measure(model, (image,)).flops - measure(small, (image,)).flops == (per_element - 1) * relus
+
+
+class Keywords(nn.Module):
+    """Takes keywords, returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, x, scale=None, flag=True):
+        y = self.layer(x)
+        return {"y": torch.nn.functional.gelu(y) * (scale if flag else 1)}
+
+
+def test_keywords_and_outputs_of_any_kind():
+    cost = measure(Keywords(), (torch.randn(3, 4),), {"scale": torch.ones(1), "flag": True})
+    assert cost.flops == 3 * 4 * 6 + ELEMENTWISE["gelu"] * 18
+
+
+def test_the_model_is_left_as_it_was(small, image):
+    small.train()
+    state = {k: v.clone() for k, v in small.state_dict().items()}
+    measure(small, (image,))
+    assert small.training and all(m.training for m in small.modules())
+    assert all(not m._forward_hooks for m in small.modules())
+    assert all(torch.equal(state[k], v) for k, v in small.state_dict().items())
+
+
+def test_a_model_that_cannot_be_traced_says_so():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+
+    cost = measure(Fails(), (torch.ones(1),))
+    assert cost.flops is None and "no" in cost.note
