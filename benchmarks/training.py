@@ -22,20 +22,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-# A torchvision wheel built for another torch has no compiled operators; the networks timed here need none of them.
-_stub = torch.library.Library("torchvision", "FRAGMENT")
-try:
-    import torchvision
-except RuntimeError:
-    for _name in [m for m in sys.modules if m.startswith("torchvision")]:
-        del sys.modules[_name]
-    _stub.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import actswap.nn as activations
-from actswap import ops
-from actswap.ops import native
+import actswap.nn as activations  # noqa: E402
+from actswap import ops  # noqa: E402
+from actswap.ops import native  # noqa: E402
+from actswap.vetting import import_library  # noqa: E402
+
+torchvision = import_library("torchvision")
 
 VARIANTS = {
     "own": None,
