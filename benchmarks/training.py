@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import actswap.nn as activations  # noqa: E402
-from actswap import ops  # noqa: E402
-from actswap.ops import native  # noqa: E402
-from actswap.vetting import import_library  # noqa: E402
+import actswap.nn as activations
+from actswap import ops
+from actswap.ops import native
+from actswap.vetting import import_library
 
 torchvision = import_library("torchvision")
 
