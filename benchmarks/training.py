@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -113,7 +112,9 @@ def main() -> None:
         step = Step(*options.child)
         for _ in range(3):
             step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        # Not getrusage: its peak survives exec, so a child would report its parent's.
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) / 1e3)
         return
     result = {
         "date": str(date.today()), "isa": native.status().isa, "cores": os.cpu_count(), "torch": torch.__version__,
@@ -142,7 +143,9 @@ def main() -> None:
             print(name, v, row)
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"training-{result['date']}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / f"training-{result['date']}-{'-'.join(options.models)}.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":
