@@ -195,7 +195,9 @@ def exported(original, model, args, kwargs, tensors_of) -> str:
         try:
             program = torch.export.export(candidate.eval(), args, kwargs, strict=False)
         except Exception as error:
-            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+                :200
+            ]
             if candidate is original:
                 return label
             continue
@@ -225,7 +227,9 @@ def onnx_parity(original, model, args, kwargs) -> str:
             )
             return f"{max((p.relative for p in report.parity), default=0.0):.1e}"
         except Exception as error:
-            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+                :200
+            ]
         try:
             torch.onnx.export(original.eval(), args, None, kwargs=kwargs, dynamo=True, verbose=False)
         except Exception:
