@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from actswap.capture.island import NUMBER, TENSOR, Arguments
+from actswap.capture.rewrite import Rewrite
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
@@ -54,6 +55,7 @@ class Island:
         sources: kinds of all activation calls in its forward, in order: checked against the trace.
         children: the called child at each of these positions, "" for functions and formulas.
         inline: children that are traced through, because they are part of a formula.
+        rewrites: where torch.fx cannot follow the forward: the expressions to exchange in its source instead.
     """
 
     owner: str
@@ -61,6 +63,7 @@ class Island:
     sources: tuple[str, ...]
     children: tuple[str, ...]
     inline: tuple[str, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class Plan:
                         tuple(i["sources"]),
                         tuple(i["children"]),
                         tuple(i["inline"]),
+                        tuple(_rewrite(r) for r in i["rewrites"]),
                     )
                     for i in data["islands"]
                 ),
@@ -160,6 +164,12 @@ class Plan:
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         """A plan is immutable: copies of a model share it."""
         return self
+
+
+def _rewrite(data: Mapping[str, Any]) -> Rewrite:
+    line, end_line, column, end_column = (int(v) for v in data["place"])
+    ordinals = tuple(int(o) for o in data["ordinals"])
+    return Rewrite(str(data["function"]), str(data["digest"]), (line, end_line, column, end_column), ordinals)
 
 
 def keys_of(model: nn.Module) -> str:

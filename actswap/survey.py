@@ -10,6 +10,7 @@ from torch import nn
 
 from actswap.capture.island import Arguments, Signature
 from actswap.capture.observe import observe
+from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.errors import CaptureError
 from actswap.parity import as_inputs
@@ -47,6 +48,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     tape = observe(model, args, kwargs)
     sites: list[Site] = []
     islands: dict[str, Island] = {}
+    failed: dict[str, CaptureError] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for found in located.values():
         here = [s for s in found.sites if s is not None]
@@ -54,11 +56,38 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             try:
                 islands[found.owner] = island_of(model, found, tape)
             except CaptureError as error:
-                reason = f"{error.what}: {error.why}"
-                here = [replace(s, how="left", reason=reason) if s.how == "island" else s for s in here]
+                failed[found.owner] = error
         sites += here
+    if failed:
+        places = {f.owner: f for f in locate(model, observe(model, args, kwargs, spots=True))}
+        for owner, error in failed.items():
+            try:
+                islands[owner] = rewrite_of(model, places[owner])
+            except CaptureError as second:
+                reason = f"{error.what}: {error.why}; nor can its source be rewritten: {second.what}"
+                sites = _left(sites, owner, reason)
     sites += recurrent_sites(tape)
     return Survey(tuple(sites), islands, tape, located)
+
+
+def _left(sites: list[Site], owner: str, reason: str) -> list[Site]:
+    """Leave the island sites of an owner that cannot be reached, with the reason."""
+    return [replace(s, how="left", reason=reason) if s.owner == owner and s.how == "island" else s for s in sites]
+
+
+def rewrite_of(model: nn.Module, found: Located) -> Island:
+    """Describe an owner whose source is rewritten.
+
+    Raises:
+        CaptureError: it cannot be.
+    """
+    owner = model.get_submodule(found.owner)
+    children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
+    island = Island(
+        found.owner, (), tuple(s.kind for s in found.sources), children, (), plan_rewrites(owner, found.spots)
+    )
+    check_island(model, island)
+    return island
 
 
 def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:

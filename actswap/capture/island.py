@@ -318,7 +318,16 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
             fix="convert the original model again with example inputs that make this call",
         )
 
-    namespace = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
+    install_methods(module, {"forward": forward})
+
+
+def install_methods(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) -> None:
+    """Give `module` other methods, as a subclass of its class made for it alone."""
+    base = type(module)
+    namespace: dict[str, Any] = {**methods, "__module__": base.__module__, "__qualname__": base.__qualname__}
+    if isinstance(module, nn.TransformerEncoderLayer):
+        # Its fast path computes relu or gelu in one fused kernel, past every module; this flag turns it off.
+        namespace["activation_relu_or_gelu"] = property(lambda self: 0)
     module.__class__ = type(base.__name__, (base,), {**namespace, "_actswap_base": base})
 
 

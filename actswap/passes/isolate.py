@@ -7,12 +7,13 @@ Cases:
 1. The owner calls a child once: the child is swapped.
 2. The owner calls a child several times, a function, a method or a formula: the owner becomes an island, its traced
    forward calls one new child per site.
-3. A function kept in an attribute under the new child's name: the child stands at `name@0`.
+3. Where torch.fx cannot follow the owner's forward, its source is rewritten at the place of the call instead.
+4. A function kept in an attribute under the new child's name: the child stands at `name@0`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, fx, nn
 

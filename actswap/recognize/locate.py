@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from actswap.capture.rewrite import Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
@@ -43,6 +44,7 @@ class Located:
         sources: the source at each position, also where there is no site.
         runs: numbers of the owner's calls on the tape.
         inline: children of the owner in which a part of one of its formulas happens.
+        spots: where each call stands in the source, where the tape says so.
     """
 
     owner: str
@@ -50,6 +52,7 @@ class Located:
     sources: tuple[Source, ...]
     runs: tuple[int, ...]
     inline: tuple[str, ...] = ()
+    spots: tuple[Spot | None, ...] = ()
 
 
 def locate(model: nn.Module, tape: Tape) -> list[Located]:
@@ -91,8 +94,16 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         sites = tuple(site for _, site in entries)
         inline = tuple(dict.fromkeys(c for place, _ in entries for c in _parts(place, names[owner], tape)))
         sources = tuple(p.matches[0].source for p, _ in entries)
-        found.append(Located(owner, _settle(sites), sources, tuple(runs[owner]), inline))
+        spots = tuple(_spot(p) for p, _ in entries)
+        found.append(Located(owner, _settle(sites), sources, tuple(runs[owner]), inline, spots))
     return found
+
+
+def _spot(place: _Place) -> Spot | None:
+    called, match = place.called[0], place.matches[0]
+    if called is not None:
+        return called.spot
+    return None if match.is_formula else match.root.spot
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
