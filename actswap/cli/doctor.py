@@ -53,4 +53,14 @@ def _backends() -> dict[str, Any]:
         backends["onnxruntime providers"] = ", ".join(onnxruntime.get_available_providers())
     except ImportError:
         backends["onnxruntime providers"] = None
+    backends["kernels"] = _kernels()
     return backends
+
+
+def _kernels() -> str:
+    """Say which kernels of the project are found, and what to do where they are not."""
+    from actswap.onnx.library import find_library
+    from actswap.ops.native import status
+
+    runtime = find_library()
+    return f"{status().note}; ONNX Runtime library: {runtime.name if runtime else 'not built'}"
