@@ -11,7 +11,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from actswap.errors import ExportError
-from actswap.onnx.functions import DOMAIN, Array
+from actswap.onnx.functions import Array
 
 _POOLING = ("MetaAcon", "DyReLU")
 
@@ -60,14 +60,6 @@ def padded(node: NodeProto, arrays: list[Array], width: int, to: int) -> list[Ar
     if leading and found[2].ndim > 1:
         found[2][0, width:] = 1  # the scale of a padded channel: 0 / 1 instead of 0 / 0
     return found
-
-
-def blocked_node(node: NodeProto, x: str, y: str, parameters: list[str], block: int) -> NodeProto:
-    """The node on blocked data."""
-    new = helper.make_node(node.op_type, [x, *parameters], [y], name=node.name, domain=DOMAIN)
-    new.attribute.extend(node.attribute)
-    new.attribute.append(helper.make_attribute("block", block))
-    return new
 
 
 def block_size() -> int:

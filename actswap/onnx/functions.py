@@ -5,7 +5,8 @@ are float32 whatever the type of x, and the arithmetic is float32, as in PyTorch
 channels are stored so that they broadcast against x (`(C, 1, 1)` for NCHW, `(C,)` for a last axis, a scalar
 for one set per layer), so neither a body nor a kernel has to know the axis. Operators that pool carry
 `dim`, the channel axis, `axes`, the pooled axes, and `view`, the shape in which one value per sample and
-channel broadcasts against x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
+channel broadcasts against x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the
+batch in both).
 
 `lower` turns the arguments of a torch operator into that form. A function body cannot branch on an
 attribute, so variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients

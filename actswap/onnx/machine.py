@@ -10,6 +10,9 @@ from pathlib import Path
 from actswap.onnx.functions import VERSION
 from actswap.onnx.library import find_library
 
+# Raised when `prepare` makes another model from the same file, so that cached ones are made anew.
+METHOD = 2
+
 
 @functools.cache
 def machine_key() -> str:
@@ -18,7 +21,7 @@ def machine_key() -> str:
 
     library = find_library()
     built = _digest(library.read_bytes()) if library is not None and library.is_file() else "none"
-    return f"onnxruntime {onnxruntime.__version__}, processor {_processor()}, library {built} of domain {VERSION}"
+    return f"onnxruntime {onnxruntime.__version__}, processor {_processor()}, library {built} of domain {VERSION}, method {METHOD}"
 
 
 def _processor() -> str:

@@ -21,7 +21,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from actswap.errors import ExportError
-from actswap.onnx.blocked import block_size, blocked_node, channels, fits, padded
+from actswap.onnx.blocked import block_size, channels, fits, padded
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
@@ -30,6 +30,9 @@ from actswap.onnx.parity import compare
 _MARK = 1000.0
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"
 KEY = "actswap.prepared"
+# Elementwise operators that the runtime does not know in the blocked layout, though they are as right there: the
+# caps that stand after an activation which replaced a capped one.
+_FOLLOWING = ("Clip", "Min", "Max")
 # The prepared graph does the same arithmetic in another order.
 _TOLERANCE = 1e-3
 
@@ -76,11 +79,14 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
     model.CopyFrom(source)
     initializers = {t.name: t for t in model.graph.initializer}
     kept: dict[int, tuple[NodeProto, list[Array]]] = {}
+    after: set[str] = set()
     for k, node in enumerate(model.graph.node):
-        if node.domain != DOMAIN or any(name not in initializers for name in node.input[1:]):
+        given = [name for name in node.input[1:] if name]
+        if any(name not in initializers for name in given):
             continue
-        arrays = [numpy_helper.to_array(initializers[name]) for name in node.input[1:]]
-        if fits(node, arrays):
+        arrays = [numpy_helper.to_array(initializers[name]) for name in given]
+        follows = node.domain == "" and node.op_type in _FOLLOWING and node.input[0] in after
+        if (node.domain == DOMAIN and fits(node, arrays)) or (follows and all(a.size == 1 for a in arrays)):
             original = NodeProto()
             original.CopyFrom(node)
             kept[len(kept)] = (original, arrays)
@@ -88,6 +94,7 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
                 "QuickGelu", [node.input[0]], list(node.output), domain="com.microsoft", alpha=_MARK + len(kept) - 1
             )
             model.graph.node[k].CopyFrom(placeholder)
+            after.update(node.output)
     if not any(entry.domain == "com.microsoft" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return model, kept
@@ -118,16 +125,19 @@ def _restore(model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Ar
             continue
         original, arrays = kept[round(alpha - _MARK)]
         seen += 1
-        blocked = node.input[0] in on_blocks
-        if blocked:
-            width = channels(original, arrays)
-            if width is not None:
-                arrays = padded(original, arrays, width, -(-width // block) * block)
+        ours, blocked = original.domain == DOMAIN, node.input[0] in on_blocks
+        width = channels(original, arrays) if ours and blocked else None
+        if width is not None:
+            arrays = padded(original, arrays, width, -(-width // block) * block)
+        stored = (f"{original.name or original.output[0]}/{i}" for i in range(len(arrays)))
+        inputs = [next(stored) if name else "" for name in original.input[1:]]
+        named = zip(arrays, (name for name in inputs if name), strict=True)
+        graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in named)
+        original.input[:], original.output[:] = [node.input[0], *inputs], [node.output[0]]
+        if ours and blocked:
+            original.attribute.append(helper.make_attribute("block", block))
             count += 1
-        names = [f"{original.name or original.output[0]}/{i}" for i in range(len(arrays))]
-        graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
-        new = blocked_node(original, node.input[0], node.output[0], names, block if blocked else 0)
-        graph.node[k].CopyFrom(new)
+        graph.node[k].CopyFrom(original)
     if seen != len(kept):
         raise ExportError("ONNX Runtime removed or merged a placeholder", why=f"{seen} of {len(kept)} are left")
     if not any(entry.domain == DOMAIN for entry in model.opset_import):

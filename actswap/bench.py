@@ -1,0 +1,222 @@
+"""`bench`: latency of models and ONNX files side by side, interleaved, as ratios to the first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import UsageError
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int, str], None]
+WAYS = ("auto", "native", "portable")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the things compared.
+
+    Attributes:
+        label: its name in the table.
+        subject: a PyTorch module or an ONNX file.
+        way: for files, `auto` (prepared where possible), `native` (kernels, not prepared) or `portable` (a plain
+            ONNX Runtime).
+    """
+
+    label: str
+    subject: nn.Module | str | os.PathLike[str]
+    way: str = "auto"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Latency of one contender at one number of threads and one batch size, in milliseconds.
+
+    Attributes:
+        label: the contender.
+        way: `torch`, or how the file was run: `prepared`, `native`, `portable`.
+        threads: threads of the runtime.
+        batch: samples per call.
+        clock: `cpu` (CPU time of the calling thread, where there is one thread) or `wall`.
+        median: 50th percentile; p90 and p99 the others, best the fastest call.
+        ratio: median over the rounds of this one's time over the first contender's in the same round.
+        best_ratio: fastest call over the first contender's fastest.
+    """
+
+    label: str
+    way: str
+    threads: int
+    batch: int
+    clock: str
+    median: float
+    p90: float
+    p99: float
+    best: float
+    ratio: float
+    best_ratio: float
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Rows in the order of threads, batch sizes, contenders."""
+
+    rows: tuple[Row, ...]
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {"rounds": self.rounds, "rows": [asdict(row) for row in self.rows]}
+
+
+def bench(
+    subjects: Sequence[Contender | nn.Module | str | os.PathLike[str]],
+    example_inputs: Any = None,
+    *,
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+    rounds: int = 30,
+    warmup: int = 3,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Measure contenders in turn, round by round, so that a disturbance falls on all of them.
+
+    Args:
+        subjects: modules, ONNX files, or `Contender`s that say more. The first is what the others are compared to.
+        example_inputs: a tensor or a tuple of tensors; its first axis is changed to the batch size. Files can do
+            without where only their batch is dynamic.
+        batches: batch sizes.
+        threads: numbers of threads.
+        rounds: measured calls of each contender.
+        warmup: calls before that.
+        progress: called with (step, steps, text).
+
+    Raises:
+        UsageError: there is nothing to compare, or no input can be made.
+    """
+    contenders = [_contender(subject, k) for k, subject in enumerate(subjects)]
+    if not contenders or rounds < 1:
+        raise UsageError("nothing to measure", fix="bench([model, 'model.onnx'], inputs, rounds=30)")
+    examples = None if example_inputs is None else _arrays(example_inputs)
+    settings = [(count, batch) for count in threads for batch in batches]
+    rows: list[Row] = []
+    for k, (count, batch) in enumerate(settings):
+        (progress or (lambda step, steps, text: None))(k, len(settings), f"{count} threads, batch {batch}")
+        with _torch_threads(count):
+            runs = [_runner(each, examples, batch, count) for each in contenders]
+            times = _interleaved([run for run, _ in runs], rounds, warmup, count)
+        first = times[0]
+        for contender, (_, way), own in zip(contenders, runs, times, strict=True):
+            milliseconds = np.asarray(own) * 1e3
+            rows.append(
+                Row(
+                    contender.label,
+                    way,
+                    count,
+                    batch,
+                    "cpu" if count == 1 else "wall",
+                    median=float(np.percentile(milliseconds, 50)),
+                    p90=float(np.percentile(milliseconds, 90)),
+                    p99=float(np.percentile(milliseconds, 99)),
+                    best=float(milliseconds.min()),
+                    ratio=statistics.median(a / b for a, b in zip(own, first, strict=True)),
+                    best_ratio=min(own) / min(first),
+                )
+            )
+    return BenchReport(tuple(rows), rounds)
+
+
+def _contender(subject: Contender | nn.Module | str | os.PathLike[str], k: int) -> Contender:
+    if isinstance(subject, Contender):
+        if subject.way not in WAYS:
+            raise UsageError(f"way={subject.way!r}", fix=f"one of {', '.join(WAYS)}")
+        return subject
+    return Contender(type(subject).__name__ if isinstance(subject, nn.Module) else Path(subject).name, subject)
+
+
+def _arrays(example_inputs: Any) -> list[Array]:
+    tensors = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    return [t.detach().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t) for t in tensors]
+
+
+def _of_batch(arrays: Sequence[Array], batch: int) -> list[Array]:
+    return [np.ascontiguousarray(a[np.arange(batch) % a.shape[0]]) if a.ndim and len(a) else a for a in arrays]
+
+
+def _runner(
+    contender: Contender, examples: Sequence[Array] | None, batch: int, threads: int
+) -> tuple[Callable[[], Any], str]:
+    subject = contender.subject
+    if isinstance(subject, nn.Module):
+        if examples is None:
+            raise UsageError(f"{contender.label} needs example inputs", fix="bench(models, example_inputs)")
+        model, tensors = subject.eval(), [torch.from_numpy(a) for a in _of_batch(examples, batch)]
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return model(*tensors)
+
+        return call, "torch"
+    session = _session(subject, contender.way, threads)
+    inputs = session.get_inputs()
+    arrays = _of_batch(examples, batch) if examples is not None else [_random(value, batch) for value in inputs]
+    feed = {value.name: array for value, array in zip(inputs, arrays, strict=True)}
+    return lambda: session.run(None, feed), getattr(session, "actswap_way", "portable")
+
+
+def _session(path: str | os.PathLike[str], way: str, threads: int) -> Any:
+    import onnxruntime
+
+    from actswap.onnx.sessions import session
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if way == "portable":
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    return session(path, options, prepared=way == "auto")
+
+
+def _random(value: Any, batch: int) -> Array:
+    shape = [batch if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(value.shape)]
+    free = [d for d in shape if not isinstance(d, int)]
+    dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    if free or value.type not in dtypes:
+        raise UsageError(
+            f"no input can be made for {value.name!r}",
+            why=f"its shape is {value.shape} and its type {value.type}",
+            fix="bench(files, example_inputs)",
+        )
+    return np.random.default_rng(0).standard_normal(shape).astype(dtypes[value.type])
+
+
+def _interleaved(runs: Sequence[Callable[[], Any]], rounds: int, warmup: int, threads: int) -> list[list[float]]:
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    times: list[list[float]] = [[] for _ in runs]
+    for k in range(warmup + rounds):
+        for run, own in zip(runs, times, strict=True):
+            start = clock()
+            run()
+            if k >= warmup:
+                own.append(clock() - start)
+    return times
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
