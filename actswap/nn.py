@@ -14,6 +14,13 @@ from actswap.activations.pau import PAU
 from actswap.activations.plain import SourceModule
 from actswap.activations.schedule import LinearSchedule, anneal, morph_schedule, temperature_schedule
 from actswap.activations.swish import Swish
+from actswap.sites import Source
+
+
+def plain(name: str, **constants: float) -> SourceModule:
+    """A plain activation by name (`mish`, `gelu_tanh`, `tanhsoft1`, ...), with constants where it has some."""
+    return SourceModule(Source.of(name, **constants))
+
 
 __all__ = [
     "HP1",
@@ -37,5 +44,6 @@ __all__ = [
     "anneal",
     "finalize",
     "morph_schedule",
+    "plain",
     "temperature_schedule",
 ]

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from actswap.capture.island import NUMBER, TENSOR, Arguments
 from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
 
 SCHEMA = 1
@@ -32,6 +33,7 @@ class Choice:
         options: options of the target, e.g. `{"space": "layer"}`.
         start: how the target begins.
         path: where its module stands, below the model.
+        histogram: what the site saw during calibration, None where nothing was calibrated.
     """
 
     site: Site
@@ -39,6 +41,7 @@ class Choice:
     start: Start
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Plan:
                     "options": dict(c.options),
                     "start": {**vars(c.start), "params": dict(c.start.params)},
                     "path": c.path,
+                    "histogram": None if c.histogram is None else c.histogram.to_dict(),
                 }
                 for c in self.choices
             ],
@@ -130,6 +134,7 @@ class Plan:
                         Start(**{**c["start"], "params": _numbers(c["start"]["params"])}),
                         str(c["path"]),
                         dict(c["options"]),
+                        None if c["histogram"] is None else Histogram.from_dict(c["histogram"]),
                     )
                     for c in data["choices"]
                 ),

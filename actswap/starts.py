@@ -25,7 +25,9 @@ from actswap.plan import Choice, Plan
 from actswap.sites import Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
+_STORED_BINS = 64  # of each site's histogram, in the plan
 _STEP = 1.2  # the search ends when the interval is this narrow
+_SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees, the rest is for inputs it does not
 Progress = Callable[[int, int, str], None]
 
 
@@ -59,9 +61,12 @@ def choose_starts(
     """
     starter = _Starter(spec, histograms)
     first = [starter.first(c, kind) for c in plan.choices]
-    choices = [replace(c, start=s) for c, s in zip(plan.choices, first, strict=True)]
+    choices = [
+        replace(c, start=s, histogram=histograms[c.path].coarse(_STORED_BINS) if c.path in histograms else None)
+        for c, s in zip(plan.choices, first, strict=True)
+    ]
     if kind == "auto" and error is not None:
-        choices = _keep_good_fits(model, choices, tolerance / 2, error)
+        choices = _keep_good_fits(model, choices, tolerance * _SHARE / 2, error)
     placed: dict[str, nn.Module] = {}
     for i, choice in enumerate(choices):
         placed[choice.path] = replace_module(model, choice)
@@ -69,7 +74,7 @@ def choose_starts(
             progress(i + 1, len(choices), "replacing")
     limits = [c for c in choices if c.start.kind == "limit"]
     if limits and error is not None:
-        k = _smallest_sharpness(limits, placed, starter, tolerance, error, progress)
+        k = _smallest_sharpness(limits, placed, starter, tolerance * _SHARE, error, progress)
         choices = [replace(c, start=starter.start(c, k)) if c.start.kind == "limit" else c for c in choices]
         for c in choices:
             load_start(placed[c.path], c.start.params)

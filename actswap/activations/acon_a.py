@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from actswap.activations import swish as _swish
 from actswap.activations.acon_start import Member, acon_promise, acon_start
+from actswap.activations.base import with_sharing
 from actswap.activations.swish import swish, swish_formula
 
 __all__ = ["SPEC", "AconA", "swish", "swish_formula"]
@@ -32,8 +33,8 @@ SPEC = replace(
     name="acon_a",
     title="smooth maximum of x and 0: x sigmoid(beta x)",
     paper="Ma et al. 2021, Activate or Not, Table 1",
-    build=AconA,
+    build=with_sharing(AconA, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"beta": 1.0},
+    options={"beta": 1.0, "per_channel": True},
 )

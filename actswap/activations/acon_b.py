@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
-from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.base import Spec, elements, per_channel, widened, with_sharing
 from actswap.activations.sharpness import SharpActivation
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
@@ -44,9 +44,7 @@ class AconB(SharpActivation):
 
     name = "acon_b"
 
-    def __init__(
-        self, channels: int | None, channel_dim: int = 1, p: float = 0.25, beta: float = 1.0
-    ) -> None:
+    def __init__(self, channels: int | None, channel_dim: int = 1, p: float = 0.25, beta: float = 1.0) -> None:
         super().__init__(channels, channel_dim, beta)
         self.p = nn.Parameter(torch.full((self.width,), p))
 
@@ -60,10 +58,10 @@ SPEC = Spec(
     name="acon_b",
     title="smooth maximum of x and p x",
     paper="Ma et al. 2021, Activate or Not, Table 1",
-    build=AconB,
+    build=with_sharing(AconB, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"p": 0.25, "beta": 1.0},
+    options={"p": 0.25, "beta": 1.0, "per_channel": True},
     no_decay=("p", "log_beta"),
     flops=lambda module, shape: SMOOTH_FLOPS * elements(shape),
 )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
-from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.base import Spec, elements, per_channel, widened, with_sharing
 from actswap.activations.sharpness import SharpActivation
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
@@ -73,10 +73,10 @@ SPEC = Spec(
     name="acon_c",
     title="smooth maximum of p1 x and p2 x",
     paper="Ma et al. 2021, Activate or Not, eq. 4",
-    build=AconC,
+    build=with_sharing(AconC, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"p1": 1.0, "p2": 0.0, "beta": 1.0},
+    options={"p1": 1.0, "p2": 0.0, "beta": 1.0, "per_channel": True},
     no_decay=("p1", "p2", "log_beta"),
     flops=lambda module, shape: SMOOTH_FLOPS * elements(shape),
 )

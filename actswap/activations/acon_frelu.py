@@ -74,9 +74,7 @@ class AconFReLU(SharpActivation):
         slope = rest.pop("slope", None)
         if slope is not None:
             self.weight.zero_()
-            self.weight.flatten(1)[:, self.weight[0].numel() // 2] = torch.tensor(
-                slope, dtype=self.weight.dtype
-            )
+            self.weight.flatten(1)[:, self.weight[0].numel() // 2] = torch.tensor(slope, dtype=self.weight.dtype)
         super().load_start(rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,9 +86,7 @@ class AconFReLU(SharpActivation):
                 fix=f"AconFReLU(channels, spatial={x.dim() - 2})",
             )
         first = x.movedim(self.channel_dim, 1)
-        second = _CONV[self.spatial](
-            first, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.width
-        )
+        second = _CONV[self.spatial](first, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.width)
         if self.bn is not None:
             second = self.bn(second)
         t = widened(first)

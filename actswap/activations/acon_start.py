@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import refuse_capped, split
-from actswap.activations.fitted import fit_acon
+from actswap.activations.fitted import fit_acon_c
 from actswap.activations.sharpness import (
     GAP,
     refuse_offset,
@@ -18,6 +18,7 @@ from actswap.activations.sharpness import (
     swish_beta,
     vanishes_at_zero,
 )
+from actswap.errors import StartError
 from actswap.sites import Number, Source, Start
 
 
@@ -37,6 +38,17 @@ class Member:
 def channels_of(value: Number) -> tuple[float, ...]:
     """The numbers of all channels, or the one number."""
     return value if isinstance(value, tuple) else (value,)
+
+
+def refuse_sharing(source: Source, context: StartContext, target: str) -> None:
+    """Raise StartError for a source that differs by channel, where the target is shared by the layer."""
+    rows = {value for _, values in source.params if isinstance(values, tuple) for value in values}
+    if len(rows) > 1 and not context.options.get("per_channel", True):
+        raise StartError(
+            f"{target} has no start for {source}",
+            why="the source differs by channel, and the unit is shared by the layer",
+            fix="option per_channel=True",
+        )
 
 
 def acon_promise(source: Source, member: Member) -> str:
@@ -60,12 +72,13 @@ def acon_lines(source: Source, context: StartContext, member: Member) -> tuple[N
         StartError: the source has a cap, or is not 0 at 0.
     """
     refuse_capped(source, member.name)
+    refuse_sharing(source, context, member.name)
     refuse_offset(source, member.name)
     promise, beta, slope = acon_promise(source, member), swish_beta(source), slope_below(source)
     if beta is not None:
         return 1.0, 0.0, beta, Start("exact")
     if slope is None or promise == "fit":
-        return fit_acon(source, context, member.slopes)
+        return fit_acon_c(source, context, member.slopes)
     signed = tuple(-context.beta if s > 1.0 else context.beta for s in channels_of(slope))
     sharp: Number = signed if isinstance(slope, tuple) else signed[0]
     return 1.0, slope, sharp, Start(promise, bound=0.0 if promise == "exact" else GAP / context.beta)

@@ -1,7 +1,7 @@
 """The contract between an activation file and the rest: what a trainable activation must offer.
 
-An activation file holds the formula, the module, the starts, the ONNX function and the FLOP count, and ends
-with one `SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding one changes nothing else.
+An activation file holds the formula, the module, the starts and the FLOP count, and ends with one
+`SPEC = Spec(...)`; `activations/__init__.py` lists the SPECs. Adding one changes nothing else.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class Spec:
         promise: the best start kind for a source, without looking at data: `exact`, `limit`, `fit` or `none`.
         start: the start for a source; raises StartError where the pair has none.
         options: option name -> default value.
-        onnx: ONNX function, None for activations that export as standard operators.
         no_decay: parameter names that weight decay must not touch.
         flops: floating-point operations for `flops(module, input_shape)`.
     """
@@ -77,7 +76,6 @@ class Spec:
     promise: Callable[[Source], str]
     start: Callable[[Source, StartContext], Start]
     options: Mapping[str, Any] = field(default_factory=dict)
-    onnx: OnnxFunction | None = None
     no_decay: tuple[str, ...] = ()
     flops: Callable[[nn.Module, tuple[int, ...]], int] | None = None
 
@@ -95,9 +93,7 @@ class Activation(nn.Module):
     def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
         super().__init__()
         if channels is not None and channels < 1:
-            raise UsageError(
-                f"{type(self).__name__}(channels={channels})", why="channels must be positive or None"
-            )
+            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
         self.channels, self.channel_dim = channels, channel_dim
 
     @property
@@ -148,6 +144,15 @@ def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
         return parameter.reshape(())
     dim = channel_dim % x.dim()
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1 - dim))
+
+
+def with_sharing(unit: Callable[..., nn.Module], per_channel: bool) -> Callable[..., nn.Module]:
+    """The `build` of a unit with the option `per_channel`: one set per channel, or one for the layer."""
+
+    def build(channels: int | None, channel_dim: int = 1, per_channel: bool = per_channel, **options: Any) -> nn.Module:
+        return unit(channels if per_channel else None, channel_dim, **options)
+
+    return build
 
 
 def elements(shape: tuple[int, ...]) -> int:

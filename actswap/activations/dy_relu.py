@@ -87,8 +87,7 @@ def max_of_lines(t: Tensor, coef: Tensor, dim: int) -> Tensor:
 
 
 dy_relu = ops.define(
-    "dy_relu(Tensor x, Tensor w1, Tensor b1, Tensor w2, "
-    "Tensor b2, Tensor init, Tensor lambdas, int dim) -> Tensor",
+    "dy_relu(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor init, Tensor lambdas, int dim) -> Tensor",
     dy_relu_formula,
 )
 
@@ -133,9 +132,7 @@ class DyReLU(Activation):
         super().__init__(channels, channel_dim)
         centres = list(init) if init is not None else [1.0] + [0.0] * (2 * k - 1)
         if k < 1 or len(centres) != 2 * k:
-            raise UsageError(
-                f"{type(self).__name__}(k={k}, init={init})", why="init needs 2 k values, k >= 1"
-            )
+            raise UsageError(f"{type(self).__name__}(k={k}, init={init})", why="init needs 2 k values, k >= 1")
         if normalizer not in NORMALIZERS:
             raise UsageError(f"normalizer={normalizer!r}", why=f"known: {', '.join(NORMALIZERS)}")
         self.k, self.normalizer = k, normalizer
@@ -182,13 +179,6 @@ class DyReLU(Activation):
 
     def _coefficients(self, t: Tensor) -> Tensor:
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
-
-    def load_start(self, params: Mapping[str, Number]) -> None:
-        """Write start values; 2K centres are those of every channel."""
-        init = params.get("init")
-        if isinstance(init, tuple) and len(init) == 2 * self.k:
-            params = {**params, "init": tuple(c for c in init for _ in range(self.width))}
-        super().load_start(params)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Accept both public layouts; centres and ranges stay where the file has none."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from actswap.activations.base import StartContext
 from actswap.activations.plain import evaluate
-from actswap.errors import StartError
+from actswap.fit.acon import AconFit, fit_acon
 from actswap.fit.histogram import Histogram
+from actswap.fit.max_affine import MaxAffineFit, fit_max_affine
 from actswap.fit.orthogonal import fit_orthogonal
+from actswap.fit.points import mixed
 from actswap.fit.rational import PadeFit, fit_pade
+from actswap.fit.tails import reach_asymptote
 from actswap.sites import Number, Source, Start
 
 Array = NDArray[np.float64]
@@ -25,7 +31,7 @@ REACH = 0.02
 
 def as_function(source: Source) -> Callable[[Array], Array]:
     """A source as a function of float64 arrays."""
-    return lambda x: evaluate(source, torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return lambda x: evaluate(source, torch.from_numpy(np.array(x))).numpy()
 
 
 def histogram_of(context: StartContext) -> Histogram:
@@ -80,11 +86,63 @@ def tails_of(fit: PadeFit) -> tuple[float, ...]:
     return (fit.scale, fit.lo, fit.hi, fit.slope_lo, fit.slope_hi)
 
 
-def fit_acon(source: Source, context: StartContext, slopes: str) -> tuple[Number, Number, Number, Start]:
-    """Fit (p1, p2, beta) of ACON-C to a source."""
-    raise StartError(f"no fit for {source}", why="fits are not there yet")
+def fit_acon_c(source: Source, context: StartContext, slopes: str) -> tuple[Number, Number, Number, Start]:
+    """Fit ACON-C to a source by weighted least squares.
+
+    Args:
+        source: the function to be met, 0 at 0.
+        context: the histogram of the site.
+        slopes: which slopes may vary, `"p1 p2"`, `"p2"` (p1 is 1) or `""` (1 and 0).
+
+    Returns:
+        p1, p2, beta (numbers, or tuples by channel) and a Start without parameters.
+    """
+    fitter = fit_acon if slopes == "p1 p2" else partial(_fit_restricted, slopes=slopes)
+    sources = [as_function(each) for each in channels_of_source(source)]
+    fits = [fitter(f, *_guarded(f, context)) for f in sources]
+    p1, p2, beta = (tuple(getattr(fit, name) for fit in fits) for name in ("p1", "p2", "beta"))
+    start = _measured(list(zip(fits, sources, strict=True)), context)
+    return (p1, p2, beta, start) if len(fits) > 1 else (p1[0], p2[0], beta[0], start)
+
+
+def _guarded(f: Callable[[Array], Array], context: StartContext) -> tuple[Array, Array]:
+    """Points and weights of the histogram, and a little weight to twice as far as f bends, on both sides.
+
+    These units have no tails of their own: what fits a narrow range alone may be anything beyond it.
+    """
+    x, w = histogram_of(context).samples()
+    end = 2.0 * max(abs(v) for v in reach_asymptote(f, float(x[0]), float(x[-1]), REACH))
+    return mixed(x, w, np.linspace(-end, end, 128), 0.02)
+
+
+def _fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str) -> AconFit:
+    """ACON-B (p2 and beta vary) or ACON-A (beta alone); beta is positive."""
+
+    def unit(v: Array) -> AconFit:
+        return AconFit(1.0, float(v[1]) if slopes else 0.0, float(np.exp(v[0])), x[0], x[-1], 0.0, 0.0, True, 0)
+
+    y, root = f(x), np.sqrt(w)
+    starts = [np.array([log_beta, 0.0][: 1 + bool(slopes)]) for log_beta in (0.0, 1.0)]
+    found = [least_squares(lambda v: root * (unit(v).evaluate(x) - y), v, max_nfev=200) for v in starts]
+    best = min(found, key=lambda result: float(result.cost))
+    return unit(best.x)
 
 
 def fit_lines(source: Source, context: StartContext, count: int) -> Start:
-    """Fit the maximum of `count` lines to a source."""
-    raise StartError(f"no fit for {source}", why="fits are not there yet")
+    """Fit the maximum of `count` lines to a source: parameters of a DY-ReLU, the steepest line first."""
+    sources = [as_function(each) for each in channels_of_source(source)]
+    fits = [fit_max_affine(f, *_guarded(f, context), count) for f in sources]
+    rows = np.array([[*fit.slopes[::-1], *fit.offsets[::-1]] for fit in fits]).T
+    params: dict[str, Number] = {"fc2.weight": 0.0, "fc2.bias": 0.0, "init": tuple(rows.flatten().tolist())}
+    return replace(_measured(list(zip(fits, sources, strict=True)), context), params=params)
+
+
+def _measured(fits: Sequence[tuple[AconFit | MaxAffineFit, Callable[[Array], Array]]], context: StartContext) -> Start:
+    """A start with the largest and the RMS error of the fits on the histogram alone."""
+    h = histogram_of(context)
+    dense, error, rms = np.linspace(h.lo, h.hi, 2001), 0.0, 0.0
+    for fit, f in fits:
+        off = fit.evaluate(h.centroids) - f(h.centroids)
+        error = max(error, float(np.abs(off).max()), float(np.abs(fit.evaluate(dense) - f(dense)).max()))
+        rms = max(rms, float(np.sqrt(h.weights @ off**2)))
+    return Start("fit", error=error, rms=rms, note=range_note(context))

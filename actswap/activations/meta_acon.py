@@ -20,6 +20,7 @@ from actswap.activations.base import (
     per_sample,
     pooled_mean,
     widened,
+    with_sharing,
 )
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 from actswap.errors import UsageError
@@ -127,9 +128,7 @@ class MetaAcon(Activation):
         self.fc1 = nn.Linear(self.width, hidden) if space == "channel" else None
         self.bn1 = nn.BatchNorm1d(hidden) if bn else None
         self.fc2: nn.Module = (
-            nn.Linear(hidden, self.width)
-            if space == "channel"
-            else Elementwise(1 if space == "layer" else self.width)
+            nn.Linear(hidden, self.width) if space == "channel" else Elementwise(1 if space == "layer" else self.width)
         )
         self.bn2 = nn.BatchNorm1d(self.width) if bn else None
 
@@ -149,10 +148,14 @@ class MetaAcon(Activation):
         if self.bn1 is not None and self.bn2 is not None:
             t = widened(x)
             z = self._normalised(affine(w1, b1, pooled_mean(t, self.channel_dim, self.width)), weight, bias)
-            return self._with_beta(
-                x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim)
-            )
+            return self._with_beta(x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim))
         return meta_acon(x, self.p1, self.p2, self.scale, w1, b1, weight, bias, self.channel_dim)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Original checkpoints have no scale: theirs is 1."""
+        if prefix + "p1" in state_dict:
+            state_dict.setdefault(prefix + "scale", torch.ones_like(self.scale))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _normalised(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.training and hidden.shape[0] == 1:
@@ -167,9 +170,7 @@ class MetaAcon(Activation):
 
     def _pixel_gate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         t = widened(x)
-        scale, weight, bias = (
-            per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias)
-        )
+        scale, weight, bias = (per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias))
         return scale * torch.sigmoid(weight * t + bias)
 
     def _with_beta(self, x: Tensor, beta: Tensor) -> Tensor:
@@ -204,10 +205,10 @@ SPEC = Spec(
     name="meta_acon",
     title="ACON-C with beta computed from the input",
     paper="Ma et al. 2021, Activate or Not, section 3.3",
-    build=MetaAcon,
+    build=with_sharing(MetaAcon, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=_start,
-    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0},
+    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0, "per_channel": True},
     no_decay=("p1", "p2"),
     flops=_flops,
 )

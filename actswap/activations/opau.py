@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap import ops
-from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.base import Spec, StartContext, elements, with_sharing
 from actswap.activations.fitted import flat, range_note, tails_of
 from actswap.activations.rational import (
     RationalActivation,
@@ -144,9 +144,7 @@ class HP1(OPAU):
     name = "hp1"
     _basis = "hermite_prob"
 
-    def __init__(
-        self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)
-    ) -> None:
+    def __init__(self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)) -> None:
         super().__init__(channels, channel_dim, degrees, self._basis)
 
 
@@ -181,21 +179,11 @@ def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object
             note=range_note(context),
         )
 
-    def build(
-        channels: int | None,
-        channel_dim: int = 1,
-        degrees: tuple[int, int] = (5, 4),
-        per_channel: bool = False,
-        **options: object,
-    ) -> OPAU:
-        width = channels if per_channel else None
-        return unit(width, channel_dim, (int(degrees[0]), int(degrees[1])), **options)  # type: ignore[arg-type]
-
     return Spec(
         name=name,
         title=title,
         paper="Biswas et al. 2021, Orthogonal-Padé Activation Functions, eq. 6",
-        build=build,
+        build=with_sharing(unit, False),
         promise=lambda source: "fit",
         start=start,
         options={"degrees": (5, 4), "per_channel": False, **extra},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actswap import ops
-from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.base import Spec, StartContext, elements, with_sharing
 from actswap.activations.fitted import flat, range_note, tails_of
 from actswap.activations.rational import (
     RationalActivation,
@@ -167,22 +169,9 @@ def _start(source: Source, context: StartContext) -> Start:
     )
 
 
-def _build(
-    channels: int | None,
-    channel_dim: int = 1,
-    degrees: tuple[int, int] = (5, 4),
-    form: str = "best",
-    noise: float = 0.1,
-    per_channel: bool = False,
-) -> PAU:
+def _unit(channels: int | None, channel_dim: int, form: str = "best", **options: Any) -> PAU:
     """A PAU for a site; `best` is settled by the start, and is A until then."""
-    return PAU(
-        channels if per_channel else None,
-        channel_dim,
-        (int(degrees[0]), int(degrees[1])),
-        "A" if form == "best" else form,
-        noise,
-    )
+    return PAU(channels, channel_dim, form="A" if form == "best" else form, **options)
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -195,7 +184,7 @@ SPEC = Spec(
     name="pau",
     title="Padé unit: a trained rational function",
     paper="Molina et al. 2020, Padé Activation Units, eq. 2-3",
-    build=_build,
+    build=with_sharing(_unit, False),
     promise=lambda source: "fit",
     start=_start,
     options={"degrees": (5, 4), "form": "best", "noise": 0.1, "per_channel": False},

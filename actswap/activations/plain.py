@@ -45,9 +45,7 @@ _TABLE = [
     Plain("celu", lambda x, alpha: F.celu(x, alpha), {"alpha": 1.0}),
     Plain("selu", F.selu),
     Plain("silu", F.silu),
-    Plain(
-        "swish", lambda x, beta: x * torch.sigmoid(beta * x), {"beta": 1.0}, "Ramachandran et al. 2017, eq. 1"
-    ),
+    Plain("swish", lambda x, beta: x * torch.sigmoid(beta * x), {"beta": 1.0}, "Ramachandran et al. 2017, eq. 1"),
     Plain("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x)),
     Plain("gelu", F.gelu),
     Plain("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
@@ -96,9 +94,7 @@ _TABLE = [
         {"alpha": 1.0, "beta": 1.16, "gamma": 0.0, "delta": 0.16, "theta": 0.0},
         "Biswas et al. 2020, EIS",
     ),
-    Plain(
-        "max_sigmoid", lambda x: torch.maximum(x, torch.sigmoid(x)), paper="Ramachandran et al. 2017, Table 1"
-    ),
+    Plain("max_sigmoid", lambda x: torch.maximum(x, torch.sigmoid(x)), paper="Ramachandran et al. 2017, Table 1"),
     Plain("cos_minus", lambda x: torch.cos(x) - x, paper="Ramachandran et al. 2017, Table 1"),
     Plain("min_sin", lambda x: torch.minimum(x, torch.sin(x)), paper="Ramachandran et al. 2017, Table 1"),
     Plain("atan2_minus", lambda x: torch.atan(x).square() - x, paper="Ramachandran et al. 2017, Table 1"),

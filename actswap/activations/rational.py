@@ -19,10 +19,7 @@ from actswap.sites import Source
 
 def columns(coefficients: Tensor, x: Tensor, dim: int) -> list[Tensor]:
     """Split (n,) or (C, n) coefficients into n tensors that broadcast along `dim` of x, in the type of x."""
-    return [
-        per_channel(c, x, dim).to(x.dtype)
-        for c in coefficients.reshape(-1, coefficients.shape[-1]).unbind(-1)
-    ]
+    return [per_channel(c, x, dim).to(x.dtype) for c in coefficients.reshape(-1, coefficients.shape[-1]).unbind(-1)]
 
 
 def rational_type(x: Tensor) -> Tensor:
@@ -107,9 +104,7 @@ def real_roots(powers: Tensor, low: float, high: float) -> tuple[float, ...]:
     return tuple(float(r) for r in np.sort(real) if low <= r <= high)
 
 
-def rational_fits(
-    source: Source, context: StartContext, target: str, form: str, basis: str = ""
-) -> list[PadeFit]:
+def rational_fits(source: Source, context: StartContext, target: str, form: str, basis: str = "") -> list[PadeFit]:
     """One fit per distinct channel of the source; degrees and sharing come from the context's options.
 
     Raises:

@@ -49,11 +49,7 @@ def _candidate(name: str, x: Tensor, y: Tensor, channel_dim: int) -> Source:
         return Source(name)
     below = torch.clamp(x, max=0.0).movedim(channel_dim, 0)
     values = y.movedim(channel_dim, 0)
-    rows = (
-        (below.flatten(1), values.flatten(1))
-        if name == "prelu"
-        else (below.reshape(1, -1), values.reshape(1, -1))
-    )
+    rows = (below.flatten(1), values.flatten(1)) if name == "prelu" else (below.reshape(1, -1), values.reshape(1, -1))
     slopes = (rows[0] * rows[1]).sum(1) / rows[0].square().sum(1).clamp_min(1e-300)
     found = tuple(round(s, 7) for s in slopes.tolist())
     return Source.of(name, slope=found if name == "prelu" else found[0])

@@ -31,9 +31,7 @@ def smooth_maximum_of_two(first: Tensor, second: Tensor, beta: Tensor | float) -
     return difference * torch.sigmoid(beta * difference) + second
 
 
-def smooth_maximum_of_lines(
-    x: Tensor, p1: Tensor | float, p2: Tensor | float, beta: Tensor | float
-) -> Tensor:
+def smooth_maximum_of_lines(x: Tensor, p1: Tensor | float, p2: Tensor | float, beta: Tensor | float) -> Tensor:
     """Smooth maximum of the lines p1 x and p2 x; all arguments broadcast and have the type of x.
 
     Where a product leaves the range of the type (x infinite, or p1 x too large) the value is the formula's
@@ -52,9 +50,7 @@ def smooth_maximum_of_lines(
     return dpx * torch.sigmoid(beta * dpx) + p2 * inner + slope * outer
 
 
-def smooth_maximum_of(
-    functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, beta: Tensor | float
-) -> Tensor:
+def smooth_maximum_of(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, beta: Tensor | float) -> Tensor:
     """Smooth maximum of n functions of x: the general member of the family (eq. 1)."""
     return smooth_maximum(torch.stack([f(x) for f in functions]), beta)
 

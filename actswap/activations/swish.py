@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
-from actswap.activations.base import Spec, elements, per_channel, widened
+from actswap.activations.base import Spec, elements, per_channel, widened, with_sharing
 from actswap.activations.sharpness import SharpActivation
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
@@ -60,10 +60,10 @@ SPEC = Spec(
     name="swish",
     title="x sigmoid(beta x), beta constant or trained",
     paper="Ramachandran et al. 2017, Searching for Activation Functions",
-    build=Swish,
+    build=with_sharing(Swish, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"beta": 1.0, "trainable": True},
+    options={"beta": 1.0, "trainable": True, "per_channel": True},
     no_decay=("log_beta",),
     flops=_flops,
 )

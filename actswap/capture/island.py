@@ -2,13 +2,16 @@
 
 The forward is traced with exactly the arguments that were observed: tensors (and numbers) become placeholders, every
 other argument is bound to its observed value. It is traced in training and in eval mode, so that nothing of
-`self.training` is frozen. The module keeps its class: its new forward is a method of a subclass made for it.
+`self.training` is frozen; a forward that draws random numbers, or keeps something on itself, is refused, since a trace
+would keep one draw, or lose it. The module keeps its class: its new forward is a method of a subclass made for it.
 """
 
 from __future__ import annotations
 
 import inspect
 import linecache
+import operator
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +64,7 @@ class _Marker:
 
 
 TENSOR, NUMBER = _Marker("tensor"), _Marker("number")
+_CONSTANT = "_actswap_constant"
 
 
 def _leaf(value: Any, free_numbers: bool) -> Any:
@@ -81,17 +85,40 @@ def _fits(want: Any, have: Any) -> bool:
     return want is have or (type(want) is type(have) and bool(want == have))
 
 
+class _Weight(fx.Proxy):
+    """A parameter or buffer: its shape is a constant of the module, its values are not."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, tensor: Tensor) -> None:
+        super().__init__(node, tracer)
+        self.shape, self.ndim = tensor.shape, tensor.ndim
+        self.size, self.dim = tensor.size, tensor.dim
+        self.numel = self.nelement = tensor.numel
+
+    def __len__(self) -> int:
+        return len(self.shape) and self.shape[0]
+
+
 class IslandTracer(fx.Tracer):
     """Trace one module; children are leaves, modules that are not registered are traced through."""
 
+    # A buffer is read when the graph runs, and what the forward writes to it is part of the graph.
+    proxy_buffer_attributes = True
+
     def __init__(self, arguments: Arguments, inline: frozenset[str]) -> None:
-        super().__init__(param_shapes_constant=True)
+        super().__init__()
         self.arguments, self.inline = arguments, inline
         self._registered: set[int] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Every registered child is a leaf, unless it is part of a formula of the owner."""
         return module_qualified_name not in self.inline
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        """Parameters and buffers have a shape that forwards may ask for."""
+        if kind == "get_attr":
+            tensor = {**dict(self.root.named_parameters()), **dict(self.root.named_buffers())}[target]
+            more["proxy_factory_fn"] = lambda node: _Weight(node, self, tensor)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace through modules that are not registered below the root."""
@@ -117,24 +144,62 @@ class IslandTracer(fx.Tracer):
         return bound, [self.root]
 
 
-def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool) -> fx.Graph:
+@dataclass(frozen=True)
+class Traced:
+    """A graph, and the tensors that the forward makes without looking at its input, by the name of their `get_attr`."""
+
+    graph: fx.Graph
+    constants: dict[str, Tensor]
+
+
+def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool) -> Traced:
     """Trace a module's forward in the given mode; the module is left as it was.
 
     Raises:
-        CaptureError: torch.fx cannot follow the forward.
+        CaptureError: torch.fx cannot follow the forward, or what it does is more than what it returns.
     """
     modes = [(m, m.training) for m in module.modules()]
+    before = {name: dict(getattr(module, name)) for name in ("__dict__", "_buffers")}
+    drawn = _generators()
     module.train(training)
     try:
-        return IslandTracer(arguments, inline).trace(module)
+        graph = IslandTracer(arguments, inline).trace(module)
+        changed = _changed(before["__dict__"], module.__dict__) + _changed(before["_buffers"], module._buffers)
+        made = {k: module.__dict__[k] for k in changed if k.startswith("_tensor_constant")}
+        kept = [k for k in changed if k not in made]
+        if kept:
+            raise _refused(module, f"its forward sets self.{kept[0]}, which a trace does not keep")
+        if not all(a == b for a, b in zip(drawn, _generators(), strict=True)):
+            raise _refused(module, "its forward draws random numbers that a trace would freeze")
+        return Traced(graph, made)
+    except CaptureError:
+        raise
     except Exception as error:
-        raise CaptureError(
-            f"torch.fx cannot trace {type(module).__name__}.forward",
-            why=f"{type(error).__name__}: {_first(error)}",
-        ) from error
+        raise _refused(module, f"{type(error).__name__}: {_first(error)}") from error
     finally:
+        for name, entries in before.items():
+            standing = getattr(module, name)
+            standing.clear()
+            standing.update(entries)
         for m, mode in modes:
             m.training = mode
+        random.setstate(drawn[0])
+        torch.set_rng_state(torch.frombuffer(bytearray(drawn[1]), dtype=torch.uint8))
+
+
+def _refused(module: nn.Module, why: str) -> CaptureError:
+    return CaptureError(f"torch.fx cannot trace {type(module).__name__}.forward", why=why)
+
+
+def _generators() -> tuple[Any, bytes]:
+    """State of the generators that a forward may draw from."""
+    return random.getstate(), torch.get_rng_state().numpy().tobytes()
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names that were set or removed, but for what tracing itself switches."""
+    names = {k for k in {*before, *after} if before.get(k, before) is not after.get(k, before)}
+    return sorted(names - {"training"})
 
 
 def _first(error: BaseException) -> str:
@@ -142,9 +207,22 @@ def _first(error: BaseException) -> str:
     return text.splitlines()[0] if text else "no message"
 
 
-def graph_ops(graph: fx.Graph, root: nn.Module) -> tuple[list[Op], dict[int, Value]]:
+def share_constants(traced: Traced, shared: dict[str, Tensor]) -> None:
+    """Let a graph read its constants under names of `shared`, which has every tensor once."""
+    for node in traced.graph.find_nodes(op="get_attr"):
+        tensor = traced.constants.get(str(node.target))
+        if tensor is not None:
+            node.target = next((k for k, v in shared.items() if _same(v, tensor)), f"{_CONSTANT}{len(shared)}")
+            shared[node.target] = tensor
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and a.device == b.device and not a.is_meta and torch.equal(a, b))
+
+
+def graph_ops(traced: Traced, root: nn.Module) -> tuple[list[Op], dict[int, Value]]:
     """Read an fx graph as operations, for the recognizer; values are numbered by node."""
-    number = {node: i for i, node in enumerate(graph.nodes)}
+    number = {node: i for i, node in enumerate(traced.graph.nodes)}
     ops: list[Op] = []
     values = {i: Value((), True) for i in number.values()}
 
@@ -153,9 +231,9 @@ def graph_ops(graph: fx.Graph, root: nn.Module) -> tuple[list[Op], dict[int, Val
 
     for node, i in number.items():
         if node.op == "get_attr":
-            found: Any = root
-            for part in str(node.target).split("."):
-                found = getattr(found, part)
+            found: Any = traced.constants.get(str(node.target))
+            if found is None:
+                found = operator.attrgetter(str(node.target))(root)
             if isinstance(found, Tensor):
                 values[i] = Value(tuple(found.shape), found.is_floating_point(), found.detach())
         elif node.op in ("call_function", "call_method"):
@@ -187,8 +265,8 @@ class Signature:
 
     @classmethod
     def of(cls, module: nn.Module) -> Signature:
-        """Read the signature of a module's class."""
-        found = inspect.signature(type(module).forward).parameters.values()
+        """Read the signature of a module's class; what a decorator takes, not the forward that it hides."""
+        found = inspect.signature(type(module).forward, follow_wrapped=False).parameters.values()
         if any(p.kind is p.VAR_POSITIONAL for p in found):
             return cls((), {})
         named = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
@@ -216,8 +294,13 @@ class Variant:
     train: Callable[..., Any]
 
 
-def install(module: nn.Module, variants: Sequence[Variant], label: str) -> None:
-    """Give `module` the traced forward, as a method of a subclass of its class made for it alone."""
+def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[str, Tensor], label: str) -> None:
+    """Give `module` the traced forward, as a method of a subclass of its class made for it alone.
+
+    The constants of the graphs become buffers that follow the module to its device, but not into its state dict.
+    """
+    for name, tensor in constants.items():
+        module.register_buffer(name, tensor, persistent=False)
     base = type(module)
     known, signature = tuple(variants), Signature.of(module)
 
@@ -244,3 +327,5 @@ def uninstall(module: nn.Module) -> None:
     base = getattr(type(module), "_actswap_base", None)
     if base is not None:
         module.__class__ = base
+        for name in [n for n in module._buffers if n.startswith(_CONSTANT)]:
+            delattr(module, name)

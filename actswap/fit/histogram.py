@@ -116,6 +116,11 @@ class Histogram:
             excluded,
         )
 
+    def coarse(self, bins: int) -> Histogram:
+        """Return the same distribution in at most `bins` bins; range, mean and deviation stay exact."""
+        centroids, weights = condense(self.centroids, self.weights, bins)
+        return replace(self, centroids=centroids, weights=weights)
+
     def shifted(self, by: float) -> Histogram:
         """Return the distribution of x + by."""
         return replace(
@@ -259,4 +264,4 @@ def condense(x: Array, w: Array, limit: int) -> tuple[Array, Array]:
     weight: Array = np.bincount(cell, w, minlength=limit).astype(np.float64)
     total: Array = np.bincount(cell, w * x, minlength=limit).astype(np.float64)
     used = weight > 0.0
-    return total[used] / weight[used], weight[used]
+    return np.clip(total[used] / weight[used], x[0], x[-1]), weight[used]

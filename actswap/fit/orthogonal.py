@@ -8,11 +8,13 @@ root of every f_j. So a PAU cannot be converted, it is fitted anew.
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from actswap.errors import UsageError
 from actswap.fit.basis import BASES
-from actswap.fit.rational import Function, PadeFit, fit_pade
+from actswap.fit.points import Function, weighted_points
+from actswap.fit.rational import PadeFit, fit_pade
 
 ORTHOGONAL = tuple(name for name in BASES if name != "monomial")
 
@@ -38,7 +40,9 @@ def fit_orthogonal(
         basis: one of `ORTHOGONAL`.
         degrees: of numerator and denominator.
         form: `A` (safe, the paper's), `B`, `unsafe` or `best`.
-        scale: the s of t = x / s.
+        scale: the s of t = x / s; a quarter of the root mean square of x unless given. With a smaller s most
+            of the data lies beyond the roots of f_j, where |f_j| has no corners: relu on ±3 in Chebyshev T
+            has an RMS error of 0.025 with s = rms, 0.0055 with a quarter of it. Laguerre gains least.
         reach: widen the range to the asymptotes of f.
         minimax: make the largest error small.
 
@@ -49,4 +53,7 @@ def fit_orthogonal(
         raise UsageError(
             f"unknown basis {basis!r}", why=f"one of {', '.join(ORTHOGONAL)}", fix='basis="legendre"'
         )
+    if scale is None:
+        points, weights = weighted_points(x, w)
+        scale = 0.25 * float(np.sqrt(weights @ points**2)) or 1.0
     return fit_pade(f, x, w, degrees, form, basis=basis, scale=scale, reach=reach, minimax=minimax)

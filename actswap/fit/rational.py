@@ -11,27 +11,22 @@ is clamped and a straight line is added, because P/Q of type (n+1, n) has the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from actswap.errors import UsageError
-from actswap.fit.basis import from_monomial, to_monomial, vander
-from actswap.fit.histogram import condense
+from actswap.fit.basis import to_monomial, vander
 from actswap.fit.minimax import refine
-from actswap.fit.starts import bends, starts
+from actswap.fit.points import Array, Function, mixed, sampled, weighted_points
+from actswap.fit.search import Frame, search
+from actswap.fit.starts import bends
 from actswap.fit.tails import reach_asymptote, tail_slopes
-from actswap.fit.varpro import Problem, march
 
-Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
 FORMS = ("A", "B", "unsafe")
 
-_COARSE = 128  # points of the search; only the winner sees all of them
 _DENSE = 2001  # points on which the largest error is measured
 
 
@@ -92,10 +87,9 @@ class PadeFit:
         table = vander(self.basis, t, max(m, n))
         terms = table[..., 1 : n + 1]
         if self.form == "A":
-            q = 1.0 + np.abs(terms) @ np.abs(self.denominator)
-        else:
-            inner = terms @ np.array(self.denominator)
-            q = 1.0 + (np.abs(inner) if self.form == "B" else inner)
+            terms = np.abs(terms)
+        inner = terms @ np.array(self.denominator)
+        q = 1.0 + (np.abs(inner) if self.form == "B" else inner)
         return np.asarray((table[..., : m + 1] @ np.array(self.numerator)) / q)
 
     def evaluate(self, x: ArrayLike) -> Array:
@@ -152,135 +146,31 @@ def fit_pade(
         raise UsageError(f"unknown form {form!r}", why=f"one of best, {', '.join(FORMS)}", fix='form="best"')
     if min(degrees) < 1:
         raise UsageError(f"degrees {degrees}", why="both must be at least 1", fix="degrees=(5, 4)")
-    points, weights = _points(x, w)
+    points, weights = weighted_points(x, w)
     if reach is not None:
         points, weights = _widened(f, points, weights, reach)
     lo, hi = float(points[0]), float(points[-1])
     s = scale or float(np.sqrt(weights @ points**2)) or 1.0
 
-    frame = _Frame(degrees, form, basis, s, lo, hi)
-    full = frame.problem(f, points, weights)
+    frame = Frame(degrees, form, basis, s, lo, hi)
     dense = np.linspace(lo, hi, _DENSE)
-    b, cost, done, used = _search(frame, f, full, points, bends(f(dense), dense))
-    best = _best(cost, 1)[0]
-    winner, converged = b[best], bool(done[best])
+    on_dense = sampled(f, dense)
+    full, found, converged, steps = search(frame, f, points, weights, bends(on_dense, dense))
     if minimax:
         grid = frame.problem(f, dense, np.full(_DENSE, 1.0 / _DENSE))
-        winner, coefficients, converged, more = refine(grid, b)
-        used += more
+        b, c, done, programs = refine(grid, found)
     else:
-        coefficients = full.numerator(winner)
-    fit = PadeFit(
-        form,
-        basis,
-        *frame.coefficients(winner, coefficients),
-        s,
-        lo,
-        hi,
-        *tail_slopes(f, lo, hi),
-        0.0,
-        0.0,
-        converged,
-        used,
-    )
-    error = fit.rational(dense) - f(dense)
-    at_points = fit.rational(points) - full.y
-    largest = max(np.abs(error).max(), np.abs(at_points).max())
+        b, c, done, programs = found[0], full.numerator(found[0]), bool(converged[0]), 0
+    coefficients, slopes = frame.coefficients(b, c), tail_slopes(f, lo, hi)
+    fit = PadeFit(form, basis, *coefficients, s, lo, hi, *slopes, 0.0, 0.0, done, steps + programs)
+    at_points = np.abs(fit.rational(points) - full.y)
+    largest = max(at_points.max(), np.abs(fit.rational(dense) - on_dense).max())
     return replace(fit, max_error=float(largest), rms_error=float(np.sqrt(weights @ at_points**2)))
 
 
-def _search(
-    frame: _Frame, f: Function, full: Problem, points: Array, kinks: tuple[float, float]
-) -> tuple[Array, Array, NDArray[np.bool_], int]:
-    """All starts a few steps on few points, the better ones on, the best two to the end on all points."""
-    x, w = condense(points, full.root_w**2, _COARSE)
-    coarse = frame.problem(f, x, w)
-    b, free = starts(coarse, x, kinks)
-    b, cost, _, first = march(coarse, b, 8, 1e-4, free)
-    kept = _best(cost, 5)
-    b, cost, _, second = march(coarse, b[kept], 20, 1e-4, free[kept])
-    b, cost, done, third = march(full, b[_best(cost, 2)], 40, 1e-6)
-    return b, cost, done, first + second + third
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """How the search sees the unit: Chebyshev numerator on [lo, hi], features that peak at 1 there."""
-
-    degrees: tuple[int, int]
-    form: str
-    basis: str
-    scale: float
-    lo: float
-    hi: float
-
-    def problem(self, f: Function, x: Array, w: Array) -> Problem:
-        """The least-squares problem on points x with weights w."""
-        y = np.asarray(f(x), dtype=np.float64)
-        if y.shape != x.shape or not np.isfinite(y).all():
-            raise UsageError(
-                "the function to fit returned values that are not finite, or of another shape",
-                why=f"on [{self.lo:g}, {self.hi:g}]",
-                fix="clip the points to where it is finite",
-            )
-        u = (2.0 * x - self.lo - self.hi) / (self.hi - self.lo)
-        basis = np.asarray(chebyshev.chebvander(u, self.degrees[0]), dtype=np.float64)
-        return Problem(y, np.sqrt(w), basis, self._features(x) / self._peaks(), self.form)
-
-    def coefficients(self, b: Array, c: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Numerator and denominator in `basis` on t from what the search found."""
-        centre, half = (self.lo + self.hi) / (2 * self.scale), (self.hi - self.lo) / (2 * self.scale)
-        powers = np.zeros(len(c))
-        for value in chebyshev.cheb2poly(c)[::-1]:  # Horner in u = (t - centre) / half
-            powers = (np.append(0.0, powers[:-1]) - centre * powers) / half
-            powers[0] += value
-        return tuple(from_monomial(self.basis, powers).tolist()), tuple((b / self._peaks()).tolist())
-
-    def _features(self, x: Array) -> Array:
-        table = vander(self.basis, x / self.scale, self.degrees[1])[:, 1:]
-        return np.abs(table) if self.form == "A" else table
-
-    def _peaks(self) -> Array:
-        return np.asarray(np.abs(self._features(np.linspace(self.lo, self.hi, 65))).max(axis=0))
-
-
-def _points(x: ArrayLike, w: ArrayLike | None) -> tuple[Array, Array]:
-    """Sorted finite points with weights of sum 1, over a range of positive width."""
-    points = np.asarray(x, dtype=np.float64).reshape(-1)
-    weights = np.ones(points.size) if w is None else np.asarray(w, dtype=np.float64).reshape(-1)
-    if not points.size or points.shape != weights.shape or not np.isfinite(points).all():
-        raise UsageError(
-            f"cannot fit on {points.size} points with {weights.size} weights",
-            why="finite, as many as weights",
-        )
-    if not (weights >= 0.0).all() or not 0.0 < weights.sum() < np.inf:
-        raise UsageError("weights must be non-negative with a finite positive sum")
-    order = np.argsort(points, kind="stable")
-    points, weights = points[order], weights[order] / weights.sum()
-    reach = max(abs(points[0]), abs(points[-1]), 1e-30)
-    if points[-1] - points[0] < 1e-3 * reach or np.count_nonzero(weights) < 64:
-        # Constant or nearly constant input: a unit cannot be fitted to a dot, so its neighbourhood
-        # counts a little.
-        widen = 5e-4 * reach if points[-1] - points[0] < 1e-3 * reach else 0.0
-        extra = np.linspace(points[0] - widen, points[-1] + widen, 128)
-        points, weights = _mixed(points, weights, extra, 0.02)
-    return points, weights
-
-
 def _widened(f: Function, points: Array, weights: Array, tolerance: float) -> tuple[Array, Array]:
+    """Reach the asymptotes, and hold the ends: their error is the error of everything beyond them."""
     lo, hi = reach_asymptote(f, float(points[0]), float(points[-1]), tolerance)
-    if (lo, hi) == (points[0], points[-1]):
-        return points, weights
-    return _mixed(points, weights, np.linspace(lo, hi, 128), 0.02)
-
-
-def _mixed(points: Array, weights: Array, extra: Array, share: float) -> tuple[Array, Array]:
-    """Add points that carry `share` of the weight."""
-    x = np.concatenate([points, extra])
-    w = np.concatenate([(1.0 - share) * weights, np.full(extra.size, share / extra.size)])
-    order = np.argsort(x, kind="stable")
-    return x[order], w[order]
-
-
-def _best(cost: Array, count: int) -> NDArray[np.intp]:
-    return np.argsort(cost, kind="stable")[:count]
+    if (lo, hi) != (points[0], points[-1]):
+        points, weights = mixed(points, weights, np.linspace(lo, hi, 128), 0.02)
+    return mixed(points, weights, np.array([lo, hi]), 0.15)

@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 # linearised fits below they were chosen greedily from some hundred candidates on random sites (16
 # targets, five distributions): what one of them misses another one finds.
 _SHAPES: dict[str, tuple[tuple[float, ...], ...]] = {
-    "A": ((0, 0, 3), (0, 0, 0, 100), (0, 0, 0.3)),
+    "A": ((0, 10), (0, 0, 0.3), (30, 0, 0, 30)),
     "B": ((0, 30, 0, 7.5), (0, 3, 0, 0.75), (0, 1, 0, 0.25), (0, 1, -1), (0, 0.3)),
     "unsafe": ((0, 30, 0, 7.5), (0, 1, 0, 0.25), (0, 10), (0.3, 0.3)),
 }
@@ -30,8 +30,8 @@ def starts(problem: Problem, x: Array, kinks: tuple[float, float]) -> tuple[Arra
         kinks: where the target bends most, besides 0.
 
     Returns:
-        (S, n) denominators, and (S, n) which entries may move at first. In form B b_1 = 0 is where Q has no kink
-        at 0; a smooth target wants exactly that, and a search over all entries gets there only slowly.
+        (S, n) denominators, and (S, n) which entries may move at first. In form B b_1 = 0 is where Q has no
+        kink at 0; a smooth target wants exactly that, and a search over all entries gets there only slowly.
     """
     n = problem.features.shape[1]
     everywhere = np.ones(len(x))
@@ -52,11 +52,11 @@ def bends(y: Array, x: Array) -> tuple[float, float]:
     """The two places, apart from 0 and from each other, where a function on an even grid bends most."""
     bend = np.abs(np.diff(y, 2))
     inner = x[1:-1]
-    found = []
-    for place in (0.0, 0.0):
-        bend = np.where(np.abs(inner - (found[-1] if found else place)) < 0.02 * (x[-1] - x[0]), 0.0, bend)
-        found.append(float(inner[bend.argmax()]))
-    return found[0], found[1]
+    near = 0.02 * (x[-1] - x[0])
+    bend = np.where(np.abs(inner) < near, 0.0, bend)
+    first = float(inner[bend.argmax()])
+    bend = np.where(np.abs(inner - first) < near, 0.0, bend)
+    return first, float(inner[bend.argmax()])
 
 
 def sanathanan_koerner(problem: Problem, signs: Array, free: Mask, rounds: int = 3) -> Array:
@@ -85,7 +85,7 @@ def sanathanan_koerner(problem: Problem, signs: Array, free: Mask, rounds: int =
         transposed = columns.transpose(0, 2, 1)
         matrix = transposed @ columns
         right = -(transposed @ rest[:, :, None])[:, :, 0]
-        norm = np.sqrt(np.einsum("sii->si", matrix)) + 1e-300
+        norm = np.sqrt(np.einsum("sii->si", matrix)) + 1e-100
         # Normalised columns, and a ridge at the rounding level of the normal equations.
         matrix = matrix / (norm[:, :, None] * norm[:, None, :])
         matrix = np.where(free[:, :, None] & free[:, None, :], matrix, 0.0) + 1e-11 * np.eye(n)

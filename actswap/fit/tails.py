@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
+from actswap.fit.points import Function
 
 
 def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
@@ -18,7 +14,7 @@ def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
     edge = f(np.array([lo - step, lo, hi, hi + step]))
     local = ((edge[1] - edge[0]) / step, (edge[3] - edge[2]) / step)
     found = [line[0] if line else slope for line, slope in zip(far, local, strict=True)]
-    return float(found[0]), float(found[1])
+    return float(found[0]) + 0.0, float(found[1]) + 0.0  # no negative zero
 
 
 def reach_asymptote(f: Function, lo: float, hi: float, tolerance: float) -> tuple[float, float]:

@@ -63,29 +63,29 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
     """
     inner = b @ problem.features.T
     denominator = 1.0 + (np.abs(inner) if problem.form == "B" else inner)
-    bad = denominator.min(axis=1) < FLOOR
-    if bad.any():
+    bad = denominator.min(axis=1) < FLOOR if problem.form == "unsafe" else None
+    if bad is not None:
         denominator[bad] = 1.0
-    inverse = 1.0 / denominator
     target = problem.root_w * problem.y
-    q = np.linalg.qr((problem.root_w * inverse)[:, :, None] * problem.basis)[0]
-    fitted = (q @ (target @ q)[:, :, None])[:, :, 0]
+    q = np.linalg.qr((problem.root_w / denominator)[:, :, None] * problem.basis)[0]
+    transposed_q = q.transpose(0, 2, 1)
+    fitted = (q @ (transposed_q @ target)[:, :, None])[:, :, 0]
     residual = target - fitted
-    slope = fitted * inverse  # d(fitted)/dQ = -P/Q^2 at fixed numerator
+    slope = fitted / denominator  # d(fitted)/dQ = -P/Q^2 at fixed numerator
     if problem.form == "B":
-        slope = np.where(inner < 0.0, -slope, slope)
+        slope = np.copysign(slope, slope * inner)
     jacobian = slope[:, :, None] * problem.features
-    jacobian -= q @ (q.transpose(0, 2, 1) @ jacobian)
+    jacobian -= q @ (transposed_q @ jacobian)
     transposed = jacobian.transpose(0, 2, 1)
-    cost = 0.5 * np.einsum("sn,sn->s", residual, residual)
-    gradient = (transposed @ residual[:, :, None])[:, :, 0]
-    cost[bad] = np.inf
-    return cost, gradient, transposed @ jacobian
+    cost = 0.5 * np.square(residual).sum(axis=1)
+    if bad is not None:
+        cost[bad] = np.inf
+    return cost, (transposed @ residual[:, :, None])[:, :, 0], transposed @ jacobian
 
 
 def march(
     problem: Problem, b: Array, iterations: int, tolerance: float, free: NDArray[np.bool_] | None = None
-) -> tuple[Array, Array, Array, int]:
+) -> tuple[Array, Array, NDArray[np.bool_], int]:
     """Levenberg-Marquardt from every row of b at once.
 
     Args:
@@ -99,54 +99,52 @@ def march(
         b (S, n), cost (S,), converged (S,), iterations used.
     """
     bounded = problem.form == "A"
-    b = b.copy()
-    cost, gradient, matrix = normal_equations(problem, b)
-    damping = np.full(len(b), 1e-3)
-    growth = np.full(len(b), 2.0)
-    converged = ~np.isfinite(cost)
-    floor = 1e-32 * float(np.sum((problem.root_w * problem.y) ** 2))
     eye = np.eye(b.shape[1])
+    floor = 1e-32 * float(np.square(problem.root_w * problem.y).sum())
+    cost, gradient, matrix = normal_equations(problem, b)
+    found, lowest, converged = b.copy(), cost.copy(), np.zeros(len(b), dtype=bool)
+    rows = np.flatnonzero(np.isfinite(cost))  # the rows still under way
+    b, cost, gradient, matrix = b[rows], cost[rows], gradient[rows], matrix[rows]
+    free = free[rows] if free is not None else None
+    damping, growth = np.full(len(rows), 1e-3), np.full(len(rows), 2.0)
     used = 0
-    for used in range(1, iterations + 1):  # noqa: B007
-        live = np.flatnonzero(~converged)
-        if not live.size:
-            break
-        g, h, start = gradient[live], matrix[live], b[live]
-        diagonal = np.einsum("sii->si", h)
-        scale = np.sqrt(np.maximum(diagonal, 1e-30 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+    while rows.size and used < iterations:
+        used += 1
+        diagonal = np.einsum("sii->si", matrix)
+        scale = np.sqrt(np.maximum(diagonal, 1e-30 * diagonal.max(axis=1, keepdims=True) + 1e-200))
         # In units of the column norms the matrix has a unit diagonal: Marquardt's scaling.
-        scaled = h / (scale[:, :, None] * scale[:, None, :])
-        right = g / scale
+        scaled, right = matrix / (scale[:, :, None] * scale[:, None, :]), gradient / scale
         if bounded or free is not None:
-            fixed = (start <= 0.0) & (g > 0.0) if bounded else np.zeros(g.shape, dtype=bool)
+            moving = (b > 0.0) | (gradient < 0.0) if bounded else np.ones(b.shape, dtype=bool)
             if free is not None:
-                fixed |= ~free[live]
-            scaled = np.where(fixed[:, :, None] | fixed[:, None, :], 0.0, scaled)
-            right = np.where(fixed, 0.0, right)
-        step = -np.linalg.solve(scaled + (damping[live, None, None] + 1e-14) * eye, right[:, :, None])[
-            :, :, 0
-        ]
-        trial = start + step / scale
+                moving &= free
+            scaled = np.where(moving[:, :, None] & moving[:, None, :], scaled, 0.0)
+            right = np.where(moving, right, 0.0)
+        step = np.linalg.solve(scaled + (damping + 1e-14)[:, None, None] * eye, right[:, :, None])[:, :, 0]
+        trial = b - step / scale
         if bounded:
             trial = np.maximum(trial, 0.0)
-        moved = (trial - start) * scale
-        expected = -np.einsum("si,si->s", moved, right) - 0.5 * np.einsum(
-            "si,sij,sj->s", moved, scaled, moved
-        )
+        moved = (trial - b) * scale
+        expected = -(moved * (right + 0.5 * (scaled @ moved[:, :, None])[:, :, 0])).sum(axis=1)
         new_cost, new_gradient, new_matrix = normal_equations(problem, trial)
-        gain = cost[live] - new_cost
+        gain = cost - new_cost
         better = gain > 0.0
-        ratio = np.where(better, gain / np.maximum(expected, 1e-300), 0.0)
-        taken = live[better]
-        b[taken], cost[taken] = trial[better], new_cost[better]
-        gradient[taken], matrix[taken] = new_gradient[better], new_matrix[better]
-        shrink = np.maximum(1.0 / 3.0, 1.0 - (2.0 * np.minimum(ratio, 1.0) - 1.0) ** 3)
-        damping[live] = np.where(
-            better, np.maximum(damping[live] * shrink, 1e-12), damping[live] * growth[live]
-        )
-        growth[live] = np.where(better, 2.0, 2.0 * growth[live])
-        small = expected <= tolerance * cost[live]
-        converged[live] = (
-            (small & (gain <= tolerance * cost[live])) | (cost[live] <= floor) | (damping[live] > 1e10)
-        )
-    return b, cost, converged, used
+        small = tolerance * cost
+        b = np.where(better[:, None], trial, b)
+        cost = np.where(better, new_cost, cost)
+        gradient = np.where(better[:, None], new_gradient, gradient)
+        matrix = np.where(better[:, None, None], new_matrix, matrix)
+        # Nielsen's rule: relax as far as the quadratic model was right, tighten faster after each refusal.
+        ratio = np.clip(gain / np.maximum(expected, 1e-300), 0.0, 1.0)
+        shrink = np.maximum(1.0 / 3.0, 1.0 - (2.0 * ratio - 1.0) ** 3)
+        damping = np.where(better, np.maximum(damping * shrink, 1e-12), damping * growth)
+        growth = np.where(better, 2.0, 2.0 * growth)
+        done = ((expected <= small) & (gain <= small)) | (cost <= floor) | (damping > 1e10)
+        if done.any():
+            found[rows[done]], lowest[rows[done]], converged[rows[done]] = b[done], cost[done], True
+            rest = ~done
+            rows, b, cost, gradient, matrix = rows[rest], b[rest], cost[rest], gradient[rest], matrix[rest]
+            damping, growth = damping[rest], growth[rest]
+            free = free[rest] if free is not None else None
+    found[rows], lowest[rows] = b, cost
+    return found, lowest, converged, used

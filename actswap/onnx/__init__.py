@@ -7,7 +7,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_WHERE = {"export_onnx": "export", "ExportReport": "export"}
+_WHERE = {
+    "export_onnx": "export",
+    "ExportReport": "export",
+    "session": "sessions",
+    "library_path": "library",
+    "prepare_file": "prepare",
+    "convert": "conversion",
+}
 __all__ = list(_WHERE)
 
 

@@ -52,9 +52,7 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
     return changed
 
 
-def dynamic_axes(
-    leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size: bool
-) -> dict[int, Any] | None:
+def dynamic_axes(leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size: bool) -> dict[int, Any] | None:
     """The axes that may change: the batch, and sizes (not the channels of NCHW).
 
     A size that the model itself fixes (a weight is multiplied with it) is found by the exporter and stays
@@ -67,9 +65,7 @@ def dynamic_axes(
         axes[0] = torch.export.Dim.AUTO
     first = 2 if leaf.dim() >= 4 else 1
     if dynamic_size and (leaf.dim() >= 3 or not leaf.is_floating_point()):
-        axes.update(
-            {axis: torch.export.Dim.AUTO for axis in range(first, leaf.dim()) if leaf.shape[axis] > 1}
-        )
+        axes.update({axis: torch.export.Dim.AUTO for axis in range(first, leaf.dim()) if leaf.shape[axis] > 1})
     return axes
 
 
@@ -89,8 +85,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
     except Exception as error:
         wanted = " and ".join(n for n, on in (("batch", dynamic_batch), ("size", dynamic_size)) if on)
         raise ExportError(
-            f"torch.export cannot capture {type(model).__name__}"
-            + (f" with dynamic {wanted}" if wanted else ""),
+            f"torch.export cannot capture {type(model).__name__}" + (f" with dynamic {wanted}" if wanted else ""),
             why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
             fix="export_onnx(..., dynamic_batch=False, dynamic_size=False)" if wanted else "",
         ) from error
@@ -135,9 +130,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter's warnings and log lines about its own internals."""
-    names: Mapping[str, logging.Logger] = {
-        n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")
-    }
+    names: Mapping[str, logging.Logger] = {n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")}
     levels = {name: logger.level for name, logger in names.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -132,9 +132,7 @@ def export_onnx(
             try:
                 tell(0, 4, "capture")
                 graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
-                proto = finish(
-                    graph, functions, opset, decompose, metadata or {}, names, type(model).__name__
-                )
+                proto = finish(graph, functions, opset, decompose, metadata or {}, names, type(model).__name__)
                 tell(2, 4, "write")
                 file = _write(proto, folder / target.name)
                 tell(3, 4, "check")
@@ -146,9 +144,7 @@ def export_onnx(
             except ExportError as error:
                 if size == sizes[-1]:
                     raise
-                notes.append(
-                    f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; ")
-                )
+                notes.append(f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; "))
         report = ExportReport(
             path=str(target),
             opset=opset,
@@ -209,9 +205,7 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
         old.unlink()
     large = sum(len(t.raw_data) for t in proto.graph.initializer) > _INLINE_BYTES
     try:
-        onnx.save_model(
-            proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None
-        )
+        onnx.save_model(proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None)
     except OSError as error:
         raise FileError(f"cannot write {file.name}", why=str(error)) from error
     try:

@@ -4,8 +4,8 @@ A node takes x first and then the parameters in the order of the torch operator 
 are float32 whatever the type of x, and the arithmetic is float32, as in PyTorch. Those that belong to
 channels are stored so that they broadcast against x (`(C, 1, 1)` for NCHW, `(C,)` for a last axis, a scalar
 for one set per layer), so neither a body nor a kernel has to know the axis. Operators that pool carry
-`axes`, the pooled axes, and `view`, the shape in which one value per sample and channel broadcasts against
-x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
+`dim`, the channel axis, `axes`, the pooled axes, and `view`, the shape in which one value per sample and
+channel broadcasts against x; DY-ReLU also `table`, the shape of a sample's coefficients (0 stands for the batch in both).
 
 `lower` turns the arguments of a torch operator into that form. A function body cannot branch on an
 attribute, so variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients
@@ -30,7 +30,7 @@ DOMAIN = "actswap"
 VERSION = 1
 
 Array = npt.NDArray[Any]
-Attributes = dict[str, float | list[int]]
+Attributes = dict[str, int | float | list[int]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ _POOL = """
     hidden = Gemm <transB = 1> (mean, w1, b1)
 """
 
-_POOL_ATTRIBUTES = {"axes": "ints", "view": "ints"}
+_POOL_ATTRIBUTES = {"axes": "ints", "view": "ints", "dim": "int"}
 
 SWISH = OnnxFunction(
     "Swish",
@@ -200,7 +200,11 @@ def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
     """
     dim = dim % rank
     axes = [axis for axis in range(1, rank) if axis != dim or features == 1]
-    return {"axes": axes, "view": [0 if axis == 0 else width if axis == dim else 1 for axis in range(rank)]}
+    return {
+        "dim": dim,
+        "axes": axes,
+        "view": [0 if axis == 0 else width if axis == dim else 1 for axis in range(rank)],
+    }
 
 
 def _elementwise(function: OnnxFunction) -> Lowering:
@@ -235,9 +239,7 @@ def _dy_relu(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int
     attributes = _pooling(tensors["w1"].shape[1], width, scalars["dim"], rank)
     attributes["table"] = [0, rows, tensors["w2"].shape[0] // rows]
     if spatial:
-        attributes.update(
-            channel=[scalars["dim"] % rank], tau=float(scalars["tau"]), gain=float(scalars["gain"])
-        )
+        attributes.update(channel=[scalars["dim"] % rank], tau=float(scalars["tau"]), gain=float(scalars["gain"]))
     return Lowered(function, tuple({**tensors, **shaped}[name] for name in function.inputs[1:]), attributes)
 
 

@@ -31,9 +31,7 @@ class OutputParity:
         return asdict(self)
 
 
-def compare(
-    names: Sequence[str], reference: Sequence[Array], got: Sequence[Array]
-) -> tuple[OutputParity, ...]:
+def compare(names: Sequence[str], reference: Sequence[Array], got: Sequence[Array]) -> tuple[OutputParity, ...]:
     """Compare outputs pairwise; the lists must be equally long."""
     return tuple(_compare(*each) for each in zip(names, reference, got, strict=True))
 

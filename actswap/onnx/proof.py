@@ -112,11 +112,7 @@ def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
         if isinstance(leaf, Tensor):
             names: Sequence[int | str] = next(position, tuple(leaf.shape))
             shape = [
-                length
-                if not isinstance(name, str) or not name.isidentifier()
-                else length + size
-                if axis
-                else batch
+                length if not isinstance(name, str) or not name.isidentifier() else length + size if axis else batch
                 for axis, (length, name) in enumerate(zip(leaf.shape, names, strict=True))
             ]
             leaf = leaf if shape == list(leaf.shape) else resize(leaf, shape, 0.9)

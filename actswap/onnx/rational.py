@@ -65,9 +65,7 @@ def pau_function(form: str, top: int, bottom: int) -> OnnxFunction:
     text += _horner([f"a{j}" for j in range(top)], "t", "p")
     if form == "A":
         text += "    u = Abs (t)\n" + "".join(f"    m{k} = Abs (b{k})\n" for k in range(bottom))
-        text += (
-            _horner([f"m{k}" for k in range(bottom)], "u", "h") + "    w = Mul (h, u)\n    q = Add (w, one)\n"
-        )
+        text += _horner([f"m{k}" for k in range(bottom)], "u", "h") + "    w = Mul (h, u)\n    q = Add (w, one)\n"
     elif form == "C":
         text += _horner([f"b{k}" for k in range(bottom)], "t", "h")
         text += "    w = Abs (h)\n    tenth = Constant <value = float {0.1}> ()\n    q = Add (w, tenth)\n"

@@ -8,7 +8,7 @@ broadcasting and makes them initializers.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -23,13 +23,16 @@ from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower
 
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)"]
 _RAW = f"{DOMAIN}.raw"
+_ATTRIBUTES: Mapping[str, Callable[[str, Any], ir.Attr]] = {
+    "int": ir.AttrInt64,
+    "ints": ir.AttrInt64s,
+    "float": ir.AttrFloat32,
+}
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Map every registered torch operator of the project to a writer of its raw node."""
-    found = [
-        getattr(torch.ops.actswap, name).default for name in LOWERINGS if hasattr(torch.ops.actswap, name)
-    ]
+    found = [getattr(torch.ops.actswap, name).default for name in LOWERINGS if hasattr(torch.ops.actswap, name)]
     return {operator: _raw_writer(operator) for operator in found}
 
 
@@ -56,9 +59,7 @@ def _raw_writer(operator: Any) -> Callable[..., Any]:
 
     def write(*args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(kinds, args, strict=False)), **kwargs}
-        return node(
-            *(given[name] for name in tensors), **{k: v for k, v in given.items() if k not in tensors}
-        )
+        return node(*(given[name] for name in tensors), **{k: v for k, v in given.items() if k not in tensors})
 
     return write
 
@@ -98,10 +99,7 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
         DOMAIN,
         lowered.function.op,
         inputs,
-        [
-            ir.AttrInt64s(k, v) if isinstance(v, list) else ir.AttrFloat32(k, v)
-            for k, v in lowered.attributes.items()
-        ],
+        [_ATTRIBUTES[lowered.function.attributes[k]](k, v) for k, v in lowered.attributes.items()],
         num_outputs=1,
         name=site,
     )
@@ -127,9 +125,7 @@ def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while unique in graph.initializers:
         unique, k = f"{name}@{k}", k + 1
     tensor = ir.tensor(array, name=unique)
-    value = ir.Value(
-        name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -169,11 +165,7 @@ def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[A
             "constants",
             [],
             [onnx.ValueInfoProto(name=value.name) for value in pending],
-            [
-                onnx.numpy_helper.from_array(v.const_value.numpy(), n)
-                for n, v in initializers.items()
-                if v.const_value
-            ],
+            [onnx.numpy_helper.from_array(v.const_value.numpy(), n) for n, v in initializers.items() if v.const_value],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
         arrays = ReferenceEvaluator(model).run(None, {})

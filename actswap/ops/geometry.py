@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 
 class Geometry(NamedTuple):
@@ -67,18 +65,23 @@ def _collapse(axes: list[tuple[int, int]]) -> int | None:
     return axes[-1][1] if axes else 0
 
 
-def ready(x: Tensor, dim: int, merge: bool, gated: bool) -> tuple[Tensor, Geometry]:
-    """Return x, or a dense copy of it, with its geometry."""
-    found = geometry(x.shape, x.stride(), dim, merge, gated)
-    if found is None:
-        x = x.contiguous()
-        found = geometry(x.shape, x.stride(), dim, merge, gated)
-    assert found is not None, "a contiguous tensor has a geometry"
-    return x, found
+def agreeing(
+    tensors: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], dim: int, merge: bool, gated: bool
+) -> list[Geometry] | None:
+    """Return geometries of tensors, given as (shape, strides), that differ in nothing but strides; None if none do.
 
-
-def dense_copy(like: Tensor, x: Tensor) -> Tensor:
-    """Return x with the layout of `like`, x itself where it has that already."""
-    if x.stride() == like.stride() and x.dtype == like.dtype:
-        return x
-    return torch.empty_like(like).copy_(x)
+    Args:
+        tensors: of one shape.
+        dim: the channel axis, not negative.
+        merge: all channels share their parameters.
+        gated: samples along axis 0 must stay apart.
+    """
+    for merged in (True, False) if merge else (False,):
+        found = [geometry(shape, strides, dim, merged, gated) for shape, strides in tensors]
+        first = found[0]
+        if first is not None and all(
+            g is not None and g.extents == first.extents and (g.strides[3] == 1) == (first.strides[3] == 1)
+            for g in found
+        ):
+            return [g for g in found if g is not None]
+    return None

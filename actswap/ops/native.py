@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from actswap.ops.geometry import Geometry, dense_copy, geometry, ready
+from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
@@ -23,7 +23,7 @@ _BASES = {"chebyshev_t": 0, "chebyshev_u": 1, "legendre": 2, "laguerre": 3, "her
 _ACON, _META_ACON, _DY_RELU, _PAU, _OPAU = range(5)
 _BACKWARD, _SPATIAL_ALL, _SPLIT = 1, 2, 4
 _SLOTS = 10
-_CALL = struct.Struct(f"<I9i2I16q4Q{2 * _SLOTS}Q")  # struct actswap_call
+_HEAD, _POINTERS = struct.Struct("<I9i2I16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q")  # struct actswap_call
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings
 
 
@@ -75,6 +75,8 @@ def _load() -> tuple[Any, Status]:
 
 _library, _status = _load()
 _run = None if _library is None else _library.actswap_host_run
+if _run is not None:
+    _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
 
 def status() -> Status:
@@ -82,117 +84,179 @@ def status() -> Status:
     return _status
 
 
-def _strides(t: Tensor, dim: int, merge: bool, gated: bool) -> Geometry | None:
-    return geometry(t.shape, t.stride(), dim, merge, gated)
-
-
-def _call(
+def _head(
     plan: Plan,
     args: Sequence[Any],
-    y: Tensor | None,
-    grad: Tensor | None,
-    mean: Tensor | None,
-    grads: Mapping[int, Tensor],
-) -> None:
-    """Run the core on dense tensors; `grads` holds the gradient buffers by slot."""
+    others: Sequence[tuple[torch.Size, tuple[int, ...]]],
+    backward: bool,
+    threads: int,
+) -> bytes | None:
+    """Pack everything of a call but its pointers; None where the tensors need dense copies first.
+
+    Args:
+        plan: the call.
+        args: the operator's arguments.
+        others: shapes and strides of the tensors that must agree with x: y or grad_x, then grad_y.
+        backward: which pass it is.
+        threads: threads that will run it.
+    """
     x = args[0]
-    shared, params, keep = 0, [0] * _SLOTS, []
-    merge = not plan.gated
-    for slot, position, width in plan.slots:
-        p = args[position]
-        if p.dtype is not torch.float32 or not p.is_contiguous():
-            p = p.to(torch.float32).contiguous()
-            keep.append(p)
-        if width and p.numel() == width:
-            shared |= 1 << slot
-        else:
-            merge = False
-        params[slot] = p.data_ptr()
-    dim = plan.dim % x.dim()
-    x, layout = ready(x, dim, merge, plan.gated)
-    flags, count, threads = plan.flags, x.numel(), 1
-    if count > _SMALL:
-        threads = torch.get_num_threads()
-        if threads > 1 and plan.gated and layout.extents[0] < 2 * threads:
-            flags |= _SPLIT
-    out, tangent = y, grad
-    strides = layout.strides
-    y_strides = g_strides = strides
-    if y is not None and y.stride() != x.stride():
-        found = _strides(y, dim, merge, plan.gated)
-        if found is None or (found.strides[3] == 1) != (strides[3] == 1) or found.extents != layout.extents:
-            x = x.contiguous()
-            out = torch.empty_like(x)
-            strides = y_strides = g_strides = ready(x, dim, merge, plan.gated)[1].strides
-        else:
-            y_strides = found.strides
-    if tangent is not None:
-        flags |= _BACKWARD
-        if tangent.stride() != x.stride() or tangent.dtype != x.dtype:
-            found = _strides(tangent, dim, merge, plan.gated) if tangent.dtype == x.dtype else None
-            if found is None or (found.strides[3] == 1) != (strides[3] == 1) or found.extents != layout.extents:
-                tangent = torch.empty_like(x, memory_format=torch.preserve_format).copy_(tangent)
-                found = _strides(tangent, dim, merge, plan.gated)
-                assert found is not None, "a copy like x has a geometry"
-            g_strides = found.strides
-    buffers = [0] * _SLOTS
-    for slot, buffer in grads.items():
-        buffers[slot] = buffer.data_ptr()
-    packed = _CALL.pack(
+    shared = sum(1 << s.slot for s in plan.slots if s.width and args[s.position].numel() == s.width)
+    merge = not plan.gated and all(shared >> s.slot & 1 for s in plan.slots)
+    layouts = agreeing([(x.shape, x.stride()), *others], plan.dim % x.dim(), merge, plan.gated)
+    if layouts is None:
+        return None
+    (extents, strides), *rest = layouts
+    flags = plan.flags | (_BACKWARD if backward else 0)
+    if threads > 1 and plan.gated and extents[0] < 2 * threads:
+        flags |= _SPLIT
+    y_strides = rest[0].strides if rest else strides
+    return _HEAD.pack(
         ABI, plan.op, _DTYPES[x.dtype], flags, plan.form, plan.basis, *plan.degrees, plan.hidden, plan.pieces,
-        shared, 0, *layout.extents, *strides, *y_strides, *g_strides,
-        x.data_ptr(), 0 if out is None else out.data_ptr(), 0 if tangent is None else tangent.data_ptr(),
-        0 if mean is None else mean.data_ptr(), *params, *buffers,
+        shared, 0, *extents, *strides, *y_strides, *(rest[-1].strides if rest else strides),
     )  # fmt: skip
-    code = _run(packed, threads)
-    if code:
-        why = "out of memory" if code == 2 else _library.actswap_check(packed).decode()
-        raise RuntimeError(f"actswap kernel refused the call: {why}")
-    if out is not y and y is not None and out is not None:
-        y.copy_(out)
 
 
-def _kernel(plan_of: Callable[[Sequence[Any]], Plan], objection: Callable[[Sequence[Any]], str]) -> Kernel:
-    def refuses(args: Sequence[Any]) -> str:
+class _Calls:
+    """One operator's way into the core: calls of a kind are checked and laid out once, then remembered."""
+
+    def __init__(
+        self,
+        positions: tuple[int, ...],
+        plan_of: Callable[[Sequence[Any]], Plan],
+        objection: Callable[[Sequence[Any]], str],
+    ) -> None:
+        self.positions, self.plan_of, self.objection = positions, plan_of, objection
+        self.after = positions[-1] + 1
+        self.plans: dict[Any, Plan | str] = {}
+        self.heads: dict[Any, bytes | None] = {}
+
+    def key(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        return (args[0].shape, *[args[p].shape for p in self.positions], *args[self.after :])
+
+    def refuses(self, args: Sequence[Any]) -> str:
         x = args[0]
         if x.dtype not in _DTYPES:
             return f"the kernels compute float32, bfloat16 and float16, not {x.dtype}"
-        if x.numel() == 0 or x.dim() == 0:
-            return "the input is empty or has no axis"
-        for a in args:
-            if isinstance(a, Tensor) and not a.is_cpu:
-                return "a tensor is not on the CPU"
-        return objection(args)
+        if not x.is_cpu:
+            return "x is not on the CPU"
+        for position in self.positions:
+            if not args[position].is_cpu:
+                return f"argument {position} is not on the CPU"
+        key = self.key(args)
+        plan = self.plans.get(key)
+        if plan is None:
+            _forget(self.plans)
+            empty = x.numel() == 0 or x.dim() == 0
+            why = "the input is empty or has no axis" if empty else self.objection(args)
+            plan = self.plans[key] = why or self.plan_of(args)
+        if isinstance(plan, str):
+            return plan
+        if plan.op >= _PAU and args[3].requires_grad:
+            return "the kernels give no gradient of the tails"
+        return ""
 
-    def forward(args: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
-        plan, x = plan_of(args), args[0]
+    def forward(self, args: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+        x = args[0]
         y = torch.empty_like(x)
-        mean = None
-        if plan.gated:
-            mean = torch.empty(x.shape[0], x.shape[plan.dim], dtype=torch.float32)
-        _call(plan, args, y, None, mean, {})
+        key = self.key(args)
+        plan = self.plans.get(key) or self.plan_of(args)
+        assert not isinstance(plan, str), plan
+        mean = torch.empty(x.shape[0], x.shape[plan.dim], dtype=torch.float32) if plan.gated else None
+        self.run(plan, key, args, y, None, mean, {})
         return y, mean
 
     def backward(
-        grad: Tensor, args: Sequence[Any], aux: Tensor | None, needs: Sequence[bool]
+        self, grad: Tensor, args: Sequence[Any], aux: Tensor | None, needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        plan, x = plan_of(args), args[0]
+        key = self.key(args)
+        plan = self.plans.get(key) or self.plan_of(args)
+        assert not isinstance(plan, str), plan
         # Ungated kernels write grad_x along the way whether it is asked for or not.
-        dx = torch.empty_like(x) if needs[0] or not plan.gated else None
-        grads = {
-            s.slot: torch.empty_like(args[s.position], dtype=torch.float32, memory_format=torch.contiguous_format)
-            for s in plan.slots
-            if needs[s.position]
-        }
-        _call(plan, args, dx, grad, aux, grads)
+        dx = torch.empty_like(args[0]) if needs[0] or not plan.gated else None
         found: list[Tensor | None] = [None] * len(needs)
         found[0] = dx if needs[0] else None
+        grads = {}
         for slot, position, _ in plan.slots:
             if needs[position]:
+                p = args[position]
+                found[position] = grads[slot] = torch.empty(p.shape, dtype=torch.float32)
+        self.run(plan, key, args, dx, grad, aux, grads)
+        for slot, position, _ in plan.slots:
+            if slot in grads and args[position].dtype is not torch.float32:
                 found[position] = grads[slot].to(args[position].dtype)
         return found
 
-    return Kernel("native", refuses, forward, backward)
+    def run(
+        self,
+        plan: Plan,
+        key: tuple[Any, ...],
+        args: Sequence[Any],
+        y: Tensor | None,
+        grad: Tensor | None,
+        mean: Tensor | None,
+        grads: Mapping[int, Tensor],
+    ) -> None:
+        """Run the core; `y` is y or grad_x, `grads` holds the parameters' gradient buffers by slot."""
+        x = args[0]
+        threads = torch.get_num_threads() if x.numel() > _SMALL else 1
+        pointers = [0] * (2 * _SLOTS)
+        keep = []
+        for slot, position, _ in plan.slots:
+            p = args[position]
+            if p.dtype is not torch.float32 or not p.is_contiguous():
+                p = p.detach().to(torch.float32).contiguous()
+                keep.append(p)
+            pointers[slot] = p.data_ptr()
+        for slot, buffer in grads.items():
+            pointers[_SLOTS + slot] = buffer.data_ptr()
+        others = [] if y is None else [y]
+        if grad is not None:
+            if grad.dtype is not x.dtype:
+                grad = grad.to(x.dtype)
+            others.append(grad)
+        kind = (key, x.stride(), x.dtype, threads, y is None, None if grad is None else grad.stride())
+        if kind in self.heads:
+            head = self.heads[kind]
+        else:
+            _forget(self.heads)
+            sides = [(t.shape, t.stride()) for t in others]
+            head = self.heads[kind] = _head(plan, args, sides, grad is not None, threads)
+        if head is None:
+            # The slow way round: everything dense in one order, y copied to where it belongs.
+            dense = None if y is None else torch.empty(y.shape, dtype=y.dtype)
+            copies = [x.detach().contiguous(), *args[1:]]
+            tangent = None if grad is None else grad.contiguous()
+            self.run(plan, key, copies, dense, tangent, mean, grads)
+            if y is not None and dense is not None:
+                y.copy_(dense)
+            return
+        packed = head + _POINTERS.pack(
+            x.data_ptr(),
+            0 if y is None else y.data_ptr(),
+            0 if grad is None else grad.data_ptr(),
+            0 if mean is None else mean.data_ptr(),
+            *pointers,
+        )
+        code = _run(packed, threads)
+        if code:
+            why = "out of memory" if code == 2 else _library.actswap_check(packed).decode()
+            raise RuntimeError(f"actswap kernel refused the call: {why}")
+
+
+def _forget(cache: dict[Any, Any]) -> None:
+    """Bound a cache: shapes may change with every call."""
+    if len(cache) > 2000:
+        cache.clear()
+
+
+def _kernel(
+    positions: tuple[int, ...],
+    plan_of: Callable[[Sequence[Any]], Plan],
+    objection: Callable[[Sequence[Any]], str],
+) -> Kernel:
+    calls = _Calls(positions, plan_of, objection)
+    return Kernel("native", calls.refuses, calls.forward, calls.backward)
 
 
 def _sizes(args: Sequence[Any], dim: int, slots: Sequence[Slot]) -> str:
@@ -206,15 +270,11 @@ def _sizes(args: Sequence[Any], dim: int, slots: Sequence[Slot]) -> str:
 
 def _acon(slots: tuple[Slot, ...]) -> Kernel:
     last = slots[-1].position + 1
-    cache: dict[int, Plan] = {}
-
-    def plan(args: Sequence[Any]) -> Plan:
-        dim = args[last]
-        if dim not in cache:
-            cache[dim] = Plan(_ACON, dim, slots)
-        return cache[dim]
-
-    return _kernel(plan, lambda args: _sizes(args, args[last], slots))
+    return _kernel(
+        tuple(s.position for s in slots),
+        lambda args: Plan(_ACON, args[last], slots),
+        lambda args: _sizes(args, args[last], slots),
+    )
 
 
 def _rational_slots(args: Sequence[Any]) -> tuple[Slot, ...]:
@@ -234,8 +294,6 @@ def _opau_plan(args: Sequence[Any]) -> Plan:
 
 
 def _rational_objection(args: Sequence[Any]) -> str:
-    if args[3].requires_grad:
-        return "the kernels give no gradient of the tails"
     if max(args[1].shape[-1], args[2].shape[-1]) > 15 or args[2].shape[-1] == 0:
         return "the kernels take degrees up to 14 and a denominator"
     return _sizes(args, args[-1], _rational_slots(args))
@@ -284,9 +342,9 @@ KERNELS: Mapping[str, Kernel] = (
         "swish": _acon((Slot(2, 1, 1),)),
         "acon_b": _acon((Slot(1, 1, 1), Slot(2, 2, 1))),
         "acon_c": _acon((Slot(0, 1, 1), Slot(1, 2, 1), Slot(2, 3, 1))),
-        "meta_acon": _kernel(_meta_plan, _meta_objection),
-        "dy_relu": _kernel(_lines_plan, _lines_objection),
-        "pau": _kernel(_pau_plan, _rational_objection),
-        "opau": _kernel(_opau_plan, _rational_objection),
+        "meta_acon": _kernel((1, 2, 3, 4, 5, 6, 7), _meta_plan, _meta_objection),
+        "dy_relu": _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection),
+        "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection),
+        "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection),
     }
 )

@@ -152,12 +152,15 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
 
     def call(*args: Any) -> Tensor:
-        if _is_compiling() or _has_torch_function(args) or _dispatch_modes() or _jit_tracing() is not None:
+        if (
+            _is_compiling()
+            or type(args[0]) not in _PLAIN
+            or _has_torch_function(args)
+            or _dispatch_modes()
+            or _jit_tracing() is not None
+        ):
             traced: Tensor = op(*args)
             return traced
-        if type(args[0]) not in _PLAIN:
-            other: Tensor = op(*args)
-            return other
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
             return operator.reference(*args)
         kernel = choose(name, args)

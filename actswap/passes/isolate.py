@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from actswap.activations.plain import SourceModule
-from actswap.capture.island import Arguments, Variant, compile_graph, graph_ops, install, trace
+from actswap.capture.island import Arguments, Traced, Variant, compile_graph, graph_ops, install, share_constants, trace
 from actswap.errors import CaptureError
 from actswap.plan import Choice, Island
 from actswap.recognize.matches import Match, find
@@ -31,7 +31,7 @@ def isolate_swap(model: nn.Module, choice: Choice) -> None:
 def check_island(model: nn.Module, island: Island) -> None:
     """Raise CaptureError where `isolate_island` would; the model is not changed."""
     for arguments in island.calls:
-        _variant(model.get_submodule(island.owner), island, arguments, {})
+        _variant(model.get_submodule(island.owner), island, arguments, {}, {})
 
 
 def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) -> None:
@@ -42,56 +42,69 @@ def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) 
             is then unchanged.
     """
     owner = model.get_submodule(island.owner)
-    paths = {c.site.ordinal: c.path.removeprefix(f"{island.owner}.") for c in choices}
-    variants = [_variant(owner, island, arguments, paths) for arguments in island.calls]
+    chosen = {c.site.ordinal: c for c in choices}
+    constants: dict[str, Tensor] = {}
+    variants = [_variant(owner, island, arguments, chosen, constants) for arguments in island.calls]
     for choice in choices:
         set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
-    install(owner, variants, island.owner)
+    install(owner, variants, constants, island.owner)
 
 
-def _variant(owner: nn.Module, island: Island, arguments: Arguments, paths: Mapping[int, str]) -> Variant:
+def _variant(
+    owner: nn.Module,
+    island: Island,
+    arguments: Arguments,
+    chosen: Mapping[int, Choice],
+    constants: dict[str, Tensor],
+) -> Variant:
     graphs: dict[bool, fx.Graph] = {}
     for training in (False, True):
-        graph = trace(owner, arguments, frozenset(island.inline), training)
-        _redirect(graph, owner, island, paths)
-        graph.lint()
-        graphs[training] = graph
+        traced = trace(owner, arguments, frozenset(island.inline), training)
+        _redirect(traced, owner, island, chosen)
+        share_constants(traced, constants)
+        traced.graph.lint()
+        graphs[training] = traced.graph
     evaluate = compile_graph(graphs[False], f"{island.owner or type(owner).__name__} eval")
     same = graphs[False].python_code("self").src == graphs[True].python_code("self").src
     train = evaluate if same else compile_graph(graphs[True], f"{island.owner or type(owner).__name__} train")
     return Variant(arguments, evaluate, train)
 
 
-def _redirect(graph: fx.Graph, owner: nn.Module, island: Island, paths: Mapping[int, str]) -> None:
+def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[int, Choice]) -> None:
     """Let every chosen activation call of the graph go to the child at its path."""
-    ops, values = graph_ops(graph, owner)
+    graph = traced.graph
+    ops, values = graph_ops(traced, owner)
     nodes = list(graph.nodes)
     called = {c for c in island.children if c}
     matches: list[tuple[int, Match | None, fx.Node]] = [(m.root.index, m, m.root.node) for m in find(ops, values)]
     matches += [(i, None, n) for i, n in enumerate(nodes) if n.op == "call_module" and n.target in called]
     matches.sort(key=lambda entry: entry[0])
-    traced = [str(n.target) if m is None else m.source.kind for _, m, n in matches]
-    if traced != _labels(island):
+    seen = [str(n.target) if m is None else m.source.kind for _, m, n in matches]
+    if seen != _labels(island):
         raise CaptureError(
             f"the trace of {island.owner or type(owner).__name__} does not show the activation calls that really ran",
-            why=f"observed {', '.join(_labels(island)) or 'none'}; traced {', '.join(traced) or 'none'}",
+            why=f"observed {', '.join(_labels(island)) or 'none'}; traced {', '.join(seen) or 'none'}",
         )
     order = {node: i for i, node in enumerate(nodes)}
-    for ordinal, path in paths.items():
+    standing = {}  # the call of the new child at every choice; as a reader of its input it follows every redirection
+    for ordinal, choice in chosen.items():
         _, match, node = matches[ordinal]
+        x = nodes[match.x] if match is not None else node.args[0] if node.args else next(iter(node.kwargs.values()))
+        path = choice.path.removeprefix(f"{island.owner}.") if island.owner else choice.path
+        with graph.inserting_before(node):
+            standing[ordinal] = graph.call_module(path, (x,))
+        order[standing[ordinal]] = order[node]
+    for ordinal, choice in chosen.items():
+        _, match, node = matches[ordinal]
+        new = standing[ordinal]
+        x = new.args[0]
+        node.replace_all_uses_with(new)
         if match is None:
-            x, inplace = node.args[0], True
-            node.target = path
-            new = node
+            graph.erase_node(node)
         else:
-            x, inplace = nodes[match.x], match.root.inplace
-            with graph.inserting_after(node):
-                new = graph.call_module(path, (x,))
-            node.replace_all_uses_with(new)
             _erase(graph, match)
-        if inplace and isinstance(x, fx.Node):
-            later = [u for u in x.users if u is not new and order.get(u, -1) > order[node]]
-            for user in later:
+        if choice.site.inplace and isinstance(x, fx.Node):
+            for user in [u for u in x.users if u is not new and order[u] > order[node]]:
                 user.replace_input_with(x, new)
 
 

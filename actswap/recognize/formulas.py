@@ -71,6 +71,7 @@ _FORMS = [
     Form("relu", lambda: fn2("maximum", X, number(0))),
     Form("relu", lambda: _c(0.5, add(X, fn("abs", X)))),
     Form("relu", lambda: fn("where", X, 0)),
+    Form("relu", lambda: mul(X, fn("step", X))),
     Form("leaky_relu", lambda slope: fn2("maximum", X, _c(slope, X)), ("slope",), lambda s: 0 < s < 1),
     Form("leaky_relu", lambda slope: fn("where", X, slope), ("slope",)),
     Form("leaky_relu", lambda slope: add(_RELU, _c(-slope, fn("relu", _c(-1, X)))), ("slope",)),

@@ -168,7 +168,7 @@ def _site(
         child = _path_below(owner, called.module)
         if not child and len(instances[id(called.module)]) == 1:
             child, how = called.name or "", "swap"  # registered elsewhere, but this is its only call
-        elif child:
+        elif child and called.args:  # called by keyword, only a trace can tell which name its argument has
             how = "swap"
     if len({m.source.kind for m in place.matches}) > 1:
         how, reason = "left", "the call is a different activation from one run of its module to the next"

@@ -128,6 +128,9 @@ def _formula(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -
                 source = Source("silu")
             ops = tuple(sorted(reader.ops.values(), key=lambda o: o.index))
             return Match(source, x, op, ops)
+    if op.name in ("clamp", "hardtanh") and isinstance(op.args.get("input"), Ref) and op.outs:
+        x = op.args["input"].id
+        return _bounded(op, x, _bounds(op)) if values[x].floating else None
     return None
 
 
@@ -171,7 +174,7 @@ def _readable(op: Op) -> bool:
     return op.name in _ROOTS or op.name in _SMOOTH or op.name in _PASS or op.name in _OTHERS
 
 
-_OTHERS = frozenset(("neg", "relu", "softplus", "sqrt", "expm1", "gt", "ge", "lt", "le", "softsign"))
+_OTHERS = frozenset(("neg", "relu", "softplus", "sqrt", "expm1", "gt", "ge", "lt", "le", "zeros_like"))
 
 
 class _Reader:
@@ -215,6 +218,10 @@ class _Reader:
             return None
         if name in _PASS:
             return a
+        if name == "zeros_like":
+            return algebra.number(0)
+        if name == "expm1":
+            return algebra.add(algebra.fn("exp", a), algebra.number(-1))
         if name in _SMOOTH:
             return algebra.fn(name, a)
         if name == "relu":
@@ -249,6 +256,8 @@ class _Reader:
             return algebra.mul(a, b)
         if name == "div":
             return algebra.mul(a, algebra.power(b, -1))
+        if name in ("gt", "ge"):
+            return algebra.fn("step", a) if b == algebra.number(0) else None
         if name in ("add", "sub"):
             alpha = _float(args.get("alpha"), 1.0)
             return algebra.add(a, algebra.mul(algebra.number(alpha if name == "add" else -alpha), b))

@@ -62,6 +62,10 @@ static const Build &build() {
 
 enum Phase { PREPARE, APPLY, FINISH, BLOCKS, POOL, BRANCH, SUM, BACK, GRAD, WEIGHTS };
 
+// meta-ACON's gradient costs an exponential: in float32 it is computed once and the mean's share added afterwards.
+// In the half types that would round twice.
+static bool adds(const actswap_call &c) { return c.y && c.op == ACTSWAP_META_ACON && c.dtype == ACTSWAP_F32; }
+
 static bool wants_sums(const actswap_call &c) {
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)
         if (c.grad_param[i]) return true;
@@ -219,10 +223,10 @@ static void blocks(const actswap_call &c, const Layout &l, float *work, int64_t 
             b.apply(c, l, work, FORWARD, from, to);
             continue;
         }
-        b.apply(c, l, work, SUMS, from, to);
+        b.apply(c, l, work, adds(c) ? BOTH : SUMS, from, to);
         b.total(c, l, work, s, e);
         b.branch_back(c, l, work, s, e);
-        if (c.y) b.apply(c, l, work, GRADIENT, from, to);
+        if (c.y) b.apply(c, l, work, adds(c) ? ADD : GRADIENT, from, to);
     }
 }
 
@@ -239,11 +243,11 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
         case BRANCH:
             if (!back || !c.mean) b.mean(c, l, work, s, e);
             return b.branch(c, l, work, s, e);
-        case SUM: return b.apply(c, l, work, SUMS, begin, end);
+        case SUM: return b.apply(c, l, work, adds(c) ? BOTH : SUMS, begin, end);
         case BACK:
             b.total(c, l, work, s, e);
             return b.branch_back(c, l, work, s, e);
-        case GRAD: return b.apply(c, l, work, GRADIENT, begin, end);
+        case GRAD: return b.apply(c, l, work, adds(c) ? ADD : GRADIENT, begin, end);
         case WEIGHTS: return b.weights(c, l, work, begin, end);
     }
 }

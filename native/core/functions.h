@@ -27,7 +27,7 @@ template <bool ROUGH> struct Acon {
     }
     INLINE vf value(const Acon &f, vf x) {
         vf r = f.d * sigmoid<ROUGH>(f.bd * x, nullptr) + f.p2;
-        return pick(r == 0, r, x * r);  // a line of slope 0 stays 0 at infinity
+        return pick(r == 0, (vf)((vi)x & INT32_MIN), x * r);  // a line of slope 0 stays 0 at infinity
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
         vf ds, s = sigmoid<ROUGH>(f.bd * x, &ds);

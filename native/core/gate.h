@@ -33,58 +33,85 @@ static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sa
     }
 }
 
-// out[s][r] = bias[r] + sum_i w[r][i] in[s][i], two rows and four samples at a time.
+// out[s][r] = bias[r] + sum_i w[r][i] in[s][i] for S samples and N rows.
 template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *in, int64_t ins, const float *w,
-                                         const float *bias, int64_t r, int64_t n) {
-    vf acc[S][N] = {};
+                                         const float *bias, int64_t n) {
+    vf acc[S][N];
+    for (int a = 0; a < S; ++a)
+        for (int b = 0; b < N; ++b) acc[a][b] = splat(0.f);
     for (int64_t i = 0; i < n; i += W) {
         int m = (int)actswap::smaller(W, n - i);
         vf row[N];
-        for (int b = 0; b < N; ++b) row[b] = load_f32(w + (r + b) * n + i, m);
+        for (int b = 0; b < N; ++b) row[b] = load_f32(w + b * n + i, m);
         for (int a = 0; a < S; ++a) {
             vf v = load_f32(in + a * ins + i, m);
             for (int b = 0; b < N; ++b) acc[a][b] += v * row[b];
         }
     }
-    for (int a = 0; a < S; ++a)
-        for (int b = 0; b < N; ++b) out[a * outs + r + b] = hsum(acc[a][b]) + (bias ? bias[r + b] : 0.f);
+    for (int a = 0; a < S; ++a) {
+        if (N == 4) hsum4(out + a * outs, acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
+        else out[a * outs] = hsum(acc[a][0]);
+        for (int b = 0; bias && b < N; ++b) out[a * outs + b] += bias[b];
+    }
 }
 
+// Rows outside, samples inside: the weights are read once for all samples.
 static void affine(float *out, const float *in, const float *w, const float *bias, int64_t samples, int64_t rows,
                    int64_t n) {
-    int64_t s = 0;
-    for (; s + 4 <= samples; s += 4, out += 4 * rows, in += 4 * n) {
-        int64_t r = 0;
-        for (; r + 4 <= rows; r += 4) dots<4, 4>(out, rows, in, n, w, bias, r, n);
-        for (; r < rows; ++r) dots<4, 1>(out, rows, in, n, w, bias, r, n);
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) {
+        const float *b = bias ? bias + r : nullptr;
+        int64_t s = 0;
+        for (; s + 4 <= samples; s += 4) dots<4, 4>(out + s * rows + r, rows, in + s * n, n, w + r * n, b, n);
+        for (; s < samples; ++s) dots<1, 4>(out + s * rows + r, rows, in + s * n, n, w + r * n, b, n);
     }
-    for (; s < samples; ++s, out += rows, in += n) {
-        int64_t r = 0;
-        for (; r + 4 <= rows; r += 4) dots<1, 4>(out, rows, in, n, w, bias, r, n);
-        for (; r < rows; ++r) dots<1, 1>(out, rows, in, n, w, bias, r, n);
+    for (; r < rows; ++r)
+        for (int64_t s = 0; s < samples; ++s)
+            dots<1, 1>(out + s * rows + r, rows, in + s * n, n, w + r * n, bias ? bias + r : nullptr, n);
+}
+
+// out[a][i] = sum_k left[a * left_a + k * left_k] right[k][i] for A rows and B vectors of columns, n in all.
+template <int A, int B> INLINE void outer(float *out, int64_t outs, const float *left, int64_t left_a, int64_t left_k,
+                                          const float *right, int64_t rights, int64_t count, int64_t n) {
+    vf acc[A][B];
+    for (int a = 0; a < A; ++a)
+        for (int b = 0; b < B; ++b) acc[a][b] = splat(0.f);
+    int last = (int)actswap::smaller(W, n - (B - 1) * W);
+    for (int64_t k = 0; k < count; ++k) {
+        vf v[B];
+        for (int b = 0; b < B; ++b) v[b] = load_f32(right + k * rights + b * W, b == B - 1 ? last : W);
+        for (int a = 0; a < A; ++a) {
+            vf u = splat(left[a * left_a + k * left_k]);
+            for (int b = 0; b < B; ++b) acc[a][b] += u * v[b];
+        }
+    }
+    for (int a = 0; a < A; ++a)
+        for (int b = 0; b < B; ++b) store_f32(out + a * outs + b * W, acc[a][b], b == B - 1 ? last : W);
+}
+
+static void product(float *out, int64_t outs, const float *left, int64_t left_a, int64_t left_k, const float *right,
+                    int64_t rights, int64_t rows, int64_t count, int64_t n) {
+    for (int64_t i = 0; i < n; i += 4 * W) {
+        const bool wide = n - i > 3 * W;
+        for (int64_t r = 0; r < rows;) {
+            const bool four = rows - r >= 4;
+            float *to = out + r * outs + i;
+            const float *from = left + r * left_a;
+            if (wide && four) outer<4, 4>(to, outs, from, left_a, left_k, right + i, rights, count, n - i);
+            else if (wide) outer<1, 4>(to, outs, from, left_a, left_k, right + i, rights, count, n - i);
+            else
+                for (int64_t k = i; k < n; k += W) {
+                    if (four) outer<4, 1>(to + k - i, outs, from, left_a, left_k, right + k, rights, count, n - k);
+                    else outer<1, 1>(to + k - i, outs, from, left_a, left_k, right + k, rights, count, n - k);
+                }
+            r += four ? 4 : 1;
+        }
     }
 }
 
-// out[s][i] = sum_r in[s][r] w[r][i]: columns stay in registers while the rows go by.
+// out[s][i] = sum_r in[s][r] w[r][i].
 static void transposed(float *out, int64_t outs, const float *in, const float *w, int64_t samples, int64_t rows, int64_t n) {
-    for (int64_t s = 0; s < samples; s += 4) {
-        int count = (int)actswap::smaller(4, samples - s);
-        for (int64_t i = 0; i < n; i += W) {
-            int m = (int)actswap::smaller(W, n - i);
-            vf acc[4] = {};
-            if (count == 4)
-                for (int64_t r = 0; r < rows; ++r) {
-                    vf v = load_f32(w + r * n + i, m);
-                    for (int a = 0; a < 4; ++a) acc[a] += in[(s + a) * rows + r] * v;
-                }
-            else
-                for (int64_t r = 0; r < rows; ++r) {
-                    vf v = load_f32(w + r * n + i, m);
-                    for (int a = 0; a < count; ++a) acc[a] += in[(s + a) * rows + r] * v;
-                }
-            for (int a = 0; a < count; ++a) store_f32(out + (s + a) * outs + i, acc[a], m);
-        }
-    }
+    product(out, outs, in, rows, 1, w, n, samples, rows, n);
 }
 
 INLINE float at(const actswap_call &c, int slot, int64_t i, float absent) {
@@ -164,22 +191,16 @@ static void branch_back(const actswap_call &c, const Layout &l, float *work, int
 // Gradients of the weights, row by row: first those of w2 and b2, then those of w1 and b1.
 static void weights(const actswap_call &c, const Layout &l, float *work, int64_t row, int64_t end) {
     const int first = c.op == ACTSWAP_META_ACON ? 3 : 0;
-    for (; row < end; ++row) {
-        const bool second = row < l.R;
-        const int64_t r = second ? row : row - l.R, rows = second ? l.R : c.hidden, n = second ? c.hidden : l.C;
-        const float *delta = work + (second ? l.at_dz : l.at_dh) + r;
-        const float *in = second ? work + l.at_hidden : mean_of(c, l, work);
-        float *dw = c.grad_param[first + (second ? 2 : 0)], *db = c.grad_param[first + (second ? 3 : 1)];
-        if (dw)
-            for (int64_t i = 0; i < n; i += W) {
-                int m = (int)actswap::smaller(W, n - i);
-                vf acc = {};
-                for (int64_t b = 0; b < c.batch; ++b) acc += delta[b * rows] * load_f32(in + b * n + i, m);
-                store_f32(dw + r * n + i, acc, m);
-            }
-        if (db) {
+    for (int second = 1; second >= 0; --second) {
+        const int64_t rows = second ? l.R : c.hidden, n = second ? c.hidden : l.C, skip = second ? 0 : l.R;
+        const int64_t from = actswap::larger(row - skip, 0), to = actswap::smaller(end - skip, rows);
+        if (from >= to) continue;
+        const float *delta = work + (second ? l.at_dz : l.at_dh), *in = second ? work + l.at_hidden : mean_of(c, l, work);
+        float *dw = c.grad_param[first + 2 * second], *db = c.grad_param[first + 1 + 2 * second];
+        if (dw) product(dw + from * n, n, delta + from, 1, rows, in, n, to - from, c.batch, n);
+        for (int64_t r = from; db && r < to; ++r) {
             double s = 0;
-            for (int64_t b = 0; b < c.batch; ++b) s += delta[b * rows];
+            for (int64_t b = 0; b < c.batch; ++b) s += delta[b * rows + r];
             db[r] = (float)s;
         }
     }

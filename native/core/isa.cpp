@@ -1,7 +1,7 @@
 // One instruction-set build: compiled several times, with ACTSWAP_BUILD naming its namespace and its table.
-#include "gate.h"
-
 #if defined(ACTSWAP_BF16_ONLY)
+#include "passes.h"
+
 // The processor's own bfloat16 conversion: only that dtype's bodies differ from the AVX-512 build.
 extern "C" const actswap::Build *actswap_build_avx512();
 
@@ -20,6 +20,8 @@ extern "C" const actswap::Build *ACTSWAP_TABLE() {
     return &build;
 }
 #else
+#include "gate.h"
+
 extern "C" const actswap::Build *ACTSWAP_TABLE() {
     using namespace ACTSWAP_BUILD;
     static const actswap::Build build = {ACTSWAP_NAME, apply, total, mean, branch, branch_back, weights};

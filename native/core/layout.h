@@ -47,13 +47,17 @@ static inline Layout layout_of(const actswap_call &c) {
         l.planes = l.chunks > 1 ? 1 : larger(1, CHUNK / larger(1, c.inner));
         l.per_sample = l.chunks > 1 ? l.C * l.chunks : ceil_div(l.C, l.planes);
     } else {
-        l.span = larger(larger(8, ceil_div(c.inner, 64)), CHUNK / larger(1, c.channels));
+        l.span = ceil_div(larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels)), 8) * 8;
+        l.span = larger(8, l.span);
         l.chunks = larger(1, ceil_div(c.inner, l.span));
         l.planes = 1;
         l.per_sample = c.groups * l.chunks;
     }
-    l.block = larger(1, smaller(16, (1 << 17) / larger(1, l.C * c.inner)));
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
+    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights.
+    const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
+    l.block = larger(1, smaller(32, larger(1 << 17, weights) / sample));
+    if (l.block > 4) l.block = l.block / 4 * 4;
 
     bool back = c.flags & ACTSWAP_BACKWARD;
     int64_t sets = l.gated ? c.batch : 1, at = 0;
@@ -81,7 +85,8 @@ static inline Layout layout_of(const actswap_call &c) {
 const float *recurrence(int basis);
 
 // What an instruction-set build offers. `mode`: what one pass over the elements does.
-enum Mode { FORWARD, MEAN, SUMS, GRADIENT, BOTH };  // BOTH: grad_x and sums; GRADIENT: grad_x with the mean's share
+// BOTH: grad_x and the sums. GRADIENT: grad_x with the mean's share. ADD: grad_x += the mean's share.
+enum Mode { FORWARD, MEAN, SUMS, GRADIENT, BOTH, ADD };
 
 struct Build {
     const char *name;

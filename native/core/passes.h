@@ -56,27 +56,36 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
         F::load(f, table, plane, W);
         vf share = splat(0.f);
         if (M == Mode::GRADIENT && l.gated) share = splat(work[l.at_dm + sample * l.padded + plane]);
-        vf sums[F::SUMS];
-        for (int k = 0; k < used; ++k) sums[k] = splat(0.f);
+        vf sums[(F::SUMS + 3) / 4 * 4];
+        for (int k = 0; k < (used + 3) / 4 * 4; ++k) sums[k] = splat(0.f);
         for (int64_t i = 0; i < count; i += W)
             step<F, E, M>(f, x + i * size, g + i * size, y + i * size, share, sums,
                           (int)actswap::smaller(W, count - i), c.dtype);
         if (M == Mode::SUMS || M == Mode::BOTH)
-            for (int k = 0; k < used; ++k) partial_of(c, l, work, k, sample, chunk)[plane] = hsum(sums[k]);
+            for (int k = 0; k < used; k += 4) {
+                float four[4];
+                hsum4(four, sums[k], sums[k + 1], sums[k + 2], sums[k + 3]);
+                for (int i = 0; i < 4 && k + i < used; ++i) partial_of(c, l, work, k + i, sample, chunk)[plane] = four[i];
+            }
     }
 }
 
+#ifndef ROWS_FORWARD
+#define ROWS_FORWARD 8
+#define ROWS_BACKWARD 8
+#endif
 template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype);
     int64_t sample = unit / l.per_sample, j = unit % l.per_sample, group = j / l.chunks, chunk = j % l.chunks;
     int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
     // A few rows at a time: parameters are loaded, and sums kept in registers, once for all of them.
-    const int64_t together = c.channels <= W ? l.span : 8;
+    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? ROWS_FORWARD : ROWS_BACKWARD;
     Table table = table_of(c, l, work, sample, false);
     const int used = F::RUNTIME ? l.sums : F::SUMS;
     const char *x = at_element(c.x, c.x_stride, sample, group, 0, 0, size);
     char *y = (char *)at_element(c.y, c.y_stride, sample, group, 0, 0, size);
     const char *g = M == Mode::FORWARD ? x : at_element(c.grad_y, c.g_stride, sample, group, 0, 0, size);
+    const int64_t x_step = c.x_stride[3] * size, y_step = c.y_stride[3] * size, g_step = c.g_stride[3] * size;
     for (int64_t row = from; row < end; row += together) {
         int64_t stop = actswap::smaller(row + together, end);
         for (int64_t i = 0; i < c.channels; i += W) {
@@ -88,9 +97,10 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
             if (M == Mode::GRADIENT && l.gated) share = load_f32(work + l.at_dm + sample * l.padded + ch, n);
             vf sums[F::SUMS];
             for (int k = 0; k < used; ++k) sums[k] = splat(0.f);
-            for (int64_t r = row; r < stop; ++r)
-                step<F, E, M>(f, x + (r * c.x_stride[3] + i) * size, g + (r * c.g_stride[3] + i) * size,
-                              y + (r * c.y_stride[3] + i) * size, share, sums, n, c.dtype);
+            const char *xr = x + row * x_step + i * size, *gr = g + row * g_step + i * size;
+            char *yr = y + row * y_step + i * size;
+            for (int64_t r = row; r < stop; ++r, xr += x_step, gr += g_step, yr += y_step)
+                step<F, E, M>(f, xr, gr, yr, share, sums, n, c.dtype);
             if (M == Mode::SUMS || M == Mode::BOTH)
                 for (int k = 0; k < used; ++k) {
                     float *at = partial_of(c, l, work, k, sample, chunk) + ch;
@@ -136,6 +146,34 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     }
 }
 
+// grad_x += the mean's share, for float32: cheaper than computing the gradient a second time.
+static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+    const int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
+    const float *share = work + l.at_dm + sample * l.padded;
+    if (l.planar) {
+        int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
+        int64_t end = actswap::smaller(plane + l.planes, l.C);
+        int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
+        for (; plane < end; ++plane) {
+            float *y = (float *)at_element(c.y, c.y_stride, sample, plane / c.channels, plane % c.channels, from, 4);
+            for (int64_t i = 0; i < count; i += W) {
+                int n = (int)actswap::smaller(W, count - i);
+                store_f32(y + i, load_f32(y + i, n) + share[plane], n);
+            }
+        }
+        return;
+    }
+    int64_t group = j / l.chunks, chunk = j % l.chunks;
+    int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
+    for (int64_t r = from; r < end; ++r) {
+        float *y = (float *)at_element(c.y, c.y_stride, sample, group, 0, r, 4);
+        for (int64_t i = 0; i < c.channels; i += W) {
+            int n = (int)actswap::smaller(W, c.channels - i);
+            store_f32(y + i, load_f32(y + i, n) + load_f32(share + group * c.channels + i, n), n);
+        }
+    }
+}
+
 typedef void (*Unit)(const actswap_call &, const Layout &, float *, int64_t);
 
 template <class F, class E, Mode M> static Unit in_layout(bool planar) {
@@ -157,6 +195,7 @@ template <class F, class E, bool ALONE, bool GATED> static Unit unit_of(bool pla
 template <class E, bool ROUGH> static Unit common(const actswap_call &c, const Layout &l, Mode mode) {
     const bool degrees = c.degree_p == 5 && c.degree_q == 4;
     if (mode == Mode::MEAN) return mean_unit<E>;
+    if (mode == Mode::ADD) return add_unit;
     if (c.op <= ACTSWAP_META_ACON) return unit_of<Acon<ROUGH>, E, true, true>(l.planar, mode);
     if (c.op == ACTSWAP_DY_RELU && c.pieces == 2) return unit_of<Lines<2>, E, false, true>(l.planar, mode);
     if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_A)

@@ -83,6 +83,15 @@ INLINE float hsum(vf v) {
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
+INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) {
+    __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88), _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
+    __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)c, (__m512)d, 0x88), _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0xdd));
+    __m512 s = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
+}
 #else
 template <class T> INLINE void copy_some(T *to, const T *from, int n) {
     for (int i = 0; i < n; ++i) to[i] = from[i];
@@ -166,6 +175,7 @@ INLINE float hsum(vf v) {
         for (int i = 0; i < h; ++i) s[i] += s[i + h];
     return s[0];
 }
+INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) { to[0] = hsum(a), to[1] = hsum(b), to[2] = hsum(c), to[3] = hsum(d); }
 #endif
 
 // How elements are read and written; addresses are in bytes. Any looks the dtype up for each vector.

@@ -166,6 +166,26 @@ def test_dy_relu_c_without_compensation_is_a_third() -> None:
     torch.testing.assert_close(module(x), x.relu() / 3)
 
 
+@pytest.mark.parametrize("name", ["swish", "acon_b", "acon_c", "meta_acon", "dy_relu_b"])
+@pytest.mark.parametrize("kind", ["gelu", "hardswish", "mish", "elu"])
+def test_fits_hold_beyond_a_narrow_range(name: str, kind: str) -> None:
+    """A hardswish is a parabola on [-3, 3]: fitted there alone, ACON-C would follow the parabola."""
+    spec = activations.get(name)
+    start = spec.start(Source(kind), StartContext(histogram=Histogram.uniform(-0.5, 0.5)))
+    module = spec.build(4, 1).double()
+    module.load_start(start.params)
+    # Slopes at infinity are met to some 10 %: at 12 that is 1.2; a parabola would be 18 off.
+    assert start.kind == "fit" and error(module, Source(kind), grid(12.0)).max() < 2.5
+
+
+def test_acon_fits_are_the_best_there_are() -> None:
+    """RMS on an even [-5, 5], against known optima; the weight beyond the range costs up to 2 %."""
+    best = {"gelu": 7.4e-3, "gelu_tanh": 7.5e-3, "hardswish": 0.059, "mish": 4.9e-2, "elu": 0.127}
+    for kind, rms in best.items():
+        start = activations.get("acon_c").start(Source(kind), StartContext(histogram=Histogram.uniform(-5, 5)))
+        assert start.rms <= 1.02 * rms
+
+
 PADE = ["pau", "opau", "hp1", "hp2"]
 
 
@@ -257,6 +277,20 @@ def test_split_reassembles_every_plain_activation() -> None:
         core, shift, cap = split(Source(kind))
         rebuilt = torch.clamp(evaluate(core, x - shift) + shift, max=cap)
         torch.testing.assert_close(rebuilt, evaluate(Source(kind), x))
+
+
+@pytest.mark.parametrize("name", ["swish", "acon_a", "acon_b", "acon_c", "meta_acon", "pau", "opau", "hp1", "hp2"])
+def test_one_set_per_layer_or_per_channel(name: str) -> None:
+    """`per_channel` decides the sharing; what differs by channel cannot start a shared unit."""
+    spec = activations.get(name)
+    sizes = [sum(p.numel() for p in spec.build(4, 1, per_channel=own).parameters()) for own in (False, True)]
+    assert sizes[0] < sizes[1]
+    start = spec.start(Source("silu"), StartContext(options={"per_channel": False}))
+    module = spec.build(4, 1, per_channel=False)
+    module.load_start(start.params)
+    source = Source.of("swish", beta=(1.0, 2.0, 3.0, 4.0))
+    with pytest.raises(StartError, match="per_channel"):
+        spec.start(source, StartContext(options={"per_channel": False}))
 
 
 def test_table_of_starts() -> None:

@@ -67,7 +67,7 @@ class Case:
         lowered = lower(self.name, arrays, {**self.scalars, "dim": dim}, rank)
         names = lowered.function.inputs
         node = helper.make_node(lowered.function.op, list(names), ["y"], domain=DOMAIN)
-        kinds = {"ints": onnx.AttributeProto.INTS, "float": onnx.AttributeProto.FLOAT}
+        kinds = {"int": onnx.AttributeProto.INT, "ints": onnx.AttributeProto.INTS, "float": onnx.AttributeProto.FLOAT}
         for key, value in lowered.attributes.items():
             kind = kinds[lowered.function.attributes[key]]
             node.attribute.append(helper.make_attribute(key, value, attr_type=kind))

@@ -1,0 +1,51 @@
+"""Where the custom-operator library is, and whether this ONNX Runtime takes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from actswap.errors import ExportError
+
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+_NAME = ("" if sys.platform == "win32" else "lib") + "actswap_ort" + _SUFFIX
+
+
+def find_library() -> Path | None:
+    """The library's file, None where it was not built; `ACTSWAP_ORT_LIBRARY` names another one."""
+    named = os.environ.get("ACTSWAP_ORT_LIBRARY")
+    if named:
+        return Path(named)
+    folders = [Path(__file__).parent, *(Path(p) / "actswap" / "onnx" for p in sys.path)]
+    found = (folder / _NAME for folder in folders)
+    return next((path for path in found if path.is_file()), None)
+
+
+def library_path() -> str:
+    """The library for `register_custom_ops_library`, in any language.
+
+    Raises:
+        ExportError: it was not built.
+    """
+    path = find_library()
+    if path is None:
+        raise ExportError(
+            "the ONNX Runtime library of actswap is not there",
+            why="it is built with the package where there is a C++ compiler; files run without it, only slower",
+            fix="install g++ and reinstall actswap",
+        )
+    return str(path)
+
+
+def register(options: Any) -> str:
+    """Register the library with session options; returns "" or why it could not be, in words."""
+    path = find_library()
+    if path is None:
+        return "the library was not built (no C++ compiler at install)"
+    try:
+        options.register_custom_ops_library(str(path))
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        return f"{path.name}: {str(error).strip().splitlines()[0]}"
+    return ""

@@ -1,0 +1,220 @@
+"""A portable file made ready for this machine: activations stay in ONNX Runtime's blocked layout.
+
+ONNX Runtime keeps convolutions in NCHWc and converts around every operator it does not know there, which
+costs more than the activation. So each activation is first a placeholder that the runtime does know
+(QuickGelu, marked by its alpha); the runtime optimises the graph and saves it; then the placeholders become
+the activations again, told that their data are blocked. The result holds for one version of the runtime on
+one kind of processor.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from actswap.errors import ExportError
+from actswap.onnx.blocked import block_size, blocked_node, channels, fits, padded
+from actswap.onnx.functions import DOMAIN, Array
+from actswap.onnx.library import register
+from actswap.onnx.machine import machine_key
+from actswap.onnx.parity import compare
+
+_MARK = 1000.0
+_BLOCKED_DOMAIN = "com.microsoft.nchwc"
+KEY = "actswap.prepared"
+# The prepared graph does the same arithmetic in another order.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared model and how many of its activations stay in the blocked layout."""
+
+    model: onnx.ModelProto
+    activations: int
+    blocked: int
+
+
+def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
+    """Prepare a portable model for this ONNX Runtime on this processor.
+
+    Args:
+        source: a model with activations of domain `actswap`; not changed.
+        folder: where its external data are, if it has any.
+
+    Raises:
+        ExportError: the library is not there, or the runtime does not do what the method needs.
+    """
+    if folder:
+        onnx.load_external_data_for_model(source, folder)
+    marked, kept = _mark(source)
+    total = sum(node.domain == DOMAIN for node in source.graph.node)
+    if not kept:
+        raise ExportError("no activation of this file stands between convolutions")
+    optimised = _optimise(marked)
+    block = block_size()
+    blocked = _restore(optimised, kept, block)
+    del optimised.functions[:]
+    props = {p.key: p.value for p in source.metadata_props}
+    helper.set_model_props(optimised, {**props, KEY: machine_key()})
+    found = Prepared(optimised, total, blocked)
+    _check(source, found)
+    return found
+
+
+def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[NodeProto, list[Array]]]]:
+    """Put placeholders in; return the model and, by mark, what they stand for."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    initializers = {t.name: t for t in model.graph.initializer}
+    kept: dict[int, tuple[NodeProto, list[Array]]] = {}
+    for k, node in enumerate(model.graph.node):
+        if node.domain != DOMAIN or any(name not in initializers for name in node.input[1:]):
+            continue
+        arrays = [numpy_helper.to_array(initializers[name]) for name in node.input[1:]]
+        if fits(node, arrays):
+            original = NodeProto()
+            original.CopyFrom(node)
+            kept[len(kept)] = (original, arrays)
+            placeholder = helper.make_node(
+                "QuickGelu", [node.input[0]], list(node.output), domain="com.microsoft", alpha=_MARK + len(kept) - 1
+            )
+            model.graph.node[k].CopyFrom(placeholder)
+    if not any(entry.domain == "com.microsoft" for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model, kept
+
+
+def _optimise(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = os.path.join(folder, "optimised.onnx")
+        missing = register(options)
+        if missing:
+            raise ExportError("the kernels cannot be used", why=missing)
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _restore(model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Array]]], block: int) -> int:
+    """Put the activations back; return how many stand on blocked data."""
+    graph = model.graph
+    on_blocks = _blocked_values(model)
+    count, seen = 0, 0
+    for k, node in enumerate(graph.node):
+        alpha = {a.name: a.f for a in node.attribute}.get("alpha", 0.0)
+        if node.op_type != "QuickGelu" or alpha < _MARK:
+            continue
+        original, arrays = kept[round(alpha - _MARK)]
+        seen += 1
+        blocked = node.input[0] in on_blocks
+        if blocked:
+            width = channels(original, arrays)
+            if width is not None:
+                arrays = padded(original, arrays, width, -(-width // block) * block)
+            count += 1
+        names = [f"{original.name or original.output[0]}/{i}" for i in range(len(arrays))]
+        graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
+        new = blocked_node(original, node.input[0], node.output[0], names, block if blocked else 0)
+        graph.node[k].CopyFrom(new)
+    if seen != len(kept):
+        raise ExportError("ONNX Runtime removed or merged a placeholder", why=f"{seen} of {len(kept)} are left")
+    if not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return count
+
+
+def _blocked_values(model: onnx.ModelProto) -> set[str]:
+    """Names of the values in the blocked layout.
+
+    Only operators of its own domain enter it, only ReorderOutput leaves it, and an operator of another
+    domain stands on blocked data only where the runtime knows that it may: then its result is blocked too.
+    """
+    found: set[str] = set()
+    for node in model.graph.node:
+        if node.domain == _BLOCKED_DOMAIN:
+            blocked = node.op_type != "ReorderOutput"
+        else:
+            blocked = any(name in found for name in node.input)
+        if blocked:
+            found.update(node.output)
+    return found
+
+
+def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
+    """Compare with the portable model on random data, where its inputs let themselves be guessed."""
+    import onnxruntime
+
+    feed: dict[str, Array] = {}
+    random = np.random.default_rng(0)
+    initializers = {t.name for t in source.graph.initializer}
+    for value in source.graph.input:
+        tensor = value.type.tensor_type
+        if value.name in initializers:
+            continue
+        if tensor.elem_type != onnx.TensorProto.FLOAT:
+            return
+        shape = [d.dim_value or (2 if axis == 0 else 64) for axis, d in enumerate(tensor.shape.dim)]
+        feed[value.name] = random.standard_normal(shape).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    plain = onnxruntime.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        expected = plain.run(None, feed)
+    except Exception:  # the guessed sizes do not suit the model: the unit tests of the method have to do
+        return
+    got = open_prepared(prepared.model.SerializeToString(), None).run(None, feed)
+    rows = compare([o.name for o in source.graph.output], expected, got)
+    wrong = next((row for row in rows if not row.relative <= _TOLERANCE), None)
+    if wrong is not None:
+        raise ExportError(
+            "the prepared model does not agree with the portable one",
+            where=f"output {wrong.name}",
+            why=f"relative error {wrong.relative:.3g}",
+        )
+
+
+def open_prepared(data: bytes, options: Any) -> Any:
+    """Open a prepared model; `options` already have the library, None makes new ones."""
+    import onnxruntime
+
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        missing = register(options)
+        if missing:
+            raise ExportError("the kernels cannot be used", why=missing)
+    level = options.graph_optimization_level
+    # The graph is optimised already, and optimising it again would take the layout apart.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    finally:
+        options.graph_optimization_level = level
+
+
+def prepare_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Prepared:
+    """Write a file for this machine: `actswap export --for-this-machine`.
+
+    It is loaded with the library registered and graph optimisation at the basic level.
+    """
+    source, target = Path(source), Path(target)
+    found = prepare(onnx.load(source, load_external_data=False), str(source.parent))
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(found.model.SerializeToString())
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    return found

@@ -1,0 +1,107 @@
+"""Swish, ACON-B and ACON-C in Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from actswap.ops.kernel import Kernel
+from actswap.ops.triton.tiles import flat, kernel, like, per_parameter, tiles
+
+
+@triton.jit
+def _acon(
+    x, g, y, partial, p1, p2, beta, step1, step2, step3, rows, columns, channels,
+    PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    mask = (r < rows) & (c < columns)
+    at = r.to(tl.int64) * columns + c
+    channel = (r % channels) if PLANAR else (c % channels)
+    a = tl.load(p1 + channel * step1)
+    b = tl.load(p2 + channel * step2)
+    d = a - b
+    bd = tl.load(beta + channel * step3) * d
+    v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    e = tl.exp(-tl.abs(bd * v))
+    q = 1.0 / (1.0 + e)
+    s = tl.where(bd * v < 0, e * q, q)
+    if BACKWARD:
+        u = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
+        w = v * e * q * q
+        t = s + bd * w
+        tl.store(y + at, (u * (d * t + b)).to(y.dtype.element_ty), mask=mask)
+        uv = u * v
+        if PLANAR:
+            line = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+            inside = line < rows
+            to = partial + tl.program_id(1).to(tl.int64) * rows + line
+            size = tl.num_programs(1).to(tl.int64) * rows
+            tl.store(to, tl.sum(uv * t, 1), mask=inside)
+            tl.store(to + size, tl.sum(uv * (1 - t), 1), mask=inside)
+            tl.store(to + 2 * size, tl.sum(uv * w * d * d, 1), mask=inside)
+        else:
+            line = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+            inside = line < columns
+            to = partial + tl.program_id(0).to(tl.int64) * columns + line
+            size = tl.num_programs(0).to(tl.int64) * columns
+            tl.store(to, tl.sum(uv * t, 0), mask=inside)
+            tl.store(to + size, tl.sum(uv * (1 - t), 0), mask=inside)
+            tl.store(to + 2 * size, tl.sum(uv * w * d * d, 0), mask=inside)
+    else:
+        slope = d * s + b
+        out = tl.where(slope == 0, 0.0, v * slope)
+        tl.store(y + at, out.to(y.dtype.element_ty), mask=mask)
+
+
+def _operator(p1: int | None, p2: int | None, beta: int) -> Kernel:
+    """Build the kernel of a member of the family: the arguments that p1 [1], p2 [0] and beta are, None for constants."""
+    dim = beta + 1
+
+    def parameters(args: Sequence[Any]) -> list[tuple[Tensor, int]]:
+        x = args[0]
+        fixed = [(x.new_full((1,), v, dtype=torch.float32), 0) for v in (1.0, 0.0)]
+        given = [fixed[i] if p is None else flat(args[p]) for i, p in enumerate((p1, p2))]
+        return [*given, flat(args[beta])]
+
+    def forward(args: Sequence[Any]) -> Tensor:
+        x, cut = tiles(args[0], args[dim])
+        y = torch.empty_like(x)
+        (a, sa), (b, sb), (c, sc) = parameters(args)
+        _acon[cut.grid](
+            x, x, y, a, a, b, c, sa, sb, sc, cut.rows, cut.columns, cut.channels,
+            PLANAR=cut.planar, BACKWARD=False, ROWS=cut.row_block, COLUMNS=cut.column_block,
+        )  # fmt: skip
+        return like(torch.empty_like(args[0]), y)
+
+    def backward(grad: Tensor, args: Sequence[Any], needs: Sequence[bool]) -> list[Tensor | None]:
+        x, cut = tiles(args[0], args[dim])
+        dx, g = torch.empty_like(x), like(x, grad)
+        partial = cut.partials(3, x.device)
+        (a, sa), (b, sb), (c, sc) = parameters(args)
+        _acon[cut.grid](
+            x, g, dx, partial, a, b, c, sa, sb, sc, cut.rows, cut.columns, cut.channels,
+            PLANAR=cut.planar, BACKWARD=True, ROWS=cut.row_block, COLUMNS=cut.column_block,
+        )  # fmt: skip
+        found: list[Tensor | None] = [like(torch.empty_like(args[0]), dx) if needs[0] else None]
+        found += [None] * (len(needs) - 1)
+        total = cut.total(partial)
+        for row, position in enumerate((p1, p2, beta)):
+            if position is not None and needs[position]:
+                found[position] = per_parameter(total[row, :, None], args[position])
+        return found
+
+    return kernel(forward, backward, lambda args: "")
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "swish": _operator(None, None, 1),
+    "acon_b": _operator(None, 1, 2),
+    "acon_c": _operator(1, 2, 3),
+}

@@ -1,0 +1,108 @@
+"""A tensor as a matrix of tiles: planes by positions, or rows by channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from actswap.ops.kernel import Kernel
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Tiles(NamedTuple):
+    """The matrix (rows, columns), which axis the channels are on, and the tile's extents."""
+
+    rows: int
+    columns: int
+    channels: int
+    planar: bool
+    row_block: int
+    column_block: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Programs along rows and columns."""
+        return triton.cdiv(self.rows, self.row_block), triton.cdiv(self.columns, self.column_block)
+
+    def partials(self, count: int, device: torch.device) -> Tensor:
+        """Buffer for `count` sums per program: (count, programs, rows) for planes, (count, programs, columns) else."""
+        rows, columns = self.grid
+        shape = (count, columns, self.rows) if self.planar else (count, rows, self.columns)
+        return torch.empty(shape, dtype=torch.float32, device=device)
+
+    def total(self, partials: Tensor) -> Tensor:
+        """Add up what `partials` was filled with: (count, channels) in float64."""
+        if self.planar:
+            partials = partials.reshape(partials.shape[0], -1, self.channels)
+        return partials.sum(1, dtype=torch.float64)
+
+
+def tiles(x: Tensor, dim: int, elements: int = 2048) -> tuple[Tensor, Tiles]:
+    """Return x, or a dense copy, and how it is cut.
+
+    Args:
+        x: the input.
+        dim: the channel axis.
+        elements: elements of one tile.
+    """
+    dim %= x.dim()
+    rows_last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    channels = x.shape[dim]
+    if dim == 1 and x.dim() in (4, 5) and x.is_contiguous(memory_format=rows_last) and not x.is_contiguous():
+        rows, columns, planar = x.numel() // channels, channels, False
+    else:
+        x = x.contiguous()
+        inner = prod(x.shape[dim + 1 :])
+        planar = inner > 1
+        columns = inner if planar else channels
+        rows = x.numel() // columns
+    column_block = min(triton.next_power_of_2(columns), elements if planar else 128)
+    return x, Tiles(rows, columns, channels, planar, max(1, elements // column_block), column_block)
+
+
+def like(x: Tensor, grad: Tensor) -> Tensor:
+    """Return grad in the layout and dtype of x."""
+    if grad.stride() == x.stride() and grad.dtype == x.dtype:
+        return grad
+    return torch.empty_like(x).copy_(grad)
+
+
+def flat(parameter: Tensor, width: int = 1) -> tuple[Tensor, int]:
+    """Return a parameter as float32 and the step from channel to channel, 0 where it is shared."""
+    p = parameter.detach().to(torch.float32).contiguous()
+    return p, 0 if p.numel() == width else width
+
+
+def per_parameter(total: Tensor, parameter: Tensor) -> Tensor:
+    """Bring (channels, width) gradients to the shape and dtype of a parameter that may be shared."""
+    if parameter.numel() == total.shape[1]:
+        total = total.sum(0)
+    return total.reshape(parameter.shape).to(parameter.dtype)
+
+
+def kernel(
+    forward: Callable[[Sequence[Any]], Tensor],
+    backward: Callable[[Tensor, Sequence[Any], Sequence[bool]], list[Tensor | None]],
+    objection: Callable[[Sequence[Any]], str],
+) -> Kernel:
+    """Wrap two functions as the kernel of an operator."""
+
+    def refuses(args: Sequence[Any]) -> str:
+        if args[0].dtype not in DTYPES:
+            return f"the kernels compute float32, bfloat16 and float16, not {args[0].dtype}"
+        if args[0].numel() == 0 or args[0].dim() == 0:
+            return "the input is empty or has no axis"
+        return objection(args)
+
+    return Kernel(
+        "triton",
+        refuses,
+        lambda args: (forward(args), None),
+        lambda grad, args, aux, needs: backward(grad, args, needs),
+    )

@@ -1,0 +1,185 @@
+// Random calls on exactly sized buffers, for the sanitizers: every operator, dtype, layout, stride and split of units.
+// Also checks what the header promises: the bits do not depend on how the units are split.
+//
+//     actswap_fuzz [calls] [seed]
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "actswap_kernels.h"
+
+namespace {
+
+std::mt19937 engine;
+
+int64_t between(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+float normal() { return std::normal_distribution<float>(0.f, 1.5f)(engine); }
+
+uint16_t half_bits(float v, int dtype) {
+    if (dtype == ACTSWAP_BF16) {
+        uint32_t b;
+        memcpy(&b, &v, 4);
+        return (uint16_t)(b >> 16);
+    }
+    int e = 0;
+    float m = v == 0 ? 0 : frexpf(v < 0 ? -v : v, &e);
+    if (e < -13) return 0;
+    return (uint16_t)((v < 0 ? 0x8000 : 0) | ((e + 14) << 10) | (int)((m * 2 - 1) * 1024));
+}
+
+// Heap memory of exactly the size needed: the address sanitizer sees one byte too many.
+struct Tensor {
+    std::unique_ptr<char[]> data;
+    int64_t stride[4];
+    size_t bytes;
+
+    Tensor(const actswap_call &c, bool planar, int dtype, bool fill) {
+        const int64_t extent[4] = {c.batch, c.groups, c.channels, c.inner};
+        const int planes[4] = {3, 2, 1, 0}, rows[4] = {2, 3, 1, 0};
+        int64_t step = 1;
+        for (int axis : planar ? planes : rows) {
+            stride[axis] = step;
+            step *= extent[axis];
+            if (axis != (planar ? 3 : 2)) step += between(0, 3);  // gaps between planes, groups and samples
+            else if (between(0, 2) == 0) step += between(1, 5);
+        }
+        int64_t last = 0;
+        for (int axis = 0; axis < 4; ++axis) last += stride[axis] * (extent[axis] - 1);
+        bytes = (size_t)(last + 1) * (dtype == ACTSWAP_F32 ? 4 : 2);
+        data.reset(new char[bytes]);
+        memset(data.get(), 0, bytes);
+        for (int64_t i = 0; fill && i <= last; ++i) {
+            float v = normal();
+            if (dtype == ACTSWAP_F32) memcpy(data.get() + 4 * i, &v, 4);
+            else {
+                uint16_t h = half_bits(v, dtype);
+                memcpy(data.get() + 2 * i, &h, 2);
+            }
+        }
+    }
+};
+
+std::vector<std::unique_ptr<float[]>> kept;
+
+float *numbers(int64_t n, bool fill = true) {
+    kept.emplace_back(new float[n]);
+    for (int64_t i = 0; i < n; ++i) kept.back()[i] = fill ? normal() : 0.f;
+    return kept.back().get();
+}
+
+void run(const actswap_call &c, bool split) {
+    std::unique_ptr<char[]> memory(new char[actswap_workspace(&c) + 64]);
+    char *work = memory.get() + (64 - (uintptr_t)memory.get() % 64) % 64;
+    for (int p = 0; p < actswap_phases(&c); ++p) {
+        int64_t units = actswap_units(&c, p);
+        if (!split) {
+            actswap_run(&c, work, p, 0, units);
+            continue;
+        }
+        std::vector<int64_t> cuts = {units};
+        for (int64_t at = units; at > 0;) cuts.push_back(at = at - between(1, at));
+        for (size_t i = 1; i < cuts.size(); ++i) actswap_run(&c, work, p, cuts[i], cuts[i - 1]);  // backwards
+    }
+}
+
+bool one(int number) {
+    kept.clear();
+    actswap_call c = {};
+    c.abi = ACTSWAP_ABI;
+    c.op = (int)between(0, 4), c.dtype = (int)between(0, 2);
+    c.batch = between(1, 5), c.groups = between(1, 3), c.channels = between(1, 40);
+    c.inner = between(0, 4) ? between(1, 70) : between(100, 20000 / c.channels + 200);
+    if (between(0, 3) == 0) c.groups = 1;
+    if (between(0, 9) == 0) c.batch = c.groups = c.channels = 1, c.inner = between(1, 40000);
+    const bool planar = between(0, 1), back = between(0, 1);
+    const int64_t C = c.groups * c.channels;
+    auto slot = [&](int i, int64_t width, bool may_share, bool wants = true) {
+        bool share = may_share && (C == 1 || between(0, 3) == 0);
+        if (share) c.shared |= 1u << i;
+        int64_t n = width * (share ? 1 : C);
+        c.param[i] = numbers(n);
+        if (back && wants && between(0, 3)) c.grad_param[i] = numbers(n, false);
+    };
+    auto whole = [&](int i, int64_t n) {
+        c.param[i] = numbers(n);
+        if (back && between(0, 3)) c.grad_param[i] = numbers(n, false);
+    };
+    if (c.op == ACTSWAP_ACON) {
+        for (int i = 0; i < 3; ++i)
+            if (between(0, 3)) slot(i, 1, true);
+    } else if (c.op == ACTSWAP_META_ACON) {
+        c.hidden = (int)between(1, 20);
+        for (int i = 0; i < 3; ++i) slot(i, 1, true);
+        whole(3, c.hidden * C), whole(4, c.hidden), whole(5, C * c.hidden), whole(6, C);
+    } else if (c.op == ACTSWAP_DY_RELU) {
+        c.hidden = (int)between(1, 20), c.pieces = (int)between(1, 4);
+        bool all = between(0, 1);
+        if (all) c.flags |= ACTSWAP_SPATIAL_ALL;
+        int64_t rows = 2 * c.pieces * (all ? 1 : C);
+        whole(0, c.hidden * C), whole(1, c.hidden), whole(2, rows * c.hidden), whole(3, rows);
+        if (all || between(0, 1)) c.shared |= 1u << 4, whole(4, 2 * c.pieces);
+        else whole(4, 2 * c.pieces * C);
+        whole(5, 2 * c.pieces);
+    } else {
+        c.form = (int)between(c.op == ACTSWAP_OPAU ? 0 : 0, c.op == ACTSWAP_OPAU ? 1 : 3);
+        c.basis = (int)between(0, 5);
+        bool common = between(0, 1);
+        c.degree_p = common ? 5 : (int)between(0, 15), c.degree_q = common ? 4 : (int)between(1, 14);
+        int q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
+        slot(0, c.degree_p + 1, true), slot(1, q, true), slot(2, 5, true, false);
+    }
+    if (between(0, 1)) c.flags |= ACTSWAP_SPLIT;
+    if (back) c.flags |= ACTSWAP_BACKWARD;
+    Tensor x(c, planar, c.dtype, true), g(c, planar, c.dtype, true);
+    bool gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
+    if (gated && between(0, 1)) {
+        c.mean = numbers(c.batch * C);
+        if (back) {  // what forward would have left there
+            actswap_call f = c;
+            f.flags &= ~ACTSWAP_BACKWARD;
+            Tensor y(c, planar, c.dtype, false);
+            memcpy(f.x_stride, x.stride, sizeof x.stride), memcpy(f.y_stride, y.stride, sizeof y.stride);
+            f.x = x.data.get(), f.y = y.data.get();
+            run(f, false);
+        }
+    }
+    Tensor first(c, planar, c.dtype, false);
+    c.x = x.data.get(), c.grad_y = g.data.get();
+    memcpy(c.x_stride, x.stride, sizeof x.stride), memcpy(c.g_stride, g.stride, sizeof g.stride);
+    memcpy(c.y_stride, first.stride, sizeof first.stride);
+    bool skip = gated && back && between(0, 4) == 0;
+    c.y = skip ? nullptr : first.data.get();
+    if (*actswap_check(&c)) return fprintf(stderr, "call %d refused: %s\n", number, actswap_check(&c)), false;
+
+    run(c, false);
+    std::vector<char> y(first.data.get(), first.data.get() + first.bytes);
+    std::vector<std::vector<float>> grads;
+    auto size_of = [&](int i) -> int64_t {
+        for (auto &k : kept)
+            if (k.get() == c.grad_param[i]) return 1;
+        return 0;
+    };
+    for (int i = 0; i < ACTSWAP_SLOTS; ++i) grads.push_back(std::vector<float>(c.grad_param[i], c.grad_param[i] + size_of(i)));
+    run(c, true);
+    if (memcmp(y.data(), first.data.get(), first.bytes)) return fprintf(stderr, "call %d: y depends on the split\n", number), false;
+    for (int i = 0; i < ACTSWAP_SLOTS; ++i)
+        if (!grads[i].empty() && memcmp(grads[i].data(), c.grad_param[i], grads[i].size() * sizeof(float)))
+            return fprintf(stderr, "call %d: gradient %d depends on the split\n", number, i), false;
+    return true;
+}
+
+}  // namespace
+
+int main(int count, char **arguments) {
+    int calls = count > 1 ? atoi(arguments[1]) : 1000;
+    engine.seed(count > 2 ? (unsigned)atoi(arguments[2]) : 1u);
+    for (int i = 0; i < calls; ++i)
+        if (!one(i)) return 1;
+    printf("%d random calls on %s: no finding\n", calls, actswap_isa());
+    return 0;
+}

@@ -1,0 +1,158 @@
+/* The entry point `RegisterCustomOps`, and the table of operators. */
+#include "actswap_kernels.h"
+#include "kernel.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+
+namespace actswap {
+namespace {
+
+const Definition *self(const OrtCustomOp *op) { return static_cast<const Definition *>(op); }
+
+/* A missing attribute leaves the default; every status is released. */
+template <class T> void optional(Runtime runtime, const OrtKernelInfo *info, const char *name, T *value) {
+    T found = *value;
+    if (OrtStatus *status = runtime.attribute(info, name, &found))
+        runtime.release(status);
+    else
+        *value = found;
+}
+
+OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **out) {
+    const Definition *definition = self(op);
+    auto *kernel = new (std::nothrow) Kernel{definition};
+    if (!kernel)
+        return definition->runtime.status(ORT_FAIL, "actswap: out of memory");
+    optional(definition->runtime, info, "dim", &kernel->dim);
+    optional(definition->runtime, info, "block", &kernel->block);
+    optional(definition->runtime, info, "tau", &kernel->tau);
+    optional(definition->runtime, info, "gain", &kernel->gain);
+    *out = kernel;
+    return nullptr;
+}
+
+OrtStatus *infer(const OrtCustomOp *op, OrtShapeInferContext *context) {
+    Runtime runtime = self(op)->runtime;
+    OrtTensorTypeAndShapeInfo *shape = nullptr; /* owned by the context */
+    if (OrtStatus *status = runtime.input_shape(context, &shape))
+        return status;
+    return runtime.output_shape(context, shape);
+}
+
+size_t may_inplace(int **inputs, int **outputs) {
+    static int x = 0, y = 0;
+    *inputs = &x;
+    *outputs = &y;
+    return 1;
+}
+
+OrtCustomOp face() {
+    OrtCustomOp op{};
+    op.version = kApiVersion;
+    op.GetName = [](const OrtCustomOp *op) { return self(op)->name.c_str(); };
+    op.GetExecutionProviderType = [](const OrtCustomOp *) -> const char * { return "CPUExecutionProvider"; };
+    op.GetInputType = [](const OrtCustomOp *op, size_t i) { return i == 0 ? self(op)->type : int(ORT_FLOAT); };
+    op.GetInputTypeCount = [](const OrtCustomOp *op) { return size_t(self(op)->inputs); };
+    op.GetOutputType = [](const OrtCustomOp *op, size_t) { return self(op)->type; };
+    op.GetOutputTypeCount = [](const OrtCustomOp *) { return size_t(1); };
+    op.KernelDestroy = [](void *kernel) { delete static_cast<Kernel *>(kernel); };
+    op.GetInputCharacteristic = [](const OrtCustomOp *, size_t) { return 0; };
+    op.GetOutputCharacteristic = [](const OrtCustomOp *, size_t) { return 0; };
+    op.GetInputMemoryType = [](const OrtCustomOp *, size_t) { return 0; };
+    op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](const OrtCustomOp *) { return 1; };
+    op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](const OrtCustomOp *) { return 1; };
+    op.CreateKernelV2 = create;
+    op.KernelComputeV2 = [](void *kernel, OrtKernelContext *context) -> OrtStatus * {
+        auto *self = static_cast<Kernel *>(kernel);
+        try {
+            return self->compute(context);
+        } catch (const std::bad_alloc &) {
+            return self->definition->runtime.status(ORT_FAIL, "actswap: out of memory");
+        }
+    };
+    op.InferOutputShapeFn = infer;
+    /* A later version of the domain is another set of signatures, and has other kernels. */
+    op.GetStartVersion = op.GetEndVersion = [](const OrtCustomOp *) { return 1; };
+    op.GetMayInplace = may_inplace;
+    op.ReleaseMayInplace = [](int *, int *) {};
+    op.GetAliasMap = [](int **, int **) { return size_t(0); };
+    op.ReleaseAliasMap = [](int *, int *) {};
+    return op;
+}
+
+std::vector<Definition> table(Runtime runtime) {
+    std::vector<Definition> list;
+    auto add = [&](std::string name, Kind kind, int inputs, int form = 0, int basis = 0, int p = 0, int q = 0) {
+        for (int type : {int(ORT_FLOAT), int(ORT_FLOAT16)})
+            list.push_back(Definition{face(), name, kind, type, inputs, form, basis, p, q, runtime});
+    };
+    add("Swish", Kind::kSwish, 2);
+    add("AconB", Kind::kAconB, 3);
+    add("AconC", Kind::kAconC, 4);
+    add("MetaAcon", Kind::kMetaAcon, 8);
+    for (int k = 1; k <= 4; ++k) {
+        std::string suffix = k == 2 ? "" : "_" + std::to_string(k);
+        add("DyReLU" + suffix, Kind::kDyRelu, 7);
+        add("DyReLUC" + suffix, Kind::kDyReluC, 9);
+    }
+    const char *forms[] = {"Unsafe", "A", "B", "C"};
+    const char *bases[] = {"ChebyshevT", "ChebyshevU", "Legendre", "Laguerre", "HermiteProb", "HermitePhys"};
+    for (int p = 1; p <= 8; ++p) {
+        for (int q = 1; q <= 8; ++q) {
+            if (q < p - 2 || q > p) /* degrees outside this band are not used; their bodies run */
+                continue;
+            std::string degrees = "_" + std::to_string(p) + "_" + std::to_string(q);
+            for (int form = 0; form < 4; ++form)
+                add(std::string("Pau") + forms[form] + degrees, Kind::kPau, 4, form, 0, p, q);
+            for (int basis = 0; basis < 6; ++basis)
+                for (int form : {int(ACTSWAP_UNSAFE), int(ACTSWAP_FORM_A)})
+                    add(std::string("Opau") + bases[basis] + (form ? "" : "Unsafe") + degrees, Kind::kOpau, 4, form,
+                        basis, p, q);
+        }
+    }
+    return list;
+}
+
+} // namespace
+
+const std::vector<Definition> &definitions(Runtime runtime) {
+    static const std::vector<Definition> list = table(runtime);
+    return list;
+}
+
+} // namespace actswap
+
+extern "C" {
+
+ACTSWAP_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    using namespace actswap;
+    int major = 0, minor = 0;
+    const char *version = base->GetVersionString();
+    const bool read = std::sscanf(version, "%d.%d", &major, &minor) == 2;
+    const OrtApi *api = read && major == 1 && minor >= int(kApiVersion) ? base->GetApi(kApiVersion) : nullptr;
+    if (!api) {
+        std::string text = std::string("actswap's kernels need ONNX Runtime 1.18 or newer (major version 1), this is ") +
+                           version + "; the file runs without them";
+        return Runtime{base->GetApi(1)}.status(ORT_NOT_IMPLEMENTED, text.c_str());
+    }
+    Runtime runtime{api};
+    OrtCustomOpDomain *domain = nullptr;
+    try {
+        if (OrtStatus *status = runtime.create_domain("actswap", &domain))
+            return status;
+        for (const Definition &definition : definitions(runtime))
+            if (OrtStatus *status = runtime.add(domain, &definition))
+                return status;
+    } catch (const std::exception &error) {
+        return runtime.status(ORT_FAIL, error.what());
+    }
+    return runtime.add(options, domain);
+}
+
+/* Version of the node signatures that the kernels implement, and the instruction set that they use. */
+ACTSWAP_API int actswap_ort_domain_version() { return 1; }
+ACTSWAP_API const char *actswap_ort_isa() { return actswap_isa(); }
+}

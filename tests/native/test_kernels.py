@@ -1,0 +1,184 @@
+"""The CPU kernels against the formulas in float64.
+
+Tolerances: outputs and gradients are sums and products of a few tens of float32 operations, so 2e-5 of the largest
+entry leaves two orders above 6e-8 for sums over some thousand elements; half types round once more, half an ulp of
+the largest entry (2^-9 for bfloat16, 2^-12 for float16), doubled.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import CASES, FORMULAS, operator, parameters
+
+import actswap.nn  # noqa: F401 - declares the operators
+from actswap import ops
+from actswap.errors import UsageError
+from actswap.ops import native
+
+pytestmark = pytest.mark.skipif(not native.status().available, reason=native.status().note)
+
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+LAYOUTS = {
+    "planes": ((2, 5, 7, 7), 1, lambda x: x),
+    "channels_last": ((2, 37, 5, 6), 1, lambda x: x.to(memory_format=torch.channels_last)),
+    "tokens": ((3, 11, 37), -1, lambda x: x),
+    "matrix": ((40, 19), 1, lambda x: x),
+    "chunks": ((2, 3, 100, 91), 1, lambda x: x),
+    "cut": ((2, 6, 9, 9), 1, lambda x: torch.cat([x[:, :3], x], 1)[:, 3:9]),
+    "transposed": ((4, 6, 10), 1, lambda x: x.transpose(0, 2).contiguous().transpose(0, 2)),
+}
+
+
+def _leaves(name, args, dtype):
+    constant = 3 if name in ("pau", "opau") else -1
+    return [
+        a.detach().to(dtype if i == 0 or dtype == torch.float64 else torch.float32).requires_grad_(i != constant)
+        if isinstance(a, torch.Tensor)
+        else a
+        for i, a in enumerate(args)
+    ]
+
+
+def _value_and_gradients(function, leaves, dim, g):
+    y = function(*leaves, dim)
+    wanted = [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
+    return [y.detach(), *torch.autograd.grad(y, wanted, g)]
+
+
+def _errors(kind, shape, dim, layout, dtype):
+    torch.manual_seed(len(kind) + sum(shape))
+    name, params = parameters(kind, shape[dim])
+    x, g = (layout((2 * torch.randn(shape)).to(dtype)) for _ in range(2))
+    with ops.backend("native"):
+        # Lines that tie at a rounded x share the gradient in one precision and not in another: x keeps its dtype.
+        leaves = _leaves(name, [x, *params], dtype)
+        leaves[0] = layout(x.detach()).requires_grad_()
+        got = _value_and_gradients(operator(name), leaves, dim, g)
+    want = _value_and_gradients(FORMULAS[name], _leaves(name, [x, *params], torch.float64), dim, g.double())
+    assert got[0].stride() == torch.empty_like(x).stride()
+    assert got[0].dtype == got[1].dtype == dtype
+    halves = [dtype, dtype, *[torch.float32] * len(got)]
+    return [
+        (float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)), TOLERANCE[t])
+        for a, b, t in zip(got, want, halves, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", CASES)
+def test_float32_agrees_with_the_formula_in_float64(kind, layout):
+    shape, dim, lay = LAYOUTS[layout]
+    for error, tolerance in _errors(kind, shape, dim, lay, torch.float32):
+        assert error < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["planes", "tokens"])
+@pytest.mark.parametrize("kind", CASES)
+def test_half_types_round_once(kind, layout, dtype):
+    shape, dim, lay = LAYOUTS[layout]
+    for error, tolerance in _errors(kind, shape, dim, lay, dtype):
+        # The half types take a reciprocal of 14 bits, whose bias does not average out of a sum: 2^-14 a factor.
+        assert error < max(tolerance, 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["acon_c", "pau_a", "meta_acon", "dy_relu", "opau_he"])
+@pytest.mark.parametrize("layout", [None, torch.channels_last])
+def test_same_bits_for_any_number_of_threads(kind, layout):
+    torch.manual_seed(0)
+    shape = (3, 24, 40, 41)
+    name, params = parameters(kind, shape[1])
+    x, g = torch.randn(shape), torch.randn(shape)
+    if layout is not None:
+        x, g = x.to(memory_format=layout), g.to(memory_format=layout)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaves = _leaves(name, [x, *params], torch.float32)
+            with ops.backend("native"):
+                results.append(_value_and_gradients(operator(name), leaves, 1, g))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_limits_and_special_values():
+    swish = operator("swish")
+    one = torch.ones(1)
+    big = torch.tensor([-1e38, -90.0, -0.0, 0.0, 90.0, 1e38, float("inf"), float("-inf"), float("nan")] * 5)
+    with ops.backend("native"):
+        y = swish(big, one, 0)
+    assert y[0] == 0 and torch.signbit(y[0]), "silu(-1e38) is -0, not -0.6"
+    assert torch.equal(y[4:7], big[4:7]) and y[7] == 0 and torch.isnan(y[8])
+    assert y[1].abs() < 1e-36
+    tiny = torch.full((40,), 1e-40)
+    with ops.backend("native"):
+        assert (swish(tiny, one, 0) > 0).all(), "subnormals survive"
+    assert (torch.tensor([1e-40]) * 0.5 > 0).all(), "loading the library changed no floating-point mode"
+
+
+def test_padding_is_not_touched():
+    """Masked tails: nothing beyond the elements of a view is written."""
+    for n in range(1, 40):
+        whole = torch.full((2, n + 16), 7.0)
+        x = torch.randn(2, n)
+        y = whole[:, :n]
+        with ops.backend("native"):
+            y.copy_(operator("swish")(x, torch.ones(1), 1))
+            z = operator("swish")(x, torch.ones(n), 1)
+        torch.testing.assert_close(z, torch.nn.functional.silu(x))
+        assert (whole[:, n:] == 7).all()
+
+
+def test_what_the_kernels_refuse_goes_to_the_formula():
+    swish = operator("swish")
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(swish(x, torch.ones(4), 1), torch.nn.functional.silu(x))
+    with pytest.raises(UsageError), ops.backend("native"):
+        swish(x, torch.ones(4), 1)
+
+
+def test_gradients_of_frozen_parameters_and_frozen_input():
+    name, params = parameters("acon_c", 6)
+    op, x = operator(name), torch.randn(2, 6, 5)
+    p1 = params[0].clone().requires_grad_()
+    got = torch.autograd.grad(op(x, p1, *params[1:], 1).sum(), p1)
+    want = torch.autograd.grad(FORMULAS[name](x, p1, *params[1:], 1).sum(), p1)
+    torch.testing.assert_close(got, want)
+    leaf = x.clone().requires_grad_()
+    got = torch.autograd.grad(op(leaf, *params, 1).sum(), leaf)
+    torch.testing.assert_close(got, torch.autograd.grad(FORMULAS[name](leaf, *params, 1).sum(), leaf))
+
+
+_SCRIPT = """
+import sys; sys.path[:0] = sys.argv[2:]
+import torch
+torch.manual_seed(0)
+import actswap.nn
+from actswap.ops import native
+import test_kernels as t
+assert native.status().isa == sys.argv[1], native.status()
+for kind in ("acon_c", "pau_a_channel", "pau_c", "meta_acon", "dy_relu", "opau_he"):
+    for layout in ("planes", "tokens"):
+        shape, dim, lay = t.LAYOUTS[layout]
+        for dtype in t.TOLERANCE:
+            for error, tolerance in t._errors(kind, shape, dim, lay, dtype):
+                assert error < max(tolerance, 1e-3 if dtype != torch.float32 else 0), (kind, layout, dtype, error)
+"""
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_every_instruction_set(isa):
+    here = Path(__file__).parent
+    environment = {**os.environ, "ACTSWAP_ISA": isa}
+    command = [sys.executable, "-c", _SCRIPT, isa, str(here), str(here.parents[1])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if "AssertionError: Status" in done.stderr:
+        pytest.skip(f"this processor or build has no {isa}")
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,332 @@
+"""Every spelling of a formula is one site of its kind; what only looks like one is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from actswap.activations.plain import evaluate
+from actswap.capture.island import Arguments, graph_ops, trace
+from actswap.capture.observe import observe
+from actswap.recognize.matches import Match, find
+from actswap.survey import scan
+
+Function = Callable[[Tensor], Tensor]
+V = nn.Parameter(torch.tensor([0.5, 0.9, 1.3, 1.0, 0.7]))
+ROOT = math.sqrt(2 / math.pi)
+
+SPELLINGS: dict[str, list[Function]] = {
+    "silu": [
+        F.silu,
+        lambda x: F.silu(x, inplace=False),
+        lambda x: x * torch.sigmoid(x),
+        lambda x: torch.sigmoid(x) * x,
+        lambda x: x * x.sigmoid(),
+        lambda x: x.sigmoid() * x,
+        lambda x: x * F.sigmoid(x),
+        lambda x: x * torch.special.expit(x),
+        lambda x: x.mul(x.sigmoid()),
+        lambda x: torch.mul(F.sigmoid(x), x),
+        lambda x: torch.multiply(x, torch.sigmoid(x)),
+        lambda x: x / (1 + torch.exp(-x)),
+        lambda x: x / (torch.exp(-x) + 1),
+        lambda x: x * (1 / (1 + torch.exp(-x))),
+        lambda x: x * torch.reciprocal(1 + (-x).exp()),
+        lambda x: x.div(1 + torch.exp(torch.neg(x))),
+        lambda x: x.clone().mul_(x.sigmoid()),
+        lambda x: x * torch.sigmoid(1.0 * x),
+    ],
+    "swish": [
+        lambda x: x * torch.sigmoid(1.5 * x),
+        lambda x: (x * 1.5).sigmoid() * x,
+        lambda x: x * torch.sigmoid(x / 0.5),
+        lambda x: x / (1 + torch.exp(-1.5 * x)),
+        lambda x: x * torch.sigmoid(V * x),
+        lambda x: torch.sigmoid(x * V).mul(x),
+    ],
+    "quick_gelu": [
+        lambda x: x * torch.sigmoid(1.702 * x),
+        lambda x: torch.sigmoid(x * 1.702) * x,
+        lambda x: x.mul(torch.sigmoid(torch.mul(1.702, x))),
+    ],
+    "gelu": [
+        F.gelu,
+        lambda x: F.gelu(x, approximate="none"),
+        lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
+        lambda x: 0.5 * x * (1 + torch.erf(x * 0.7071)),
+        lambda x: 0.5 * (x * (1 + torch.erf(x / 2**0.5))),
+        lambda x: x * (0.5 + 0.5 * torch.erf(x * 2**-0.5)),
+        lambda x: x * (torch.erf(x / math.sqrt(2.0)) + 1) * 0.5,
+        lambda x: (1 + (x / 2**0.5).erf()) * x / 2,
+        lambda x: torch.mul(x, 1 + torch.special.erf(x / math.sqrt(2))).div(2),
+    ],
+    "gelu_tanh": [
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: 0.5 * x * (1 + torch.tanh(ROOT * (x + 0.044715 * torch.pow(x, 3)))),
+        lambda x: 0.5 * x * (1 + torch.tanh(ROOT * (x + 0.044715 * x**3))),
+        lambda x: 0.5 * x * (1 + torch.tanh(ROOT * (x + 0.044715 * x * x * x))),
+        lambda x: 0.5 * x * (1 + torch.tanh(0.7978845608 * x * (1 + 0.044715 * x * x))),
+        lambda x: 0.5 * x * (1 + torch.tanh(x * 0.7978845608 * (1.0 + 0.044715 * x * x))),
+        lambda x: x * torch.sigmoid(2 * ROOT * (x + 0.044715 * x**3)),
+        lambda x: (torch.tanh(ROOT * (0.044715 * x.pow(3) + x)) + 1).mul(x).mul(0.5),
+    ],
+    "mish": [
+        F.mish,
+        lambda x: x * torch.tanh(F.softplus(x)),
+        lambda x: F.softplus(x).tanh() * x,
+        lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))),
+        lambda x: x * torch.log1p(x.exp()).tanh(),
+        lambda x: x.mul(torch.tanh(F.softplus(x, beta=1, threshold=20))),
+    ],
+    "hardswish": [
+        F.hardswish,
+        lambda x: x * F.relu6(x + 3) / 6,
+        lambda x: F.relu6(x + 3) * x / 6,
+        lambda x: x * (F.relu6(x + 3.0) / 6.0),
+        lambda x: x / 6 * F.relu6(x + 3),
+        lambda x: x * torch.clamp(x / 6 + 0.5, 0, 1),
+        lambda x: x * F.hardsigmoid(x),
+        lambda x: F.hardsigmoid(x) * x,
+        lambda x: x * (x + 3).clamp(0, 6).div(6),
+        lambda x: F.relu6(3 + x).mul(1 / 6) * x,
+        lambda x: x * F.hardtanh(x + 3, 0, 6) / 6,
+        lambda x: x * F.relu6(x.clone().add_(3)).div_(6),
+    ],
+    "hardsigmoid": [
+        F.hardsigmoid,
+        lambda x: F.relu6(x + 3) / 6,
+        lambda x: F.relu6(x + 3) * 0.16667,
+        lambda x: (x / 6 + 0.5).clamp(0, 1),
+        lambda x: (0.5 + x / 6).clamp(min=0, max=1),
+        lambda x: (x + 3).clamp(0, 6) / 6,
+    ],
+    "leaky_relu": [
+        lambda x: F.leaky_relu(x, 0.1),
+        lambda x: torch.maximum(x, 0.1 * x),
+        lambda x: torch.maximum(x * 0.1, x),
+        lambda x: torch.max(0.1 * x, x),
+        lambda x: torch.where(x > 0, x, 0.1 * x),
+        lambda x: torch.where(x >= 0, x, x * 0.1),
+        lambda x: torch.where(x < 0, 0.2 * x, x),
+        lambda x: F.relu(x) - 0.1 * F.relu(-x),
+    ],
+    "relu2": [
+        lambda x: F.relu(x) ** 2,
+        lambda x: F.relu(x).square(),
+        lambda x: F.relu(x) * F.relu(x),
+        lambda x: torch.square(torch.relu(x)),
+        lambda x: torch.pow(F.relu(x), 2),
+        lambda x: x.clamp(min=0).pow(2),
+    ],
+    "star_relu": [
+        lambda x: 0.8 * F.relu(x) ** 2 - 0.4,
+        lambda x: -0.4 + F.relu(x).square() * 0.8,
+        lambda x: torch.add(F.relu(x).pow(2).mul(0.8944), -0.4472),
+    ],
+    "relu": [
+        F.relu,
+        torch.relu,
+        lambda x: x.relu(),
+        lambda x: x.clone().relu_(),
+        lambda x: F.relu(x, inplace=False),
+        lambda x: torch.maximum(x, torch.zeros(())),
+        lambda x: torch.max(x, torch.tensor(0.0)),
+        lambda x: torch.maximum(x, torch.zeros_like(x)),
+        lambda x: torch.clamp(x, min=0),
+        lambda x: x.clamp(min=0),
+        lambda x: x.clamp(0),
+        lambda x: x.clone().clamp_(min=0),
+        lambda x: torch.clamp_min(x, 0),
+        lambda x: x.clip(0),
+        lambda x: (x + x.abs()) / 2,
+        lambda x: 0.5 * (torch.abs(x) + x),
+        lambda x: torch.where(x > 0, x, 0.0),
+        lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
+        lambda x: F.threshold(x, 0, 0),
+        lambda x: x * (x > 0),
+    ],
+    "relu6": [
+        F.relu6,
+        lambda x: F.hardtanh(x, 0, 6),
+        lambda x: x.clamp(0, 6),
+        lambda x: torch.clamp(x, min=0, max=6),
+        lambda x: torch.minimum(F.relu(x), torch.tensor(6.0)),
+    ],
+    "softplus": [
+        F.softplus,
+        lambda x: torch.log(1 + torch.exp(x)),
+        lambda x: torch.log(x.exp() + 1),
+        lambda x: torch.log1p(torch.exp(x)),
+        lambda x: torch.logaddexp(x, torch.zeros(())),
+    ],
+    "sigmoid": [
+        torch.sigmoid,
+        F.sigmoid,
+        lambda x: x.sigmoid(),
+        lambda x: 1 / (1 + torch.exp(-x)),
+        lambda x: torch.reciprocal(1 + (-x).exp()),
+        lambda x: (1 + torch.exp(-x)) ** -1,
+    ],
+    "elu": [
+        lambda x: F.elu(x, 0.7),
+        lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
+        lambda x: torch.where(x > 0, x, 0.7 * (torch.exp(x) - 1)),
+        lambda x: torch.where(x > 0, x, 0.7 * torch.expm1(x)),
+        lambda x: torch.where(x <= 0, x.exp() - 1, x),
+    ],
+}
+CASES = [pytest.param(kind, f, id=f"{kind}-{i}") for kind, fs in SPELLINGS.items() for i, f in enumerate(fs)]
+
+
+class Between(nn.Module):
+    """linear, the function, linear: so that clamps act on features."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function, self.before, self.after, self.v = function, nn.Linear(5, 5), nn.Linear(5, 5), V
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.function(self.before(x)))
+
+
+def matches(function: Function) -> list[Match]:
+    tape = observe(Between(function), (torch.randn(4, 5),))
+    return find(tape.ops, tape.values)
+
+
+@pytest.mark.parametrize(("kind", "function"), CASES)
+def test_a_spelling_is_one_activation(kind: str, function: Function) -> None:
+    found = matches(function)
+    assert [m.source.kind for m in found] == [kind]
+    x = torch.linspace(-5, 5, 505).reshape(-1, 5)
+    # What the recognizer says the source is computes what the code computes; constants of four digits are the limit.
+    assert torch.allclose(evaluate(found[0].source, x), function(x), atol=5e-3)
+
+
+@pytest.mark.parametrize(("kind", "function"), CASES)
+def test_the_graph_shows_what_the_tape_shows(kind: str, function: Function) -> None:
+    owner = Between(function)
+    ops, values = graph_ops(trace(owner, Arguments.of((torch.zeros(1),), {}), frozenset(), False), owner)
+    assert [m.source.kind for m in find(ops, values)] == [kind]
+
+
+@pytest.mark.parametrize(
+    ("function", "constants"),
+    [
+        (lambda x: x * torch.sigmoid(1.5 * x), {"beta": 1.5}),
+        (lambda x: x / (1 + torch.exp(-2.5 * x)), {"beta": 2.5}),
+        (lambda x: torch.maximum(x, 0.07 * x), {"slope": 0.07}),
+        (lambda x: torch.where(x > 0, x, 0.3 * x), {"slope": 0.3}),
+        (lambda x: F.relu(x) - 0.3 * F.relu(-x), {"slope": 0.3}),
+        (lambda x: torch.where(x > 0, x, 0.7 * (torch.exp(x) - 1)), {"alpha": 0.7}),
+        (lambda x: 0.8 * F.relu(x) ** 2 - 0.4, {"scale": 0.8, "bias": -0.4}),
+        (lambda x: F.hardtanh(x, -2, 3), {"low": -2.0, "high": 3.0}),
+        (lambda x: F.leaky_relu(x, 0.2), {"slope": 0.2}),
+        (F.leaky_relu, {"slope": 0.01}),
+        (lambda x: F.softplus(x, 2.0, 10.0), {"beta": 2.0, "threshold": 10.0}),
+        (lambda x: F.elu(x, alpha=0.3), {"alpha": 0.3}),
+        (lambda x: F.threshold(x, 0.5, 0.1), {"threshold": 0.5, "value": 0.1}),
+        (lambda x: F.hardshrink(x, 0.3), {"lambd": 0.3}),
+        (lambda x: x * torch.sigmoid(V * x), {"beta": tuple(V.tolist())}),
+        (lambda x: F.prelu(x, V), {"slope": tuple(V.tolist())}),
+    ],
+)
+def test_constants_are_read(function: Function, constants: dict[str, object]) -> None:
+    (match,) = matches(function)
+    read = dict(match.source.params)
+    assert read.keys() == constants.keys()
+    for name, value in constants.items():
+        assert read[name] == pytest.approx(value, rel=1e-6)
+
+
+def _kinds(function: Function) -> list[str]:
+    return [s.source.kind for s in scan(Between(function), torch.randn(4, 5))]
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        (lambda x: x * torch.sigmoid(x.flip(0)), ["sigmoid"]),
+        (lambda x: x * torch.sigmoid(x + 1), ["sigmoid"]),
+        (lambda x: x.flip(0) * torch.sigmoid(x), ["sigmoid"]),
+        (lambda x: x**2 * torch.sigmoid(x), ["sigmoid"]),
+        (lambda x: x - torch.sigmoid(x), ["sigmoid"]),
+        (lambda x: x * torch.tanh(x), ["tanh"]),
+        (lambda x: 0.5 * x * (1 + torch.erf(x)), []),
+        (lambda x: 0.7 * x * (1 + torch.erf(x / 2**0.5)), []),
+        (lambda x: x * F.relu6(x + 2) / 6, ["relu6"]),
+        (lambda x: F.relu6(x + 3) / 5, ["relu6"]),
+        (lambda x: x.clamp(0, 5), ["hardtanh"]),
+        (lambda x: x.clamp(max=0), []),
+        (lambda x: torch.maximum(x, torch.tensor(1.0)), []),
+        (lambda x: torch.maximum(x, 2.0 * x), []),
+        (lambda x: torch.where(x > 1, x, 0.1 * x), []),
+        (lambda x: torch.where(x > 0, 0.1 * x, x), []),
+        (lambda x: torch.log(2 + torch.exp(x)), []),
+        (lambda x: x * torch.sigmoid(1.702 * x.flip(0)), ["sigmoid"]),
+        (lambda x: x + x.abs(), []),
+        (lambda x: x**2, []),
+        (lambda x: x / (1 + torch.exp(x.flip(0))), []),
+        (lambda x: 1 / (1 + torch.exp(x)), []),
+        (lambda x: F.relu(x) * F.relu(x.flip(0)), ["relu", "relu"]),
+        (lambda x: F.relu(x) - 0.1 * F.relu(-x.flip(0)), ["relu", "relu"]),
+        (lambda x: torch.cos(x) * x, []),
+        # The cap stays behind the target, so the ReLU in front of it is the site.
+        (lambda x: F.relu(x).clamp(max=6), ["relu"]),
+        (lambda x: F.relu6(x * 2), ["relu6"]),
+        (lambda x: x * (x > 1), []),
+    ],
+)
+def test_near_misses(function: Function, kinds: list[str]) -> None:
+    assert _kinds(function) == kinds
+
+
+def test_integer_arithmetic_is_no_activation() -> None:
+    class Index(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(10, 4), nn.Linear(4, 4)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(F.relu(self.table(ids.clamp(min=0))))
+
+    assert [s.source.kind for s in scan(Index(), torch.arange(4))] == ["relu"]
+
+
+class Boxes(nn.Module):
+    """What detectors do behind their heads: none of the clamps shapes features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        deltas = self.head(torch.relu(self.conv(x)).mean((2, 3)))
+        size = deltas[:, 2:].clamp(max=4.0).exp()
+        centre = anchors + deltas[:, :2]
+        boxes = torch.cat([(centre - size / 2).clamp(min=0), (centre + size / 2).clamp(0, 64)], 1)
+        overlap = (boxes[:, None, 2:] - boxes[None, :, 2:]).clamp(min=0)
+        area = torch.maximum(boxes[:, 2] - boxes[:, 0], torch.tensor(0.0))
+        return boxes, overlap, area
+
+
+def test_box_arithmetic_is_no_activation() -> None:
+    sites = scan(Boxes(), (torch.randn(2, 3, 8, 8), torch.randn(2, 2)))
+    assert [s.source.kind for s in sites] == ["relu"]
+
+
+def test_the_maximum_of_two_layers_is_no_activation() -> None:
+    class Maxout(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.maximum(self.a(x), self.b(x)))
+
+    assert scan(Maxout(), torch.randn(2, 4)) == []
