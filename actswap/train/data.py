@@ -69,7 +69,11 @@ def load_data(source: str, size: int | None = None) -> Data:
         raise UsageError(
             f"{source} is a {type(function).__name__}, not a function", fix="def make(): return train, valid"
         )
-    return as_data(function(), source)
+    try:
+        made = function()
+    except Exception as error:  # the user's code: whatever it raises is the answer
+        raise UsageError(f"the data function {source} failed", why=f"{type(error).__name__}: {error}") from error
+    return as_data(made, source)
 
 
 def as_data(made: Any, source: str = "data") -> Data:

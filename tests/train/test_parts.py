@@ -280,7 +280,9 @@ def test_an_image_folder_is_read(tmp_path):
         load_data(str(tmp_path), 16)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy"])
+@pytest.mark.parametrize(
+    "source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy", "math:sqrt"]
+)
 def test_data_that_cannot_be_made_is_refused_with_its_name(source):
     with pytest.raises(UsageError) as caught:
         load_data(source)
