@@ -23,9 +23,7 @@ from actswap.errors import LoadError
 from actswap.vetting import allowed_globals, check_exported, import_library
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
-_SAFER = (
-    "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
-)
+_SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,7 @@ def _as_load_error(path: Path) -> Any:
     try:
         yield
     except LoadError as problem:
-        raise LoadError(
-            problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix
-        ) from None
+        raise LoadError(problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix) from None
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
@@ -221,9 +217,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    state = (
-        {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    )
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
         raise LoadError(
             f"{path} holds neither a model nor weights",

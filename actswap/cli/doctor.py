@@ -27,11 +27,7 @@ def command() -> Answer:
         rows.add_row(name, number or ("MISSING" if name in NEEDED else "-"))
     for name, text in backends.items():
         rows.add_row(name, str(text))
-    verdict = (
-        f"missing: {', '.join(missing)}; try: pip install actswap"
-        if missing
-        else "all that is needed is here"
-    )
+    verdict = f"missing: {', '.join(missing)}; try: pip install actswap" if missing else "all that is needed is here"
     data = {"python": platform.python_version(), "packages": found, "backends": backends, "missing": missing}
     return Answer(data, [rows, verdict], 4 if missing else 0)
 
