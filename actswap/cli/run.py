@@ -51,6 +51,8 @@ def command(
         return Answer({"recipe": to_dict(read), "dry_run": True}, [f"{recipe}: no problems found"])
     with progress() as report_progress:
         report = run_recipe(ready, resume=resume, progress=report_progress)
+    if not report.files:
+        click.get_current_context().exit(0)  # of several processes the first one writes and answers
     shown = report_tables(report.conversion.report.to_dict())
     if report.accuracy:
         rows = table("", "network", "accuracy, %", right=("accuracy, %",))

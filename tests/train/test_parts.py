@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -300,3 +301,11 @@ def test_a_data_function_may_return_a_pair_or_one_set():
 def test_settings_without_problems_have_none():
     assert TuneConfig().problems() == []
     assert math.isclose(TuneConfig().lr, 0.05)
+
+
+def test_a_data_function_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine_here.py").write_text("import torch\ndef make():\n    return [(torch.zeros(1), 0)]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    assert len(load_data("mine_here:make").train) == 1
+    assert str(tmp_path) not in sys.path
