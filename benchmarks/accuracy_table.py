@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ Row = dict[str, Any]
 TITLES = {"finetune": "(a) converted and fine-tuned", "scratch": "(b) from scratch"}
 
 
-def main(rows: Sequence[Row], order: Sequence[str], folder: Path) -> None:
+def main(rows: Sequence[Row], flops: Mapping[str, int | None], folder: Path) -> None:
     """Write accuracy.md and accuracy.png beside the runs, and print the tables."""
+    order = list(flops)
     text = ["# Accuracy on Fashion-MNIST", "", *_base(rows)]
     groups = sorted({(row["part"], row["images"]) for row in rows if row["part"] in TITLES})
     for part, images in groups:
         chosen = [row for row in rows if (row["part"], row["images"]) == (part, images)]
         if len({row["variant"] for row in chosen}) > 1:
-            text += ["", *table(chosen, [name for name in order if any(r["variant"] == name for r in chosen)])]
+            text += ["", *table(chosen, flops)]
             draw(chosen, order, folder / f"accuracy_{part}.png", TITLES[part])
     (folder / "accuracy.md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
@@ -39,18 +39,18 @@ def _base(rows: Sequence[Row]) -> list[str]:
     return []
 
 
-def table(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
+def table(rows: Sequence[Row], flops: Mapping[str, int | None]) -> list[str]:
     """Return one part as Markdown: per variant the seeds, mean, deviation, and the paired difference to ReLU."""
     first = rows[0]
     lines = [
         f"## {TITLES[first['part']]}: {first['images']:,} training images per run, lr {first['lr']}",
         "",
         "| variant | start | at start, % | output change | after, mean ± std % | seeds | minus ReLU, paired, "
-        "95 % interval | train loss | parameters | CPU s / ReLU's |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "95 % interval | train loss | parameters | MFLOPs | CPU s / ReLU's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     reference = {row["seed"]: row for row in rows if row["variant"] == "relu"}
-    for name in order:
+    for name, operations in flops.items():
         mine = {row["seed"]: row for row in rows if row["variant"] == name}
         if not mine:
             continue
@@ -70,6 +70,7 @@ def table(rows: Sequence[Row], order: Sequence[str]) -> list[str]:
             interval(differences) if name != "relu" else "-",
             f"{statistics.mean(row['train_loss'] for row in mine.values()):.4f}",
             f"{next(iter(mine.values()))['parameters']:,}",
+            f"{operations / 1e6:.2f}" if operations else "-",
             (f"{statistics.median(times):.2f}" if times else "-") + (" (eager)" if eager and name != "relu" else ""),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -109,10 +110,3 @@ def draw(rows: Sequence[Row], order: Sequence[str], path: Path, title: str) -> N
         axes.set_ylabel("test accuracy, %")
     figure.suptitle(f"Fashion-MNIST, {title}")
     figure.savefig(path, dpi=100)
-
-
-if __name__ == "__main__":
-    results = Path(__file__).parent / "results"
-    lines = (results / "accuracy.jsonl").read_text().splitlines()
-    runs = [json.loads(line) for line in lines]
-    main(runs, list(dict.fromkeys(run["variant"] for run in runs)), results)
