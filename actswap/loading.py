@@ -163,7 +163,7 @@ def _as_load_error(path: Path) -> Any:
 
 def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: bool) -> Any:
     if trust_pickle:
-        with _on_path(), warnings.catch_warnings():
+        with from_current_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
     if legacy:  # written before torch 1.6, or by pickle itself: only weights can be checked
@@ -176,7 +176,7 @@ def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: b
                 why=first[:200],
                 fix=_SAFER + "; or --trust-pickle, which runs whatever the file says",
             ) from None
-    with _on_path():
+    with from_current_folder():
         names = allowed_globals(str(path), allow)
         with torch.serialization.safe_globals(names), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -270,7 +270,7 @@ def build_model(spec: str) -> nn.Module:
         )
     options = dict(_option(part) for part in query.split("&") if part)
     try:
-        with _on_path(), warnings.catch_warnings():
+        with from_current_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if place == "torchvision":
                 built = import_library("torchvision.models").get_model(name, **{"weights": None, **options})
@@ -299,7 +299,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _on_path() -> Any:
+def from_current_folder() -> Any:
     """Let `--model` and `--allow` find modules of the current folder, as `python -c` would."""
     here = os.getcwd()
     if here in sys.path or "" in sys.path:
