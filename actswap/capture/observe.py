@@ -24,6 +24,7 @@ from actswap.activations.bounded import Bounded
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
+from actswap.capture.island import slow_attention
 from actswap.capture.rewrite import Spot, spot_of
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
@@ -179,15 +180,12 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
     def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return recorder.call(original, module, args, kwargs)
 
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     nn.Module.__call__ = watched  # type: ignore[method-assign]
     try:
-        with recorder:
+        with slow_attention(), recorder:
             yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager
@@ -215,6 +213,9 @@ def observe(
         CaptureError: the model does not run on these inputs.
     """
     recorder = _Recorder(model, spots)
+    for tensor in tree_leaves((args, dict(kwargs or {}))):
+        if isinstance(tensor, Tensor):
+            recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
     with evaluating(model), _watched(recorder):
         try:
             out = model(*args, **dict(kwargs or {}))

@@ -82,7 +82,9 @@ def plan_rewrites(owner: nn.Module, spots: Sequence[Spot | None]) -> tuple[Rewri
     found = []
     for (code, place), ordinals in grouped.items():
         if len(frames[code]) > 1:
-            raise CaptureError(f"{code.co_name} runs more than once in one forward", why="its calls cannot be told apart")
+            raise CaptureError(
+                f"{code.co_name} runs more than once in one forward", why="its calls cannot be told apart"
+            )
         name = _method_name(type(owner), code)
         source, indent = _source(_inner(getattr(type(owner), name)))
         first = code.co_firstlineno
