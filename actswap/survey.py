@@ -45,20 +45,20 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         CaptureError: the model does not run on these inputs.
     """
     tape = observe(model, args, kwargs)
-    sites: list[Site] = []
+    sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for found in located.values():
-        here = [s for s in found.sites if s is not None]
-        if any(s.how == "island" for s in here):
+        here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
+        if any(s.how == "island" for _, s in here):
             try:
                 islands[found.owner] = island_of(model, found, tape)
             except CaptureError as error:
                 reason = f"{error.what}: {error.why}"
-                here = [replace(s, how="left", reason=reason) if s.how == "island" else s for s in here]
+                here = [(at, replace(s, how="left", reason=reason) if s.how == "island" else s) for at, s in here]
         sites += here
     sites += recurrent_sites(tape)
-    return Survey(tuple(sites), islands, tape, located)
+    return Survey(tuple(s for _, s in sorted(sites, key=lambda entry: entry[0])), islands, tape, located)
 
 
 def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:

@@ -357,6 +357,7 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
             fix="convert the original model again with example inputs that make this call",
         )
 
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]  # read by torch.export
     namespace = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
     if isinstance(module, nn.TransformerEncoderLayer):
         # Read by torch's encoder: 0 says that its fused kernel, and the nested tensors that takes, do not fit here.
