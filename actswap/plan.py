@@ -126,6 +126,11 @@ class Plan:
         Raises:
             UsageError: the data is not a plan of this schema.
         """
+        if not isinstance(data, Mapping):
+            raise UsageError(
+                f"this is no plan of actswap but a {type(data).__name__}",
+                fix="make the plan again: actswap convert MODEL --to TARGET",
+            )
         if data.get("schema") != SCHEMA:
             raise UsageError(
                 f"this plan has schema {data.get('schema')!r}, this actswap reads {SCHEMA}",

@@ -46,13 +46,14 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         CaptureError: the model does not run on these inputs.
     """
     tape = observe(model, args, kwargs)
-    sites: list[Site] = []
+    sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
     failed: dict[str, CaptureError] = {}
+    unreached: dict[str, str] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for found in located.values():
-        here = [s for s in found.sites if s is not None]
-        if any(s.how == "island" for s in here):
+        here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
+        if any(s.how == "island" for _, s in here):
             try:
                 islands[found.owner] = island_of(model, found, tape)
             except CaptureError as error:
@@ -65,14 +66,14 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
                 islands[owner] = rewrite_of(model, places[owner])
             except CaptureError as second:
                 reason = f"{error.what}: {error.why}; nor can its source be rewritten: {second.what}"
-                sites = _left(sites, owner, reason)
+                unreached[owner] = reason
     sites += recurrent_sites(tape)
-    return Survey(tuple(sites), islands, tape, located)
-
-
-def _left(sites: list[Site], owner: str, reason: str) -> list[Site]:
-    """Leave the island sites of an owner that cannot be reached, with the reason."""
-    return [replace(s, how="left", reason=reason) if s.owner == owner and s.how == "island" else s for s in sites]
+    ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]
+    settled = [
+        replace(s, how="left", reason=unreached[s.owner]) if s.how == "island" and s.owner in unreached else s
+        for s in ordered
+    ]
+    return Survey(tuple(settled), islands, tape, located)
 
 
 def rewrite_of(model: nn.Module, found: Located) -> Island:

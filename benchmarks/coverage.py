@@ -107,7 +107,6 @@ def perturb(model) -> None:
 
 
 def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
-    import torch
 
     import actswap
     from actswap.capture.observe import observe

@@ -357,6 +357,7 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
             fix="convert the original model again with example inputs that make this call",
         )
 
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]  # read by torch.export
     install_methods(module, {"forward": forward})
 
 
