@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def calibrate(
         return hook
 
     handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams]
-    total = len(batches) if hasattr(batches, "__len__") else 0
+    total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
     try:
         with evaluating(model):

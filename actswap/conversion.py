@@ -242,10 +242,10 @@ def _choose(
 
 
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:
-    rows = []
-    for c in plan.choices:
-        rows.append(Replaced(c.site, c.target, c.start.kind, c.start.beta, c.start.bound, c.start.error, c.start.note))
-    return tuple(rows)
+    return tuple(
+        Replaced(c.site, c.target, c.start.kind, c.start.beta, c.start.bound, c.start.error, c.start.note)
+        for c in plan.choices
+    )
 
 
 def _left(plan: Plan) -> tuple[Left, ...]:

@@ -61,11 +61,11 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         sites += here
     if failed:
         places = {f.owner: f for f in locate(model, observe(model, args, kwargs, spots=True))}
-        for owner, error in failed.items():
+        for owner, first in failed.items():
             try:
                 islands[owner] = rewrite_of(model, places[owner])
             except CaptureError as second:
-                reason = f"{error.what}: {error.why}; nor can its source be rewritten: {second.what}"
+                reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second.what}"
                 unreached[owner] = reason
     sites += recurrent_sites(tape)
     ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]

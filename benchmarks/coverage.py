@@ -245,11 +245,13 @@ def summary(rows: list[dict]) -> str:
     lines = [
         f"models {len(rows)}, converted {len(done)}, refused {sum('refused' in r for r in rows)}, "
         f"crashed {sum('crash' in r for r in rows)}",
-        f"scan counts all calls of the zoo file: {sum(r.get('ran_core') == r['expected_core'] for r in rows)} of {len(rows)}",
+        f"scan counts the core calls of the zoo file: "
+        f"{sum(r.get('ran_core') == r['expected_core'] for r in rows)} of {len(rows)}",
         f"core calls replaced {replaced} of {core} ({100 * replaced / max(core, 1):.2f} %)",
         f"models with every core call replaced {len(whole)} ({100 * len(whole) / max(len(rows), 1):.1f} %)",
         f"parity <= 1e-3: {sum(r['parity'] <= 1e-3 for r in done)}, census complete: {sum(r['census'] for r in done)}",
-        f"keys kept {sum(not r['lost_keys'] for r in done)}, backward finite {sum(r['backward'] == 'finite' for r in done)}, "
+        f"keys kept {sum(not r['lost_keys'] for r in done)}, "
+        f"backward finite {sum(r['backward'] == 'finite' for r in done)}, "
         f"revert bit-exact {sum(r['same_again'] for r in done)}",
         f"channel axis known at {known} of {sites} core sites",
     ]

@@ -1,8 +1,8 @@
 """The second way to a call that torch.fx cannot reach: rewrite the call expression in the owner's own source.
 
-Control flow, `self.training`, `*args` and everything else of the user's code stay as they are; only the expression that makes
-the activation call is exchanged for a call of the new child. The expression is known exactly, because the observed run tells
-which bytes of the source it came from (Python 3.11 and newer).
+Control flow, `self.training`, `*args` and everything else of the user's code stay as they are; only the expression that
+makes the activation call is exchanged for a call of the new child. The expression is known exactly, because the
+observed run tells which bytes of the source it came from (Python 3.11 and newer).
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def _site(
 def _path_below(owner: nn.Module, module: nn.Module) -> str:
     for path, candidate in owner.named_modules(remove_duplicate=False):
         if candidate is module and path:
-            return path
+            return str(path)
     return ""
 
 

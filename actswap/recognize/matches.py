@@ -252,7 +252,7 @@ class _Reader:
             return algebra.fn("log", inner)
         if name == "pow":
             n = args.get("exponent", args.get("1"))
-            return algebra.power(a, float(n)) if is_number(n) else None
+            return algebra.power(a, _float(n, 1.0)) if is_number(n) else None
         b = self.value(args.get("other", args.get("1")), depth)
         if b is None:
             return None

@@ -259,13 +259,15 @@ def test_the_mode_of_every_module_is_kept(training: bool) -> None:
 
 
 class Branching(Base):
-    """Its way depends on the data: no trace can follow."""
+    """Its way depends on the data, which no trace can follow; and a free function makes the call."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.silu(self.a(x))
-        if y.sum() > 0:
-            y = y * 2
-        return self.b(y)
+        return self.b(doubled_where_positive(self.a(x)))
+
+
+def doubled_where_positive(x: Tensor) -> Tensor:
+    y = F.silu(x)
+    return y * 2 if y.sum() > 0 else y
 
 
 class Holder(nn.Module):
