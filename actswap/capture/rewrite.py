@@ -14,12 +14,18 @@ import inspect
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
+import torch
 from torch import nn
 
 from actswap.errors import CaptureError
+
+
+# Between the owner and an operation there may be torch's own Python, and the watching of the run.
+_TRANSPARENT = (*(f"{p}/" for p in torch.__path__), str(Path(__file__).parent))
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ def spot_of(frame: FrameType | None, owner: nn.Module, frames: list[FrameType]) 
                 frames.append(frame)
             number = next(i for i, f in enumerate(frames) if f is frame)
             return Spot(code, (line, end_line, column, end_column), number)
+        if not code.co_filename.startswith(_TRANSPARENT):
+            return None  # a free function, a lambda: the owner's expression does more than the activation
         frame = frame.f_back
     return None
 
