@@ -88,8 +88,10 @@ class _View:
                 for attribute in node.attribute:
                     if attribute.name == "value":
                         self.constants[node.output[0]] = numpy_helper.to_array(attribute.t)
-                    elif attribute.name in ("value_float", "value_int"):
-                        self.constants[node.output[0]] = np.asarray(helper.get_attribute_value(attribute))
+                    elif attribute.name == "value_float":
+                        self.constants[node.output[0]] = np.asarray(attribute.f, np.float32)
+                    elif attribute.name == "value_int":
+                        self.constants[node.output[0]] = np.asarray(attribute.i)
         self.outputs = {value.name for value in model.graph.output}
         self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
 
