@@ -21,8 +21,8 @@ def machine_key() -> str:
 
     library = find_library()
     built = _digest(library.read_bytes()) if library is not None and library.is_file() else "none"
-    runtime = f"onnxruntime {onnxruntime.__version__}, processor {_processor()}"
-    return f"{runtime}, library {built} of domain {VERSION}, method {METHOD}"
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return f"{runtime}, processor {_processor()}, library {built} of domain {VERSION}, method {METHOD}"
 
 
 def _processor() -> str:

@@ -203,10 +203,11 @@ struct Any {
 };
 
 // exp(-a) for a >= 0 (or NaN); relative error 1e-7, or 3e-6 where ROUGH (enough for half precision). Results below
-// 2^-125 become 0: a subnormal factor costs a hundred cycles per vector and is lost in every sum.
+// e^-48 = 1.4e-21 become 0: they are lost in every sum with values of ordinary size, and left in place they become
+// subnormal in the next layer's products, where each costs a hundred cycles (a sharp ACON makes millions of them).
 template <bool ROUGH> INLINE vf exp_minus(vf a) {
-    vi tiny = a > 87.f;
-    a = tiny ? splat(87.f) : a;
+    vi tiny = a > 48.f;
+    a = tiny ? splat(48.f) : a;
     vf n = vround(a * -1.44269504f);
     vf r = (-a - n * 0.693359375f) + n * 2.12194440e-4f;
     vf p;

@@ -1,0 +1,352 @@
+"""`convert`: replace the static activations of an ONNX file, on the graph itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import NodeProto, helper, numpy_helper
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from actswap import activations
+from actswap.activations.base import OnnxFunction, Spec, StartContext
+from actswap.activations.bounded import split
+from actswap.errors import FileError, LoadError, StartError, UsageError, VerificationError
+from actswap.fit.histogram import Histogram, HistogramStream
+from actswap.onnx.finish import attach, version
+from actswap.onnx.forms import GraphSite, find_sites
+from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
+from actswap.onnx.parity import OutputParity, compare, worst
+from actswap.sites import Start
+
+Progress = Callable[[int, int, str], None]
+Feed = Mapping[str, Array]
+# Sharpness tried for limit starts, smallest (most trainable) first.
+_SHARPNESS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)
+_SHARP = ("exact", "limit")
+_FREE_SIZES = (64, 320, 16000)
+_LOWEST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What was replaced in an ONNX file.
+
+    Attributes:
+        path: the new file.
+        target: the activation put in.
+        beta: sharpness of the limit starts.
+        replaced: per site its name, source, start kind and error or bound.
+        left: names of other candidates with reasons.
+        parity: per output, the difference to the original file.
+    """
+
+    path: str
+    target: str
+    beta: float
+    replaced: tuple[tuple[str, str, str, float | None], ...]
+    left: Mapping[str, str]
+    parity: tuple[OutputParity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a run showed of the value before a site."""
+
+    shape: tuple[int, ...]
+    histogram: Histogram
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str,
+    path: str | os.PathLike[str],
+    *,
+    calibration: Sequence[Feed] | None = None,
+    tolerance: float = 1e-3,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> GraphReport:
+    """Replace every recognised activation of an ONNX file by a trainable one that starts where it is.
+
+    Args:
+        source: an ONNX file in float32.
+        target: an activation without pooling, e.g. `acon_c`, `pau`, `swish`.
+        path: the new file.
+        calibration: inputs by name; None makes random ones, where the sizes can be guessed.
+        tolerance: relative error of every output that the starts may cause.
+        options: options of the target.
+        overwrite: replace an existing file.
+        progress: called with (step, steps, text).
+
+    Raises:
+        LoadError: the source is no ONNX file, or does not run.
+        UsageError: the target is unknown, or no site can be replaced.
+        VerificationError: the outputs differ by more than the tolerance; no file is written.
+    """
+    source, path = Path(source), Path(path)
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists", fix="convert(..., overwrite=True)")
+    spec = activations.get(target)
+    tell = progress or (lambda step, steps, text: None)
+    model = _load(source)
+    sites, left = find_sites(model)
+    tell(0, 3, f"{len(sites)} activations")
+    feeds = list(calibration) if calibration is not None else [_random_feed(model)]
+    seen, references = _calibrate(model, sites, feeds)
+    names = [value.name for value in model.graph.output]
+
+    def attempt(beta: float, fits: bool) -> tuple[onnx.ModelProto, dict[GraphSite, Start], tuple[OutputParity, ...]]:
+        starts, refused = _starts(spec, sites, seen, beta, options or {})
+        for site in [site for site, start in starts.items() if start.kind not in _SHARP and not fits]:
+            refused[site.name] = f"its fit (error {starts.pop(site).error:.2g}) would change the network too much"
+        left.update(refused)
+        if not starts:
+            why = next(iter(refused.values()), "the graph has no activation that is recognised")
+            raise UsageError(f"nothing to replace by {target}", where=str(source), why=why)
+        made = _replaced(model, spec, starts, seen, options or {})
+        runs = [compare(names, want, _run(made, feed)) for want, feed in zip(references, feeds, strict=True)]
+        return made, starts, worst(*runs)
+
+    def within(parity: tuple[OutputParity, ...]) -> bool:
+        return all(row.relative <= tolerance for row in parity)
+
+    # What the sharpest start cannot keep no other can: then the sites that need a fit stay as they are.
+    fits = within(attempt(_SHARPNESS[-1], True)[2])
+    for beta in _SHARPNESS:
+        tell(1, 3, f"beta {beta:g}")
+        made, starts, parity = attempt(beta, fits)
+        if within(parity) or all(start.kind != "limit" for start in starts.values()):
+            break
+    bad = next((row for row in parity if not row.relative <= tolerance), None)
+    if bad is not None:
+        raise VerificationError(
+            f"{target} does not preserve the network within {tolerance:g}",
+            where=f"output {bad.name}",
+            why=f"relative error {bad.relative:.3g} at beta {beta:g}",
+            fix=f"tolerance={bad.relative * 1.1:.2g}, or another target",
+        )
+    _save(made, path)
+    tell(3, 3, "done")
+    rows = tuple(
+        (site.name, str(site.source), start.kind, start.error if start.error is not None else start.bound)
+        for site, start in starts.items()
+    )
+    return GraphReport(str(path), target, beta, rows, left, parity)
+
+
+def _load(source: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise LoadError("this is not an ONNX file that can be read", where=str(source), why=str(error)) from error
+    opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
+    if opset < _LOWEST_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, _LOWEST_OPSET)
+        except Exception as error:
+            raise LoadError(f"opset {opset} is too old", where=str(source), why=str(error)) from error
+    model.ir_version = max(model.ir_version, 8)  # the first with functions
+    return model
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadError("ONNX Runtime cannot open the file", why=str(error).strip()) from error
+
+
+def _run(model: onnx.ModelProto, feed: Feed) -> list[Array]:
+    found: list[Array] = _session(model).run(None, dict(feed))
+    return found
+
+
+def _random_feed(model: onnx.ModelProto) -> Feed:
+    session = _session(model)
+    random = np.random.default_rng(0)
+    for size in _FREE_SIZES:
+        feed = {}
+        for value in session.get_inputs():
+            free = (1 if axis == 0 and len(value.shape) > 1 else size for axis in range(len(value.shape)))
+            shape = [d if isinstance(d, int) else f for d, f in zip(value.shape, free, strict=True)]
+            feed[value.name] = random.standard_normal(shape).astype(np.float32)
+        try:
+            session.run(None, feed)
+        except Exception:  # these sizes do not suit the model: the next
+            continue
+        return feed
+    raise UsageError(
+        "no inputs can be made up for this file",
+        why=f"its inputs are {[(v.name, v.type, v.shape) for v in session.get_inputs()]}",
+        fix="convert(..., calibration=[{'input': array}])",
+    )
+
+
+def _calibrate(
+    model: onnx.ModelProto, sites: Sequence[GraphSite], feeds: Sequence[Feed]
+) -> tuple[dict[str, _Seen], list[list[Array]]]:
+    """Run the original with the values before the sites as further outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    count = len(model.graph.output)
+    known = {value.name for value in model.graph.output} | {value.name for value in model.graph.input}
+    extra = [name for name in dict.fromkeys(site.x for site in sites) if name not in known]
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
+    session = _session(watched)
+    names = [value.name for value in session.get_outputs()]
+    streams = {site.x: HistogramStream() for site in sites}
+    shapes: dict[str, tuple[int, ...]] = {}
+    references = []
+    for feed in feeds:
+        results = session.run(None, dict(feed))
+        references.append(results[:count])
+        for name, value in [*zip(names, results, strict=True), *feed.items()]:
+            if name in streams:
+                streams[name].update(np.asarray(value))
+                shapes[name] = value.shape
+    return {name: _Seen(shapes[name], stream.finish()) for name, stream in streams.items()}, references
+
+
+def _channel_dim(model: onnx.ModelProto, site: GraphSite, rank: int) -> int:
+    """Axis 1 after a convolution and for pictures, the last elsewhere."""
+    producer = next((node for node in model.graph.node if site.x in node.output), None)
+    convolved = producer is not None and producer.op_type in ("Conv", "ConvTranspose", "BatchNormalization")
+    return 1 if convolved or rank in (2, 4, 5) else -1
+
+
+def _starts(
+    spec: Spec, sites: Sequence[GraphSite], seen: Mapping[str, _Seen], beta: float, options: Mapping[str, Any]
+) -> tuple[dict[GraphSite, Start], dict[str, str]]:
+    """The start of every site, and why the others have none."""
+    starts: dict[GraphSite, Start] = {}
+    refused: dict[str, str] = {}
+    for site in sites:
+        core, shift, _ = split(site.source)
+        histogram = seen[site.x].histogram
+        context = StartContext(beta=beta, histogram=histogram.shifted(-shift) if shift else histogram, options=options)
+        try:
+            starts[site] = spec.start(core, context)
+        except StartError as error:
+            refused[site.name] = error.what + (f": {error.why}" if error.why else "")
+    return starts, refused
+
+
+def _replaced(
+    model: onnx.ModelProto,
+    spec: Spec,
+    starts: Mapping[GraphSite, Start],
+    seen: Mapping[str, _Seen],
+    options: Mapping[str, Any],
+) -> onnx.ModelProto:
+    opset = next(e.version for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    gone = {k for site in starts for k in site.nodes}
+    at = {site.nodes[-1]: site for site in starts}
+    functions: dict[str, OnnxFunction] = {}
+    del made.graph.node[:]
+    for k, node in enumerate(model.graph.node):
+        if k in at:
+            site = at[k]
+            shape = seen[site.x].shape
+            dim = _channel_dim(model, site, len(shape))
+            lowered = _lowered(spec, starts[site], shape, dim, options)
+            functions[lowered.function.op] = lowered.function
+            made.graph.node.extend(_nodes(made.graph, site, lowered))
+        elif k not in gone:
+            made.graph.node.append(node)
+    if not any(entry.domain == DOMAIN for entry in made.opset_import):
+        made.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+    plain = [replace(f, body=f.body.replace("CastLike (yf, x)", "Cast <to = 1> (yf)")) for f in functions.values()]
+    attach(made, list(functions.values()) if opset >= 15 else plain, opset)
+    props = {p.key: p.value for p in made.metadata_props}
+    helper.set_model_props(made, {**props, "actswap.version": version(), "actswap.domain_version": str(VERSION)})
+    return made
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the arguments of the project's operators."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == DOMAIN:
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def _lowered(spec: Spec, start: Start, shape: Sequence[int], dim: int, options: Mapping[str, Any]) -> Lowered:
+    """Build the module, and take the operator's arguments from a call of it."""
+    module = spec.build(shape[dim], dim, **options)
+    module.load_start(start.params)  # type: ignore[operator]
+    small = [1] * len(shape)
+    small[dim] = shape[dim]
+    recorder = _Recorder()
+    with torch.no_grad(), recorder:
+        module.eval()(torch.zeros(small))
+    if len(recorder.calls) != 1:
+        raise UsageError(f"{spec.name} cannot be put into an ONNX file", why="it is not one operator of the project")
+    function, args = recorder.calls[0]
+    named = dict(zip((a.name for a in function._schema.arguments), args, strict=False))
+    tensors = {k: v.detach().numpy() for k, v in named.items() if isinstance(v, torch.Tensor) and k != "x"}
+    scalars = {k: v for k, v in named.items() if not isinstance(v, torch.Tensor)}
+    return lower(function._schema.name.split("::")[1], tensors, scalars, len(shape))
+
+
+def _nodes(graph: onnx.GraphProto, site: GraphSite, lowered: Lowered) -> list[NodeProto]:
+    """The nodes in place of a site: the activation, between the shift and under the cap of its source."""
+    _, shift, cap = split(site.source)
+
+    def constant(name: str, array: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), f"{site.y}/{name}"))
+        return f"{site.y}/{name}"
+
+    nodes: list[NodeProto] = []
+    x = site.x
+    if shift:
+        nodes.append(helper.make_node("Sub", [x, constant("shift", np.float32(shift))], [f"{site.y}/shifted"]))
+        x = f"{site.y}/shifted"
+    names = [constant(n, a) for n, a in zip(lowered.function.inputs[1:], lowered.inputs, strict=True)]
+    capped = np.isfinite(cap)
+    y = f"{site.y}/inner" if capped or shift else site.y
+    node = helper.make_node(lowered.function.op, [x, *names], [y], name=site.name, domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in lowered.attributes.items())
+    nodes.append(node)
+    if shift:
+        back = f"{site.y}/back" if capped else site.y
+        nodes.append(helper.make_node("Add", [y, f"{site.y}/shift"], [back]))
+        y = back
+    if capped:
+        nodes.append(helper.make_node("Clip", [y, "", constant("cap", np.float32(cap))], [site.y]))
+    return nodes
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        onnx.save(model, beside)
+        onnx.checker.check_model(str(beside))
+        os.replace(beside, path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}", why=str(error)) from error
+    finally:
+        beside.unlink(missing_ok=True)

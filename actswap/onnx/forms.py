@@ -1,0 +1,242 @@
+"""Recognise the static activations of an ONNX graph: single nodes, and formulas of several nodes.
+
+A formula is recognised by what it computes, not by how it is written: the nodes between a value x and a value y that
+depend on nothing else are evaluated on a grid and compared with the known functions. That covers Sigmoid times x, the
+Erf and Tanh forms of GELU, and Hardswish with its Clip or HardSigmoid, whatever the order of their constants.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from onnx import NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from actswap.activations.plain import evaluate
+from actswap.onnx.functions import Array
+from actswap.sites import Source
+
+_ANCHORS = ("Erf", "Tanh", "Sigmoid", "HardSigmoid", "Clip")
+_ELEMENTWISE = (*_ANCHORS, "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Min", "Max", "Relu", "Identity", "Cast")
+_FORMULAS = tuple(Source(kind) for kind in ("silu", "gelu", "gelu_tanh", "hardswish", "quick_gelu"))
+_DEPTH = 8
+_GRID = np.linspace(-9, 9, 181, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class GraphSite:
+    """One activation in a graph: the source, the values before and after it, and its nodes by position."""
+
+    name: str
+    source: Source
+    x: str
+    y: str
+    nodes: tuple[int, ...]
+
+
+def find_sites(model: onnx.ModelProto) -> tuple[list[GraphSite], dict[str, str]]:
+    """Find the activations of the main graph.
+
+    Returns:
+        The sites in the order of the graph, and what was left, by name, with the reason.
+    """
+    view = _View(model)
+    found: list[GraphSite] = []
+    left: dict[str, str] = {}
+    taken: set[int] = set()
+    for k, node in enumerate(view.nodes):
+        if node.op_type in _ANCHORS and k not in taken:
+            site = _formula(view, k)
+            if site is not None and not taken & set(site.nodes):
+                found.append(site)
+                taken.update(site.nodes)
+    for k, node in enumerate(view.nodes):
+        if k in taken:
+            continue
+        name = node.name or node.output[0]
+        source = _single(view, node)
+        if source is not None and node.op_type == "Clip" and _gates(view, node.output[0]):
+            left[name] = "a gate: its result multiplies something else"
+        elif source is not None:
+            found.append(GraphSite(name, source, node.input[0], node.output[0], (k,)))
+        elif node.op_type in ("Sigmoid", "HardSigmoid"):
+            left[name] = "a gate, or an output"
+        elif node.op_type in ("PRelu", "Clip"):
+            left[name] = "its constants are not in the file, or it is no activation"
+    return sorted(found, key=lambda site: site.nodes[-1]), left
+
+
+class _View:
+    """The graph with what is looked up again and again."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.nodes = list(model.graph.node)
+        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.producer: dict[str, int] = {}
+        self.consumers: Mapping[str, list[int]] = defaultdict(list)
+        for k, node in enumerate(self.nodes):
+            for name in node.output:
+                self.producer[name] = k
+            for name in node.input:
+                self.consumers[name].append(k)
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        self.constants[node.output[0]] = numpy_helper.to_array(attribute.t)
+                    elif attribute.name == "value_float":
+                        self.constants[node.output[0]] = np.asarray(attribute.f, np.float32)
+                    elif attribute.name == "value_int":
+                        self.constants[node.output[0]] = np.asarray(attribute.i)
+        self.outputs = {value.name for value in model.graph.output}
+        self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
+
+    def variable(self, node: NodeProto) -> list[str]:
+        """Inputs of the node that are not constant."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def elementwise(self, node: NodeProto) -> bool:
+        """Whether the node works value by value, with single constants."""
+        constants = (self.constants[name] for name in node.input if name in self.constants)
+        return node.domain == "" and node.op_type in _ELEMENTWISE and all(c.size == 1 for c in constants)
+
+
+def _single(view: _View, node: NodeProto) -> Source | None:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.domain != "":
+        return None
+    if node.op_type == "Relu":
+        return Source("relu")
+    if node.op_type == "LeakyRelu":
+        return Source.of("leaky_relu", slope=float(attributes.get("alpha", 0.01)))
+    if node.op_type == "HardSwish":
+        return Source("hardswish")
+    if node.op_type == "Gelu":
+        return Source("gelu_tanh" if attributes.get("approximate") == b"tanh" else "gelu")
+    if node.op_type == "PRelu" and node.input[1] in view.constants:
+        slope = view.constants[node.input[1]]
+        if slope.size == 1:
+            return Source.of("leaky_relu", slope=float(slope.reshape(())))
+        if slope.ndim and slope.size == slope.shape[0]:  # (C, 1, 1): channels on axis 1
+            return Source.of("prelu", slope=tuple(float(v) for v in slope.reshape(-1)))
+        return None
+    if node.op_type == "Clip":
+        bounds: list[float] = [attributes.get("min", -np.inf), attributes.get("max", np.inf)]
+        for k, name in enumerate(node.input[1:3]):
+            if name and (name not in view.constants or not np.issubdtype(view.constants[name].dtype, np.floating)):
+                return None
+            if name:
+                bounds[k] = float(view.constants[name].reshape(()))
+        low, high = bounds
+        if not np.isfinite(low) or high <= low:
+            return None
+        if not np.isfinite(high) or high > 1e30:
+            return Source("relu") if low == 0 else None
+        return Source("relu6") if (low, high) == (0, 6) else Source.of("hardtanh", low=float(low), high=float(high))
+    return None
+
+
+def _gates(view: _View, value: str) -> bool:
+    """Whether the value, after constant factors and shifts, multiplies something that is not constant."""
+    for k in view.consumers[value]:
+        node = view.nodes[k]
+        if node.op_type == "Mul" and len(view.variable(node)) == 2:
+            return True
+        if node.op_type in ("Mul", "Div", "Add", "Sub") and view.elementwise(node) and _gates(view, node.output[0]):
+            return True
+    return False
+
+
+def _formula(view: _View, anchor: int) -> GraphSite | None:
+    for x in _before(view, anchor):
+        cone = _cone(view, x)
+        for y in reversed(cone):
+            nodes = _between(view, x, y)
+            if len(nodes) < 2 or anchor not in nodes or _leaks(view, nodes, y):
+                continue
+            source = _identify(_evaluate(view, nodes, x, view.nodes[y].output[0]))
+            if source is not None:
+                last = view.nodes[y]
+                return GraphSite(last.name or last.output[0], source, x, last.output[0], tuple(sorted(nodes)))
+    return None
+
+
+def _before(view: _View, anchor: int) -> list[str]:
+    """Values that the anchor is computed from, element by element, nearest first."""
+    found: list[str] = []
+    border = view.variable(view.nodes[anchor])
+    for _ in range(_DEPTH):
+        following: list[str] = []
+        for name in border:
+            if name not in found:
+                found.append(name)
+                producer = view.producer.get(name)
+                if producer is not None and view.elementwise(view.nodes[producer]):
+                    following += view.variable(view.nodes[producer])
+        border = following
+    return found
+
+
+def _cone(view: _View, x: str) -> list[int]:
+    """Nodes that depend on x and constants only, element by element, in the order of the graph."""
+    known, cone, border = {x}, set[int](), [x]
+    for _ in range(2 * _DEPTH):
+        following = []
+        for name in border:
+            for k in view.consumers[name]:
+                node = view.nodes[k]
+                if k not in cone and view.elementwise(node) and set(view.variable(node)) <= known:
+                    cone.add(k)
+                    known.add(node.output[0])
+                    following.append(node.output[0])
+        border = following + [n for n in border if following]
+    return sorted(cone)
+
+
+def _between(view: _View, x: str, y: int) -> set[int]:
+    """Nodes on the ways from x to y."""
+    found, border = {y}, [y]
+    while border:
+        for name in view.variable(view.nodes[border.pop()]):
+            producer = view.producer.get(name)
+            if name != x and producer is not None and producer not in found:
+                found.add(producer)
+                border.append(producer)
+    return found
+
+
+def _leaks(view: _View, nodes: set[int], y: int) -> bool:
+    """Whether a value inside is used outside."""
+    inside = [view.nodes[k].output[0] for k in nodes if k != y]
+    return any(name in view.outputs or set(view.consumers[name]) - nodes for name in inside)
+
+
+def _evaluate(view: _View, nodes: set[int], x: str, y: str) -> Array:
+    chosen = [view.nodes[k] for k in sorted(nodes)]
+    used = {name for node in chosen for name in node.input if name in view.constants}
+    graph = helper.make_graph(
+        chosen,
+        "formula",
+        [helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [None])],
+        [helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(view.constants[name].reshape(()), name) for name in used],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", view.opset)])
+    with np.errstate(all="ignore"):
+        result: Array = np.asarray(next(iter(ReferenceEvaluator(model).run([y], {x: _GRID}))))
+    return result
+
+
+def _identify(values: Array) -> Source | None:
+    """The known function with these values on the grid; Swish of any beta by its value at 1."""
+    at_one = float(values[np.abs(_GRID - 1).argmin()])
+    beta = float(np.log(at_one / (1 - at_one))) if 0 < at_one < 1 else 1.0
+    for source in (*_FORMULAS, Source.of("swish", beta=beta)):
+        expected = evaluate(source, torch.from_numpy(_GRID)).numpy()
+        if np.allclose(values, expected, rtol=1e-5, atol=2e-5):
+            return source
+    return None

@@ -1,0 +1,106 @@
+"""convert() on ONNX files: what is recognised, what is left, and that the network still computes what it did."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import parser
+
+from actswap.errors import FileError, LoadError, UsageError, VerificationError
+from actswap.onnx.conversion import convert
+from actswap.onnx.forms import find_sites
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+FORMS = {
+    "relu": "y = Relu (x)",
+    "relu6": "lo = Constant <value_float = 0.0> ()\n hi = Constant <value_float = 6.0> ()\n y = Clip (x, lo, hi)",
+    "hardtanh": "lo = Constant <value_float = -0.5> ()\n hi = Constant <value_float = 2.0> ()\n y = Clip (x, lo, hi)",
+    "leaky_relu": "y = LeakyRelu <alpha = 0.2> (x)",
+    "silu": "s = Sigmoid (x)\n y = Mul (s, x)",
+    "swish": "b = Constant <value_float = 1.5> ()\n z = Mul (b, x)\n s = Sigmoid (z)\n y = Mul (x, s)",
+    "gelu": """r = Constant <value_float = 1.4142135> ()\n one = Constant <value_float = 1.0> ()
+        half = Constant <value_float = 0.5> ()\n q = Div (x, r)\n e = Erf (q)\n p = Add (e, one)
+        m = Mul (x, p)\n y = Mul (m, half)""",
+    "gelu_tanh": """k = Constant <value_float = 0.044715> ()\n c = Constant <value_float = 0.7978846> ()
+        one = Constant <value_float = 1.0> ()\n half = Constant <value_float = 0.5> ()\n x2 = Mul (x, x)
+        x3 = Mul (x2, x)\n k3 = Mul (x3, k)\n i = Add (x, k3)\n ci = Mul (i, c)\n t = Tanh (ci)
+        p = Add (t, one)\n h = Mul (x, half)\n y = Mul (h, p)""",
+    "hardswish": "y = HardSwish (x)",
+    "hardswish_sigmoid": "h = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x)\n y = Mul (x, h)",
+    "hardswish_clip": """three = Constant <value_float = 3.0> ()\n zero = Constant <value_float = 0.0> ()
+        six = Constant <value_float = 6.0> ()\n a = Add (x, three)\n c = Clip (a, zero, six)\n m = Mul (x, c)
+        y = Div (m, six)""",
+}
+
+
+def graph(body: str) -> onnx.ModelProto:
+    model = parser.parse_model(f"{HEAD} g (float[N, 4, H] x) => (float[N, 4, H] y) {{ {body} }}")
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_forms_are_recognised_by_what_they_compute(form: str) -> None:
+    sites, _ = find_sites(graph(FORMS[form]))
+    assert [(site.source.kind, site.x, site.y) for site in sites] == [
+        (form.removesuffix("_sigmoid").removesuffix("_clip"), "x", "y")
+    ]
+    if form == "swish":
+        assert sites[0].source.get("beta") == pytest.approx(1.5, rel=1e-5)
+
+
+def test_prelu_with_channels_and_what_is_left() -> None:
+    model = parser.parse_model(f"{HEAD} g (float[N, 4, H] x) => (float[N, 4, H] y) {{ y = PRelu (x, w) }}")
+    slopes = np.array([[0.1], [1.3], [-0.2], [0.0]], np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(slopes, "w"))
+    (site,), left = find_sites(model)
+    assert site.source.get("slope") == pytest.approx((0.1, 1.3, -0.2, 0.0)) and left == {}
+    sites, left = find_sites(graph("s = Sigmoid (x)\n t = Tanh (x)\n y = Mul (s, t)"))
+    assert sites == [] and list(left.values()) == ["a gate, or an output"]
+    sites, _ = find_sites(graph("s = Sigmoid (x)\n m = Mul (s, x)\n y = Add (m, s)"))  # s is used elsewhere
+    assert sites == []
+
+
+@pytest.mark.parametrize(("form", "target"), [("relu", "acon_c"), ("hardtanh", "acon_c"), ("silu", "swish")])
+def test_the_file_computes_what_it_did(form: str, target: str, tmp_path: Path) -> None:
+    model = graph(f"{FORMS[form]}")
+    onnx.save(model, tmp_path / "a.onnx")
+    x = np.random.default_rng(1).standard_normal((3, 4, 50)).astype(np.float32) * 3
+    report = convert(tmp_path / "a.onnx", target, tmp_path / "b.onnx", calibration=[{"x": x}])
+    assert len(report.replaced) == 1 and report.parity[0].relative <= 1e-3
+    assert json.loads(json.dumps(report.to_dict()))["target"] == target
+    onnx.checker.check_model(onnx.load(tmp_path / "b.onnx"), full_check=True)
+    providers = ["CPUExecutionProvider"]
+    a, b = (
+        ort.InferenceSession(tmp_path / n, providers=providers).run(None, {"x": x})[0] for n in ("a.onnx", "b.onnx")
+    )
+    assert np.abs(a - b).max() <= 1e-3 * np.abs(a).max()
+    assert "Relu" not in {node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node}
+
+
+def test_a_site_whose_fit_changes_the_network_stays(tmp_path: Path) -> None:
+    onnx.save(graph(FORMS["gelu"].replace("y = Mul", "g = Mul") + "\n y = Relu (g)"), tmp_path / "a.onnx")
+    report = convert(tmp_path / "a.onnx", "acon_c", tmp_path / "b.onnx", tolerance=1e-3)
+    assert [row[1] for row in report.replaced] == ["relu"]
+    assert any("would change the network" in why for why in report.left.values())
+
+
+def test_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(graph(FORMS["relu"]), tmp_path / "a.onnx")
+    onnx.save(graph("y = Neg (x)"), tmp_path / "none.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(LoadError, match="not an ONNX file"):
+        convert(tmp_path / "bad.onnx", "acon_c", tmp_path / "b.onnx")
+    with pytest.raises(UsageError, match="nothing to replace"):
+        convert(tmp_path / "none.onnx", "acon_c", tmp_path / "b.onnx")
+    with pytest.raises(UsageError, match="there is no activation"):
+        convert(tmp_path / "a.onnx", "acon_x", tmp_path / "b.onnx")
+    with pytest.raises(FileError, match="exists"):
+        convert(tmp_path / "a.onnx", "acon_c", tmp_path / "none.onnx")
+    monkeypatch.setattr("actswap.onnx.conversion._SHARPNESS", (10.0,))
+    with pytest.raises(VerificationError, match="does not preserve"):
+        convert(tmp_path / "a.onnx", "acon_c", tmp_path / "b.onnx", tolerance=1e-9)
+    assert not (tmp_path / "b.onnx").exists()
