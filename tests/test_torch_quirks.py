@@ -138,7 +138,7 @@ def test_one_module_is_not_one_site() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.act(self.b(self.act(self.a(x))))
 
-    with pytest.raises(RuntimeError, match="num_parameters|parameter numbers|channel size"):
+    with pytest.raises(RuntimeError, match=r"num_parameters|parameter numbers|channel size"):
         Block()(X)
 
 
