@@ -280,7 +280,15 @@ def graph_ops(traced: Traced, root: nn.Module) -> tuple[list[Op], dict[int, Valu
             form = "method" if node.op == "call_method" else "function"
             ops.append(Op(i, norm.name, norm.args, (i,), norm.inplace, form=form, node=node))
         elif node.op == "call_module":
-            ops.append(Op(i, "call_module", {"target": node.target, "args": refs(node.args)}, (i,), node=node))
+            ops.append(
+                Op(
+                    i,
+                    "call_module",
+                    {"target": node.target, "args": refs(node.args), "kwargs": refs(node.kwargs)},
+                    (i,),
+                    node=node,
+                )
+            )
     return ops, values
 
 

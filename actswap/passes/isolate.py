@@ -96,7 +96,9 @@ def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[
     ops, values = graph_ops(traced, owner)
     nodes = list(graph.nodes)
     called = {c for c in island.children if c}
-    matches: list[tuple[int, Match | None, fx.Node]] = [(m.root.index, m, m.root.node) for m in find(ops, values)]
+    returned = [nodes.index(n) for n in graph.output_node().all_input_nodes]
+    formulas = find(ops, values, returned)
+    matches: list[tuple[int, Match | None, fx.Node]] = [(m.root.index, m, m.root.node) for m in formulas]
     matches += [(i, None, n) for i, n in enumerate(nodes) if n.op == "call_module" and n.target in called]
     matches.sort(key=lambda entry: entry[0])
     seen = [str(n.target) if m is None else m.source.kind for _, m, n in matches]
@@ -114,6 +116,7 @@ def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[
         with graph.inserting_before(node):
             standing[ordinal] = graph.call_module(path, (x,))
         order[standing[ordinal]] = order[node]
+    gone: set[fx.Node] = set()
     for ordinal, choice in chosen.items():
         _, match, node = matches[ordinal]
         new = standing[ordinal]
@@ -122,16 +125,17 @@ def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[
         if match is None:
             graph.erase_node(node)
         else:
-            _erase(graph, match)
+            _erase(graph, match, gone)
         if choice.site.inplace and isinstance(x, fx.Node):
             for user in [u for u in x.users if u is not new and order[u] > order[node]]:
                 user.replace_input_with(x, new)
 
 
-def _erase(graph: fx.Graph, match: Match) -> None:
+def _erase(graph: fx.Graph, match: Match, gone: set[fx.Node]) -> None:
     """Remove what the formula was made of, as far as nothing else reads it."""
     for op in sorted(match.ops, key=lambda o: o.index, reverse=True):
-        if not op.node.users:
+        if not op.node.users and op.node not in gone:
+            gone.add(op.node)
             graph.erase_node(op.node)
 
 

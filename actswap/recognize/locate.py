@@ -135,7 +135,7 @@ def recurrent_sites(tape: Tape) -> list[tuple[int, Site]]:
 def _places(tape: Tape) -> list[_Place]:
     places: dict[tuple[str, int], _Place] = {}
     ordinals: Counter[int] = Counter()
-    for match in find(tape.ops, tape.values):
+    for match in find(tape.ops, tape.values, tape.outputs):
         inner = _common_call(match, tape)
         call = tape.calls[inner]
         called = call if call.parent >= 0 and call.name is not None and _is_whole(match, call, tape) else None
@@ -180,6 +180,9 @@ def _site(
     match, called = place.matches[0], place.called[0]
     shapes = [finder.values[m.x].shape for m in place.matches]
     channels, channel_dim = common_width(shapes, [finder.axis(m.x) for m in place.matches])
+    slopes = match.source.get("slope")
+    if channels is None and match.source.kind == "prelu" and isinstance(slopes, tuple):
+        channels, channel_dim = len(slopes), 1  # torch's PReLU has its channels behind the batch, whatever made them
     child, how, reason = "", "island", ""
     owner = names[place.owner]
     if called is not None:

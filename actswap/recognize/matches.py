@@ -26,6 +26,9 @@ _ROOTS = frozenset(
 )
 
 
+_ASKS = frozenset(("size", "dim", "getattr", "shape", "ndim", "numel"))  # they read no value
+
+
 @dataclass(frozen=True)
 class Match:
     """An activation: what it is, the value it reads, the operation that returns its result, and all it is made of."""
@@ -41,9 +44,23 @@ class Match:
         return len(self.ops) > 1
 
 
-def find(ops: Sequence[Op], values: Mapping[int, Value]) -> list[Match]:
-    """Return all activations among `ops`, in the order of their results."""
+def find(ops: Sequence[Op], values: Mapping[int, Value], returned: Sequence[int] = ()) -> list[Match]:
+    """Return all activations among `ops`, in the order of their results.
+
+    A part of a formula that something else reads too is looked at on its own: in `s = sigmoid(x); x * s + s` there is
+    a SiLU, and a sigmoid.
+
+    Args:
+        ops: operations in order.
+        values: the values they read and make.
+        returned: the values that are results of it all.
+    """
     producers = {out: op for op in ops for out in op.outs}
+    readers: dict[int, set[int]] = {out: {-1} for out in returned}
+    for op in ops:
+        if op.name not in _ASKS:
+            for ref in op.refs():
+                readers.setdefault(ref, set()).add(op.index)
     consumed: set[int] = set()
     found: list[Match] = []
     for op in reversed(ops):
@@ -52,7 +69,9 @@ def find(ops: Sequence[Op], values: Mapping[int, Value]) -> list[Match]:
         match = _formula(op, producers, values) if op.name in _ROOTS else _single(op, values)
         if match is not None:
             found.append(match)
-            consumed.update(o.index for o in match.ops)
+            inside = {o.index for o in match.ops}
+            parts = (o for o in match.ops if all(readers.get(out, set()) <= inside for out in o.outs))
+            consumed |= {op.index, *(o.index for o in parts)}
     return found[::-1]
 
 
@@ -111,6 +130,9 @@ def _numbers(tensor: Tensor) -> float | tuple[float, ...]:
 
 
 def _formula(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -> Match | None:
+    if op.name in ("mul", "div") and any(is_number(a) and a == 1 for a in (op.args.get("input"), op.args.get("other"))):
+        if not (op.name == "div" and is_number(op.args.get("input"))):
+            return None  # times 1: the formula ends before it
     if op.name in ("clamp", "hardtanh"):
         bounds = _bounds(op)
         x = op.args.get("input")

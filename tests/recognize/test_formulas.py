@@ -248,6 +248,16 @@ def _kinds(function: Function) -> list[str]:
     return [s.source.kind for s in scan(Between(function), torch.randn(4, 5))]
 
 
+def _shared_sigmoid(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return x * s + s.flip(0)
+
+
+def _shared_relu(x: Tensor) -> Tensor:
+    y = F.relu(x)
+    return y**2 + y.flip(0)
+
+
 @pytest.mark.parametrize(
     ("function", "kinds"),
     [
@@ -280,6 +290,9 @@ def _kinds(function: Function) -> list[str]:
         (lambda x: F.relu(x).clamp(max=6), ["relu"]),
         (lambda x: F.relu6(x * 2), ["relu6"]),
         (lambda x: x * (x > 1), []),
+        (lambda x: _shared_sigmoid(x), ["sigmoid", "silu"]),
+        (lambda x: _shared_relu(x), ["relu", "relu2"]),
+        (lambda x: (x * torch.sigmoid(x)) * 1.0, ["silu"]),
     ],
 )
 def test_near_misses(function: Function, kinds: list[str]) -> None:
