@@ -23,7 +23,6 @@ from torch import nn
 
 from actswap.errors import CaptureError
 
-
 # Between the owner and an operation there may be torch's own Python, and the watching of the run.
 _TRANSPARENT = (*(f"{p}/" for p in torch.__path__), str(Path(__file__).parent))
 
