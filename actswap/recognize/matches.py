@@ -130,9 +130,10 @@ def _numbers(tensor: Tensor) -> float | tuple[float, ...]:
 
 
 def _formula(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -> Match | None:
-    if op.name in ("mul", "div") and any(is_number(a) and a == 1 for a in (op.args.get("input"), op.args.get("other"))):
-        if not (op.name == "div" and is_number(op.args.get("input"))):
-            return None  # times 1: the formula ends before it
+    left, right = op.args.get("input"), op.args.get("other")
+    times_one = (op.name == "mul" and left == 1) or (op.name in ("mul", "div") and right == 1)
+    if times_one:
+        return None  # the formula ends before it
     if op.name in ("clamp", "hardtanh"):
         bounds = _bounds(op)
         x = op.args.get("input")
