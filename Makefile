@@ -24,14 +24,15 @@ check: install
 
 install: $(VENV)/installed
 
-# torch first: its pinned version is the CPU build, and nothing after it may pull another one.
+# torch first: its pinned version is the CPU build, and nothing after it may pull another one. The packages with
+# pins of their own come last, so that pip does not complain about them.
 $(VENV)/installed: pyproject.toml constraints.txt tests/requirements.txt tests/requirements-nodeps.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip setuptools wheel
 	$(PIP) torch
-	$(PIP) --no-build-isolation --no-deps -r tests/requirements-nodeps.txt
 	$(PIP) -r tests/requirements.txt
 	$(PIP) --editable '.[test]'
+	$(PIP) --no-build-isolation --no-deps -r tests/requirements-nodeps.txt
 	$(MAKE) kernels
 	touch $@
 

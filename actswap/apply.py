@@ -7,11 +7,14 @@ import dataclasses
 
 from torch import nn
 
+from actswap.activations.plain import PLAIN
 from actswap.errors import ActswapError, UsageError
 from actswap.passes.isolate import isolate_island, isolate_swap
 from actswap.passes.replace import replace
 from actswap.passes.revert import remember, undo
 from actswap.plan import Island, Plan, keys_of
+
+Originals = dict[str, nn.Module | None]
 
 
 def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
@@ -38,27 +41,41 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
             why=f"it was made for a {plan.model} whose parameter names and shapes are different",
             fix="build the model exactly as it was built when the plan was made, without converting it first",
         )
-    originals = isolate(work, plan)
-    for choice in plan.choices:
-        replace(work, choice)
+    unknown = [c.site.source.kind for c in plan.choices if c.site.source.kind not in PLAIN]
+    if unknown:
+        raise UsageError(f"this plan names an activation that actswap does not know: {unknown[0]}")
+    originals: Originals = {}
+    try:
+        originals = isolate(work, plan)
+        for choice in plan.choices:
+            replace(work, choice)
+    except Exception as error:
+        if originals:
+            undo(work, plan, originals)
+        if isinstance(error, ActswapError):
+            raise
+        raise UsageError(
+            f"this plan does not fit this {type(model).__name__}",
+            why=f"{type(error).__name__}: {error}",
+            fix="make the plan again from this model: actswap convert MODEL --to TARGET",
+        ) from error
     remember(work, plan, originals)
     return work
 
 
-def isolate(model: nn.Module, plan: Plan) -> dict[str, nn.Module | None]:
+def isolate(model: nn.Module, plan: Plan) -> Originals:
     """Run the isolate pass for all choices; return what stood at their paths before.
 
     Raises:
         CaptureError: an island cannot be traced. The model is then as it was.
     """
-    originals: dict[str, nn.Module | None] = {}
+    originals: Originals = {}
     done: list[Island] = []
     try:
         for island in plan.islands:
             chosen = [c for c in plan.choices if c.site.owner == island.owner and c.site.how == "island"]
-            standing = {c.path: _at(model, c.path) for c in chosen}
+            originals.update({c.path: _at(model, c.path) for c in chosen})
             isolate_island(model, island, chosen)
-            originals.update(standing)
             done.append(island)
         for choice in plan.choices:
             if choice.site.how == "swap":

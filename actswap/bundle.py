@@ -172,15 +172,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is not a bundle", why=f"it has no {PLAN}", fix="give a folder written by actswap convert"
         )
     if file.stat().st_size > _LARGEST_PLAN:
-        raise LoadError(
-            f"{file} is larger than {_LARGEST_PLAN >> 20} MiB", fix="convert the base model again"
-        )
+        raise LoadError(f"{file} is larger than {_LARGEST_PLAN >> 20} MiB", fix="convert the base model again")
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise LoadError(
-            f"{file} is damaged", why=str(problem)[:200], fix="convert the base model again"
-        ) from None
+        raise LoadError(f"{file} is damaged", why=str(problem)[:200], fix="convert the base model again") from None
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise LoadError(f"{file} is not a plan", why="it holds no object named plan", fix="convert again")
     if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
@@ -252,9 +248,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return {0: batch} if isinstance(value, Tensor) and value.dim() and value.shape[0] > 0 else None
 
     # A batch of one would be burnt in as a constant: show the exporter two.
-    doubled = tuple(
-        torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args
-    )
+    doubled = tuple(torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args)
     shapes = tuple(map(shape_of, doubled))
     try:
         # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
@@ -314,6 +308,8 @@ def _check(plan: Any, *, limit: int, folder: Path, key: str = "") -> None:
     """Refuse what a plan must not ask for: more numbers than the bundle has, or trees of other types."""
     if isinstance(plan, dict):
         for name, value in plan.items():
+            if name == "histogram":  # statistics, whose counts are no sizes
+                continue
             _check(value, limit=limit, folder=folder, key=name)
     elif isinstance(plan, list):
         for value in plan:
@@ -323,9 +319,7 @@ def _check(plan: Any, *, limit: int, folder: Path, key: str = "") -> None:
             f"the plan of {folder} asks for {str(plan)[:40]!r} channels", why=_SIZE.format(limit), fix=_AGAIN
         )
     elif isinstance(plan, int) and abs(plan) > max(limit, 1 << 20):
-        raise LoadError(
-            f"the plan of {folder} holds {key} = {str(plan)[:40]}", why=_SIZE.format(limit), fix=_AGAIN
-        )
+        raise LoadError(f"the plan of {folder} holds {key} = {str(plan)[:40]}", why=_SIZE.format(limit), fix=_AGAIN)
     elif key == "spec" and not (isinstance(plan, str) and is_plain_tree(plan)):
         raise LoadError(f"the plan of {folder} holds a tree of another type", why=str(plan)[:100], fix=_AGAIN)
 
@@ -361,11 +355,7 @@ def _put(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _slow(file)
-        )
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
 
 
 def _slow(file: Any) -> str:

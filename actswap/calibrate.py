@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,12 @@ def calibrate(
         return hook
 
     handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams]
-    total = len(batches) if hasattr(batches, "__len__") else 0
+    total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
     try:
         with evaluating(model):
             for batch in batches:
-                args, kwargs = _call_of(batch)
+                args, kwargs = call_of(batch)
                 model(*args, **kwargs)
                 seen += 1
                 if progress is not None:
@@ -61,7 +61,8 @@ def calibrate(
     return {path: stream.finish() for path, stream in streams.items()}
 
 
-def _call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn a batch into (args, kwargs), which is also what a batch may be already."""
     if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], Mapping):
         return batch[0], dict(batch[1])
     return as_inputs(inputs_of(batch))

@@ -13,7 +13,7 @@ from torch import nn
 from actswap import activations
 from actswap.activations.base import Spec
 from actswap.apply import duplicate
-from actswap.calibrate import calibrate, inputs_of
+from actswap.calibrate import calibrate, call_of
 from actswap.capture.observe import observe
 from actswap.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
@@ -170,7 +170,7 @@ def convert(
     if calibration is not None:
         calibration = iter(calibration)
         ahead = list(itertools.islice(calibration, _PROBES))
-        probes += [as_inputs(inputs_of(batch)) for batch in ahead]
+        probes += [call_of(batch) for batch in ahead]
         calibration = itertools.chain(ahead, calibration)
     references = [run(work, *probe) for probe in probes]
     plan, originals = settle(work, found, chosen, left, target, options or {}, lambda: run(work, args, kwargs))
@@ -242,10 +242,10 @@ def _choose(
 
 
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:
-    rows = []
-    for c in plan.choices:
-        rows.append(Replaced(c.site, c.target, c.start.kind, c.start.beta, c.start.bound, c.start.error, c.start.note))
-    return tuple(rows)
+    return tuple(
+        Replaced(c.site, c.target, c.start.kind, c.start.beta, c.start.bound, c.start.error, c.start.note)
+        for c in plan.choices
+    )
 
 
 def _left(plan: Plan) -> tuple[Left, ...]:

@@ -55,6 +55,4 @@ def refuse_overwrite(path: str | os.PathLike[str], *, overwrite: bool, source: s
     if not path.absolute().parent.is_dir():
         raise FileError(f"the folder {path.parent} does not exist", fix=f"mkdir -p {path.parent}")
     if path.exists() and not overwrite:
-        raise FileError(
-            f"{path} exists", fix="add --force (overwrite=True in Python) or choose another -o OUT"
-        )
+        raise FileError(f"{path} exists", fix="add --force (overwrite=True in Python) or choose another -o OUT")

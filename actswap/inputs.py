@@ -221,10 +221,7 @@ def _of_layer(leaf: nn.Module | None, model: nn.Module) -> Iterator[tuple[tuple[
     elif isinstance(leaf, nn.Embedding):
         yield (_random((1, 16), "int64", None, model),), {}, why
     elif isinstance(leaf, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        sizes = {
-            nn.Conv1d: [(1024,)],
-            nn.Conv2d: [(224, 224), (32, 32), (28, 28)],
-            nn.Conv3d: [(16, 112, 112)],
-        }
-        for extent in next(sizes[kind] for kind in sizes if isinstance(leaf, kind)):
+        flat: list[tuple[int, ...]] = [(224, 224), (32, 32), (28, 28)]
+        line, volume = [(1024,)], [(16, 112, 112)]
+        for extent in line if isinstance(leaf, nn.Conv1d) else flat if isinstance(leaf, nn.Conv2d) else volume:
             yield (_random((1, leaf.in_channels, *extent), "float32", None, model),), {}, why

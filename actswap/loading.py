@@ -23,9 +23,7 @@ from actswap.errors import LoadError
 from actswap.vetting import allowed_globals, check_exported, import_library
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
-_SAFER = (
-    "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
-)
+_SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,7 @@ def _as_load_error(path: Path) -> Any:
     try:
         yield
     except LoadError as problem:
-        raise LoadError(
-            problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix
-        ) from None
+        raise LoadError(problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix) from None
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
@@ -167,7 +163,7 @@ def _as_load_error(path: Path) -> Any:
 
 def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: bool) -> Any:
     if trust_pickle:
-        with _on_path(), warnings.catch_warnings():
+        with from_current_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
     if legacy:  # written before torch 1.6, or by pickle itself: only weights can be checked
@@ -180,7 +176,7 @@ def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: b
                 why=first[:200],
                 fix=_SAFER + "; or --trust-pickle, which runs whatever the file says",
             ) from None
-    with _on_path():
+    with from_current_folder():
         names = allowed_globals(str(path), allow)
         with torch.serialization.safe_globals(names), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -221,9 +217,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    state = (
-        {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    )
+    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not state:
         raise LoadError(
             f"{path} holds neither a model nor weights",
@@ -276,7 +270,7 @@ def build_model(spec: str) -> nn.Module:
         )
     options = dict(_option(part) for part in query.split("&") if part)
     try:
-        with _on_path(), warnings.catch_warnings():
+        with from_current_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if place == "torchvision":
                 built = import_library("torchvision.models").get_model(name, **{"weights": None, **options})
@@ -305,7 +299,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def _on_path() -> Any:
+def from_current_folder() -> Any:
     """Let `--model` and `--allow` find modules of the current folder, as `python -c` would."""
     here = os.getcwd()
     if here in sys.path or "" in sys.path:

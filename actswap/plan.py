@@ -16,7 +16,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from actswap.capture.island import NUMBER, TENSOR, Arguments
+from actswap.capture.rewrite import Rewrite
 from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
 
 SCHEMA = 1
@@ -32,6 +34,7 @@ class Choice:
         options: options of the target, e.g. `{"space": "layer"}`.
         start: how the target begins.
         path: where its module stands, below the model.
+        histogram: what the site saw during calibration, None where nothing was calibrated.
     """
 
     site: Site
@@ -39,6 +42,7 @@ class Choice:
     start: Start
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    histogram: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Island:
         sources: kinds of all activation calls in its forward, in order: checked against the trace.
         children: the called child at each of these positions, "" for functions and formulas.
         inline: children that are traced through, because they are part of a formula.
+        rewrites: where torch.fx cannot follow the forward: the expressions to exchange in its source instead.
     """
 
     owner: str
@@ -58,6 +63,7 @@ class Island:
     sources: tuple[str, ...]
     children: tuple[str, ...]
     inline: tuple[str, ...] = ()
+    rewrites: tuple[Rewrite, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,19 @@ class Plan:
                     "options": dict(c.options),
                     "start": {**vars(c.start), "params": dict(c.start.params)},
                     "path": c.path,
+                    "histogram": None if c.histogram is None else c.histogram.to_dict(),
                 }
                 for c in self.choices
             ],
             "left": [{"site": s.to_dict(), "reason": r} for s, r in self.left],
-            "islands": [{**vars(i), "calls": [_arguments_to_dict(a, i.owner) for a in i.calls]} for i in self.islands],
+            "islands": [
+                {
+                    **vars(i),
+                    "calls": [_arguments_to_dict(a, i.owner) for a in i.calls],
+                    "rewrites": [dict(vars(r)) for r in i.rewrites],
+                }
+                for i in self.islands
+            ],
         }
 
     @classmethod
@@ -112,6 +126,11 @@ class Plan:
         Raises:
             UsageError: the data is not a plan of this schema.
         """
+        if not isinstance(data, Mapping):
+            raise UsageError(
+                f"this is no plan of actswap but a {type(data).__name__}",
+                fix="make the plan again: actswap convert MODEL --to TARGET",
+            )
         if data.get("schema") != SCHEMA:
             raise UsageError(
                 f"this plan has schema {data.get('schema')!r}, this actswap reads {SCHEMA}",
@@ -130,6 +149,7 @@ class Plan:
                         Start(**{**c["start"], "params": _numbers(c["start"]["params"])}),
                         str(c["path"]),
                         dict(c["options"]),
+                        None if c["histogram"] is None else Histogram.from_dict(c["histogram"]),
                     )
                     for c in data["choices"]
                 ),
@@ -141,6 +161,7 @@ class Plan:
                         tuple(i["sources"]),
                         tuple(i["children"]),
                         tuple(i["inline"]),
+                        tuple(_rewrite(r) for r in i["rewrites"]),
                     )
                     for i in data["islands"]
                 ),
@@ -155,6 +176,12 @@ class Plan:
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
         """A plan is immutable: copies of a model share it."""
         return self
+
+
+def _rewrite(data: Mapping[str, Any]) -> Rewrite:
+    line, end_line, column, end_column = (int(v) for v in data["place"])
+    ordinals = tuple(int(o) for o in data["ordinals"])
+    return Rewrite(str(data["function"]), str(data["digest"]), (line, end_line, column, end_column), ordinals)
 
 
 def keys_of(model: nn.Module) -> str:

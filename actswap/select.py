@@ -1,6 +1,6 @@
-"""Selectors: which sites a request means.
+r"""Selectors: which sites a request means.
 
-layer3.*            glob on site names            re:layer[12]\\.   regular expression on site names
+layer3.*            glob on site names            re:layer[12]\.   regular expression on site names
 layer1.0.relu@1     one call                      type:relu        source activation
 kind:functional     form of the call (module, function, method, formula, functional)
 role:gate           gates, which are otherwise left alone

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.apply import isolate, path_of
+from actswap.apply import Originals, isolate, path_of
 from actswap.errors import CaptureError
 from actswap.parity import compare
 from actswap.passes.revert import undo
@@ -22,7 +22,6 @@ from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
 from actswap.survey import Survey, island_of
 
-Originals = dict[str, nn.Module | None]
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
 
 

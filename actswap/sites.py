@@ -75,7 +75,7 @@ class Site:
         role: `activation` or `gate` (its output multiplies something else).
         form: how it is called: `module`, `function`, `method` or `formula`.
         owner: fully qualified name of the innermost module whose forward makes the call ("" is the model itself).
-        how: `swap` (a child of the owner is replaced), `island` (the owner's forward is traced and rewritten) or `left`.
+        how: `swap` (a child of the owner is replaced), `island` (the owner's forward is rewritten) or `left`.
         reason: why it is left, where it is.
         shape: the first observed input shape.
         channels: width of the channel axis, None where there is no clear one (parameters are then per layer).

@@ -25,6 +25,7 @@ from actswap.plan import Choice, Plan
 from actswap.sites import Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
+_STORED_BINS = 64  # of each site's histogram, in the plan
 _STEP = 1.2  # the search ends when the interval is this narrow
 _SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees, the rest is for inputs it does not
 Progress = Callable[[int, int, str], None]
@@ -60,7 +61,10 @@ def choose_starts(
     """
     starter = _Starter(spec, histograms)
     first = [starter.first(c, kind) for c in plan.choices]
-    choices = [replace(c, start=s) for c, s in zip(plan.choices, first, strict=True)]
+    choices = [
+        replace(c, start=s, histogram=histograms[c.path].coarse(_STORED_BINS) if c.path in histograms else None)
+        for c, s in zip(plan.choices, first, strict=True)
+    ]
     if kind == "auto" and error is not None:
         choices = _keep_good_fits(model, choices, tolerance * _SHARE / 2, error)
     placed: dict[str, nn.Module] = {}

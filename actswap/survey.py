@@ -10,6 +10,7 @@ from torch import nn
 
 from actswap.capture.island import Arguments, Signature
 from actswap.capture.observe import observe
+from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.errors import CaptureError
 from actswap.parity import as_inputs
@@ -45,20 +46,49 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         CaptureError: the model does not run on these inputs.
     """
     tape = observe(model, args, kwargs)
-    sites: list[Site] = []
+    sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
+    failed: dict[str, CaptureError] = {}
+    unreached: dict[str, str] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for found in located.values():
-        here = [s for s in found.sites if s is not None]
-        if any(s.how == "island" for s in here):
+        here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
+        if any(s.how == "island" for _, s in here):
             try:
                 islands[found.owner] = island_of(model, found, tape)
             except CaptureError as error:
-                reason = f"{error.what}: {error.why}"
-                here = [replace(s, how="left", reason=reason) if s.how == "island" else s for s in here]
+                failed[found.owner] = error
         sites += here
+    if failed:
+        places = {f.owner: f for f in locate(model, observe(model, args, kwargs, spots=True))}
+        for owner, first in failed.items():
+            try:
+                islands[owner] = rewrite_of(model, places[owner])
+            except CaptureError as second:
+                reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second.what}"
+                unreached[owner] = reason
     sites += recurrent_sites(tape)
-    return Survey(tuple(sites), islands, tape, located)
+    ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]
+    settled = [
+        replace(s, how="left", reason=unreached[s.owner]) if s.how == "island" and s.owner in unreached else s
+        for s in ordered
+    ]
+    return Survey(tuple(settled), islands, tape, located)
+
+
+def rewrite_of(model: nn.Module, found: Located) -> Island:
+    """Describe an owner whose source is rewritten.
+
+    Raises:
+        CaptureError: it cannot be.
+    """
+    owner = model.get_submodule(found.owner)
+    children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
+    island = Island(
+        found.owner, (), tuple(s.kind for s in found.sources), children, (), plan_rewrites(owner, found.spots)
+    )
+    check_island(model, island)
+    return island
 
 
 def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:

@@ -153,10 +153,7 @@ def _judge(path: str, allow: Sequence[str]) -> tuple[Any, type | None]:
         return found, _ValueStandin
     if issubclass(found, nn.Module) or hasattr(found, "__dataclass_fields__"):
         return found, _Standin
-    if any(
-        base.__name__ in ("PreTrainedConfig", "PretrainedConfig", "GenerationConfig")
-        for base in found.__mro__
-    ):
+    if any(base.__name__ in ("PreTrainedConfig", "PretrainedConfig", "GenerationConfig") for base in found.__mro__):
         return found, _Standin
     raise _refuse(path, "it is neither an nn.Module class nor a plain container")
 
@@ -180,10 +177,7 @@ def allowed_globals(path: str, allow: Sequence[str]) -> list[Any]:
     Raises:
         LoadError: names the first global that is not allowed; nothing of the file has run.
     """
-    judged = {
-        name: _judge(name, allow)
-        for name in sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    }
+    judged = {name: _judge(name, allow) for name in sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))}
     standins: list[Any] = [
         (type(name.rpartition(".")[2], (standin,), {}) if standin else real, name)
         for name, (real, standin) in judged.items()
@@ -288,8 +282,7 @@ def _fits(key: str, text: str) -> bool:
     if key in ("in_spec", "out_spec"):
         protocol, spec = json.loads(text)
         return protocol == 1 and all(
-            kind in _SPECS
-            and (context is None or (isinstance(context, str) and _SPEC_TEXT.fullmatch(context)))
+            kind in _SPECS and (context is None or (isinstance(context, str) and _SPEC_TEXT.fullmatch(context)))
             for kind, context in _spec_types(spec)
         )
     if key == "forward_arg_names":
@@ -311,9 +304,7 @@ def check_exported(path: str) -> None:
                     f"the exported program holds {record!r}, which actswap does not load", where=path, fix=fix
                 )
             if record.endswith("sample_inputs/model.pt"):
-                names = torch.serialization.get_unsafe_globals_in_checkpoint(
-                    io.BytesIO(archive.read_bytes(record))
-                )
+                names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(archive.read_bytes(record)))
                 if names:
                     raise LoadError(
                         f"the exported program's sample inputs need {sorted(names)[0]}", where=path, fix=fix

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from actswap.conversion import convert
+from actswap.cost import measure
 from actswap.parity import verify
 from actswap.train import Data, Ramp, TuneConfig, tune
 
@@ -164,6 +165,15 @@ def finished() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
+def flops(name: str) -> int | None:
+    """Return the operations of one image, by fvcore with this project's handles."""
+    variant, images = VARIANTS[name], torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    model: nn.Module = fashion.SmallResNet().eval()
+    if variant is not None:
+        model = convert(model, variant.target, images, options=variant.options or None, verify=False).model
+    return measure(model, (images[:1],)).flops
+
+
 def budget(part: str, images: int) -> int:
     """Return the training images that a run sees, repetitions counted."""
     config = FINETUNE if part == "finetune" else SCRATCH
@@ -182,7 +192,7 @@ def main() -> None:
     if arguments.part == "table":
         import accuracy_table
 
-        accuracy_table.main(finished(), list(VARIANTS), RESULTS.parent)
+        accuracy_table.main(finished(), {name: flops(name) for name in VARIANTS}, RESULTS.parent)
         return
     torch.set_num_threads(1)
     data = fashion.load(arguments.data or fashion.fetch(arguments.cache), arguments.images)

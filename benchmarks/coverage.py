@@ -107,7 +107,6 @@ def perturb(model) -> None:
 
 
 def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
-    import torch
 
     import actswap
     from actswap.capture.observe import observe
@@ -195,7 +194,9 @@ def exported(original, model, args, kwargs, tensors_of) -> str:
         try:
             program = torch.export.export(candidate.eval(), args, kwargs, strict=False)
         except Exception as error:
-            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+                :200
+            ]
             if candidate is original:
                 return label
             continue
@@ -225,7 +226,9 @@ def onnx_parity(original, model, args, kwargs) -> str:
             )
             return f"{max((p.relative for p in report.parity), default=0.0):.1e}"
         except Exception as error:
-            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[
+                :200
+            ]
         try:
             torch.onnx.export(original.eval(), args, None, kwargs=kwargs, dynamo=True, verbose=False)
         except Exception:
@@ -242,11 +245,13 @@ def summary(rows: list[dict]) -> str:
     lines = [
         f"models {len(rows)}, converted {len(done)}, refused {sum('refused' in r for r in rows)}, "
         f"crashed {sum('crash' in r for r in rows)}",
-        f"scan counts all calls of the zoo file: {sum(r.get('ran_core') == r['expected_core'] for r in rows)} of {len(rows)}",
+        f"scan counts the core calls of the zoo file: "
+        f"{sum(r.get('ran_core') == r['expected_core'] for r in rows)} of {len(rows)}",
         f"core calls replaced {replaced} of {core} ({100 * replaced / max(core, 1):.2f} %)",
         f"models with every core call replaced {len(whole)} ({100 * len(whole) / max(len(rows), 1):.1f} %)",
         f"parity <= 1e-3: {sum(r['parity'] <= 1e-3 for r in done)}, census complete: {sum(r['census'] for r in done)}",
-        f"keys kept {sum(not r['lost_keys'] for r in done)}, backward finite {sum(r['backward'] == 'finite' for r in done)}, "
+        f"keys kept {sum(not r['lost_keys'] for r in done)}, "
+        f"backward finite {sum(r['backward'] == 'finite' for r in done)}, "
         f"revert bit-exact {sum(r['same_again'] for r in done)}",
         f"channel axis known at {known} of {sites} core sites",
     ]

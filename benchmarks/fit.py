@@ -45,9 +45,7 @@ TARGETS = {
     "hardsigmoid": lambda x: np.clip(x + 3.0, 0.0, 6.0) / 6.0,
     "mish": lambda x: x * np.tanh(np.logaddexp(0.0, x)),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
-    "selu": lambda x: (
-        1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0.0)))
-    ),
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0.0))),
     "softplus": lambda x: np.logaddexp(0.0, x),
     "tanh": np.tanh,
     "sigmoid": expit,
@@ -189,17 +187,12 @@ def tails() -> list[dict]:
                 fit = fit_pade(f, np.linspace(-half, half, 1001), None, (5, 4), form, reach=1e-3)
                 far = 10.0 * np.array([fit.lo, fit.hi])
                 error = float(np.abs(fit.evaluate(far) - f(far)).max())
-                rows.append(
-                    {"target": name, "half": half, "form": form, "lo": fit.lo, "hi": fit.hi}
-                    | {"error": error}
-                )
+                rows.append({"target": name, "half": half, "form": form, "lo": fit.lo, "hi": fit.hi} | {"error": error})
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, default=Path("../shared/reference/fit_reference.json"))
     parser.add_argument("--sites", type=int, default=1000)
     parser.add_argument("--many", type=int, default=16, help="random starts that a fit is compared with")
@@ -259,9 +252,7 @@ def main() -> int:
         missed.append(f"{found['broken']} exceptions or non-finite values")
     for form in "AB":
         if found[form]["worse_1.5"] > LIMITS["worse"]:
-            missed.append(
-                f"{form}: {found[form]['worse_1.5']:.2%} of fits 1.5 times worse > {LIMITS['worse']:.1%}"
-            )
+            missed.append(f"{form}: {found[form]['worse_1.5']:.2%} of fits 1.5 times worse > {LIMITS['worse']:.1%}")
         if found[form]["ms_p50"] > LIMITS["ms"][form]:
             missed.append(f"{form}: {found[form]['ms_p50']:.1f} ms per fit > {LIMITS['ms'][form]}")
     lines += ["", "Limits missed: " + ("; ".join(missed) if missed else "none") + "."]

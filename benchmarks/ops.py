@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "native")]
-from cases import operator, parameters
+from cases import operator, parameters  # noqa: E402
 
-import actswap.nn  # noqa: F401 - declares the operators
-from actswap import ops
-from actswap.ops import native
+import actswap.nn  # noqa: E402, F401 - declares the operators
+from actswap import ops  # noqa: E402
+from actswap.ops import native  # noqa: E402
 
 SHAPES = {
     "32x64x56x56": ((32, 64, 56, 56), 1),
@@ -58,9 +58,10 @@ def candidate(kind: str, shape: tuple[int, ...], dim: int, backend: str):
         with ops.backend(backend):
             return function(x, *leaves, dim)
 
-    if backend == "auto":
-        call = lambda x: function(x, *leaves, dim)
-    return call, [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return function(x, *leaves, dim)
+
+    return plain if backend == "auto" else call, [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
 
 
 def measure(shape, dim, dtype, names, rounds, clock):
@@ -68,8 +69,8 @@ def measure(shape, dim, dtype, names, rounds, clock):
     x = torch.randn(shape).to(dtype)
     g = torch.randn(shape).to(dtype)
     tracked = x.clone().requires_grad_()
-    made = {n: candidate(*n.split("/")[:1], shape, dim, (n.split("/") + ["auto"])[1]) for n in names}
-    repeat = max(1, int(4e5 // x.numel()))
+    made = {n: candidate(*n.split("/")[:1], shape, dim, [*n.split("/"), "auto"][1]) for n in names}
+    repeat = min(200, max(1, int(4e5 // x.numel())))
 
     def forward(n):
         with torch.no_grad():
@@ -156,11 +157,11 @@ def main() -> None:
                 f"  {name:24s} {row['forward/relu']:6.2f} {row['both/relu']:6.2f}   silu {row['forward/silu']:5.2f} "
                 f"{row['both/silu']:5.2f}   kept {row['kept']:5.2f}   {row['forward_us']:10.1f} {row['both_us']:10.1f}"
             )
-    if not options.no_save:
-        folder = Path(__file__).parent / "results"
-        folder.mkdir(exist_ok=True)
-        stem = f"ops-{result['date']}-{options.dtype}-{options.threads}t-{result['isa']}"
-        (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+        if not options.no_save:
+            folder = Path(__file__).parent / "results"
+            folder.mkdir(exist_ok=True)
+            stem = f"ops-{result['date']}-{options.dtype}-{options.threads}t-{result['isa']}"
+            (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def fresh() -> nn.Module:
     return SmallNet().eval()
 
 
-@pytest.mark.parametrize("target", ["acon_a", "acon_b", "acon_c", "meta_acon"])
+@pytest.mark.parametrize("target", ["acon_a", "acon_b", "acon_c", "meta_acon", "pau"])
 def test_round_trip_is_bit_exact(target, small, image, tmp_path):
     model = convert(small, target, image).model
     with torch.no_grad():  # as after training: every number differs from its start

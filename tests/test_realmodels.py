@@ -41,7 +41,7 @@ def test_conversion_keeps_every_answer(name, target, tmp_path):
     assert len(result.report.replaced) == case.sites and result.report.census.complete
     assert case.accuracy(result.model) == case.expected
     assert verify(model, result.model, samples[:2]).rel <= 1e-3
-    assert type(result.model) is type(model)
+    assert isinstance(result.model, type(model))
     assert set(model.state_dict()) - set(result.model.state_dict()) == prelu_slopes(model)
 
     bundle.save(result.model, tmp_path / "out")

@@ -176,7 +176,7 @@ def pooled_mean(x: Tensor, dim: int, features: int) -> Tensor:
 def affine(weight: Tensor, bias: Tensor, m: Tensor) -> Tensor:
     """Compute m @ weight.T + bias in the type of m, also under autocast."""
     weight, bias = weight.to(m.dtype), bias.to(m.dtype)
-    if torch.is_autocast_enabled(m.device.type):
+    if not m.is_meta and torch.is_autocast_enabled(m.device.type):
         with torch.autocast(m.device.type, enabled=False):
             return torch.addmm(bias, m, weight.t())
     return torch.addmm(bias, m, weight.t())

@@ -53,12 +53,12 @@ class Bounded(nn.Module):
     """A target with the ceiling of its source: min(inner(x - shift) + shift, cap).
 
     Args:
-        inner: the activation that stands in for the core.
+        inner: the activation that stands in for the core, trained or plain.
         shift: where the knee of the source lies.
         cap: the ceiling.
     """
 
-    def __init__(self, inner: Activation, shift: float, cap: float) -> None:
+    def __init__(self, inner: nn.Module, shift: float, cap: float) -> None:
         super().__init__()
         self.inner, self.shift, self.cap = inner, shift, cap
 
@@ -69,7 +69,8 @@ class Bounded(nn.Module):
 
     def load_start(self, params: Mapping[str, Number]) -> None:
         """Write start values, named as in the inner activation."""
-        self.inner.load_start(params)
+        if isinstance(self.inner, Activation):
+            self.inner.load_start(params)
 
     def extra_repr(self) -> str:
         """Show the shift and the cap."""

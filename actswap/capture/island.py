@@ -12,11 +12,13 @@ import inspect
 import linecache
 import operator
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -65,6 +67,8 @@ class _Marker:
 
 TENSOR, NUMBER = _Marker("tensor"), _Marker("number")
 _CONSTANT = "_actswap_constant"
+# What torch's attention layers check of their masks needs real tensors; the calls stay in the graph.
+_CHECKS = ("_canonical_mask", "_none_or_dtype")
 
 
 def _leaf(value: Any, free_numbers: bool) -> Any:
@@ -163,7 +167,8 @@ def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], train
     drawn = _generators()
     module.train(training)
     try:
-        graph = IslandTracer(arguments, inline).trace(module)
+        with slow_attention(), _kept_calls():
+            graph = IslandTracer(arguments, inline).trace(module)
         changed = _changed(before["__dict__"], module.__dict__) + _changed(before["_buffers"], module._buffers)
         made = {k: module.__dict__[k] for k in changed if k.startswith("_tensor_constant")}
         kept = [k for k in changed if k not in made]
@@ -185,6 +190,40 @@ def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], train
             m.training = mode
         random.setstate(drawn[0])
         torch.set_rng_state(torch.frombuffer(bytearray(drawn[1]), dtype=torch.uint8))
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Turn off the fused kernel that hides the activation of torch's transformer layers."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _kept_calls() -> Iterator[None]:
+    """Let the functions of `_CHECKS` be calls in the graph, where fx would follow them."""
+    originals = {name: getattr(F, name) for name in _CHECKS}
+
+    def kept(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            proxy = next((a for a in (*args, *kwargs.values()) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return original(*args, **kwargs)
+            return proxy.tracer.create_proxy("call_function", original, args, kwargs)
+
+        return call
+
+    for name, original in originals.items():
+        setattr(F, name, kept(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(F, name, original)
 
 
 def _refused(module: nn.Module, why: str) -> CaptureError:
@@ -318,7 +357,17 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
             fix="convert the original model again with example inputs that make this call",
         )
 
-    namespace = {"forward": forward, "__module__": base.__module__, "__qualname__": base.__qualname__}
+    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]  # read by torch.export
+    install_methods(module, {"forward": forward})
+
+
+def install_methods(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) -> None:
+    """Give `module` other methods, as a subclass of its class made for it alone."""
+    base = type(module)
+    namespace: dict[str, Any] = {**methods, "__module__": base.__module__, "__qualname__": base.__qualname__}
+    if isinstance(module, nn.TransformerEncoderLayer):
+        # Read by torch's encoder: 0 says that its fused kernel, and the nested tensors that takes, do not fit here.
+        namespace["activation_relu_or_gelu"] = property(lambda self: 0)
     module.__class__ = type(base.__name__, (base,), {**namespace, "_actswap_base": base})
 
 

@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from actswap.activations.bounded import Bounded
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
+from actswap.capture.island import slow_attention
+from actswap.capture.rewrite import Spot, spot_of
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
 
@@ -71,9 +74,10 @@ _TORCH = torch.__path__[0] + "/"
 
 
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, spots: bool) -> None:
         super().__init__()
         self.tape = Tape()
+        self.frames: list[FrameType] | None = [] if spots else None
         self.numbers = _Numbers(self.tape)
         self.names: dict[int, str] = {id(m): n for n, m in model.named_modules(remove_duplicate=True)}
         self.stack: list[int] = []
@@ -111,11 +115,16 @@ class _Recorder(TorchFunctionMode):
                     self.stack[-1],
                     _user_line(),
                     form,
+                    spot=self.spot(self.tape.calls[self.stack[-1]].module),
                 )
             )
         elif norm.name == "setitem" and isinstance(args[0], Tensor):
             self.numbers.of(args[0], fresh=True)
         return out
+
+    def spot(self, owner: nn.Module) -> Spot | None:
+        """Where the user's code is, inside a method of the owner; only looked for when asked to."""
+        return None if self.frames is None else spot_of(sys._getframe(2), owner, self.frames)
 
     def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         if self.opaque:
@@ -125,6 +134,8 @@ class _Recorder(TorchFunctionMode):
         shown = self.refs(args), self.refs(kwargs)
         record = Call(index, module, parent, self.names.get(id(module)), args=shown[0], kwargs=shown[1])
         record.line = _user_line(3)
+        if parent >= 0:
+            record.spot = self.spot(self.tape.calls[parent].module)
         record.inputs = tuple(r.id for r in tree_leaves(shown, is_leaf=_is_ref) if isinstance(r, Ref))
         self.tape.calls.append(record)
         self.stack.append(index)
@@ -169,15 +180,12 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
     def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return recorder.call(original, module, args, kwargs)
 
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     nn.Module.__call__ = watched  # type: ignore[method-assign]
     try:
-        with recorder:
+        with slow_attention(), recorder:
             yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
-        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 @contextmanager
@@ -193,13 +201,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def observe(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Tape:
+def observe(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, spots: bool = False
+) -> Tape:
     """Run `model(*args, **kwargs)` once in eval mode, without gradients, and return its tape.
+
+    With `spots` the place of every call in the source is written down too; that keeps what the model computes alive
+    until the run ends.
 
     Raises:
         CaptureError: the model does not run on these inputs.
     """
-    recorder = _Recorder(model)
+    recorder = _Recorder(model, spots)
+    for tensor in tree_leaves((args, dict(kwargs or {}))):
+        if isinstance(tensor, Tensor):
+            recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
     with evaluating(model), _watched(recorder):
         try:
             out = model(*args, **dict(kwargs or {}))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from actswap.capture.rewrite import Spot
+
 
 class Ref(NamedTuple):
     """A tensor argument: the number of the value it is."""
@@ -42,6 +44,7 @@ class Op:
         line: `file:line` of the user's code.
         form: `function` or `method`.
         node: the fx node, where the op comes from a graph.
+        spot: the place of the call in the source, where the run was observed with places.
     """
 
     index: int
@@ -53,6 +56,7 @@ class Op:
     line: str = ""
     form: str = "function"
     node: Any = None
+    spot: Spot | None = None
 
     def refs(self) -> Iterator[int]:
         """Yield the numbers of all tensor arguments."""
@@ -80,6 +84,7 @@ class Call:
         ops: first and last operation index inside (half open).
         args, kwargs: the arguments with every tensor replaced by `Ref`.
         line: `file:line` of the caller.
+        spot: the place of the call in the caller's source.
     """
 
     index: int
@@ -92,6 +97,7 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     line: str = ""
+    spot: Spot | None = None
 
 
 @dataclass

@@ -19,12 +19,8 @@ from actswap.cli.verify import onnx_runner
     click.argument("second", metavar="B", type=click.Path()),
     MODEL_OPTIONS,
     INPUT_OPTION,
-    click.option(
-        "--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs of each."
-    ),
-    click.option(
-        "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of PyTorch."
-    ),
+    click.option("--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs of each."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of PyTorch."),
 )
 def command(
     first: str,
@@ -49,9 +45,7 @@ def command(
         two: Callable[[], Any] = lambda: session(inputs.args, inputs.kwargs)  # noqa: E731 (one expression)
     else:
         of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
-        two = _torch_runner(
-            load(second, spec, allow, trust_pickle, of_first).module, inputs.args, inputs.kwargs
-        )
+        two = _torch_runner(load(second, spec, allow, trust_pickle, of_first).module, inputs.args, inputs.kwargs)
     with progress() as update:
         pairs = _interleave(one, two, runs, update)
     a, b = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
@@ -82,9 +76,7 @@ def _torch_runner(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return run
 
 
-def _interleave(
-    one: Callable[[], Any], two: Callable[[], Any], runs: int, update: Any
-) -> list[tuple[float, float]]:
+def _interleave(one: Callable[[], Any], two: Callable[[], Any], runs: int, update: Any) -> list[tuple[float, float]]:
     """Time the two in turns, after two runs of each that do not count; the order alternates."""
     for _ in range(2):
         one(), two()

@@ -46,18 +46,14 @@ STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
         "--start", type=click.Choice(STARTS), default="auto", show_default=True, help="How the targets begin."
     ),
     TOLERANCE_OPTION,
-    click.option(
-        "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the target: space=layer."
-    ),
+    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the target: space=layer."),
     click.option(
         "--calibration",
         type=click.Path(),
         metavar="FILE",
         help="Real inputs (.npz, .pt) for fits and search.",
     ),
-    click.option(
-        "--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True
-    ),
+    click.option("--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True),
     click.option("--dry-run", is_flag=True, help="Show the same table, write nothing."),
     FORCE_OPTION,
 )
@@ -128,10 +124,7 @@ def command(
         return Answer(data, shown)
     written = save(result.model, out, form, path, spec, data, inputs.args, inputs.kwargs, force)
     data["output"] = str(written)
-    say(
-        f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. "
-        f"Next: actswap export {written}"
-    )
+    say(f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. Next: actswap export {written}")
     return Answer(data, shown)
 
 

@@ -27,11 +27,7 @@ def command() -> Answer:
         rows.add_row(name, number or ("MISSING" if name in NEEDED else "-"))
     for name, text in backends.items():
         rows.add_row(name, str(text))
-    verdict = (
-        f"missing: {', '.join(missing)}; try: pip install actswap"
-        if missing
-        else "all that is needed is here"
-    )
+    verdict = f"missing: {', '.join(missing)}; try: pip install actswap" if missing else "all that is needed is here"
     data = {"python": platform.python_version(), "packages": found, "backends": backends, "missing": missing}
     return Answer(data, [rows, verdict], 4 if missing else 0)
 
@@ -57,4 +53,14 @@ def _backends() -> dict[str, Any]:
         backends["onnxruntime providers"] = ", ".join(onnxruntime.get_available_providers())
     except ImportError:
         backends["onnxruntime providers"] = None
+    backends["kernels"] = _kernels()
     return backends
+
+
+def _kernels() -> str:
+    """Say which kernels of the project are found, and what to do where they are not."""
+    from actswap.onnx.library import find_library
+    from actswap.ops.native import status
+
+    runtime = find_library()
+    return f"{status().note}; ONNX Runtime library: {runtime.name if runtime else 'not built'}"

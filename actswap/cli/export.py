@@ -24,14 +24,10 @@ from actswap.files import refuse_overwrite
 
 @verb(
     click.argument("path", metavar="MODEL", type=click.Path()),
-    click.option(
-        "-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."
-    ),
+    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."),
     MODEL_OPTIONS,
     INPUT_OPTION,
-    click.option(
-        "--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."
-    ),
+    click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
     click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
     click.option("--half", is_flag=True, help="Write float16 weights."),
@@ -53,9 +49,7 @@ def command(
 ) -> Answer:
     """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
     source = Path(path)
-    out = (
-        Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
-    )
+    out = Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
     refuse_overwrite(out, overwrite=force, source=path)
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)

@@ -27,9 +27,7 @@ MEANING = (
 
 @verb(
     click.option("--starts", is_flag=True, help="The best start of every (source, target) pair."),
-    click.option(
-        "--all", "everything", is_flag=True, help="Plain activations too; with --starts, every source."
-    ),
+    click.option("--all", "everything", is_flag=True, help="Plain activations too; with --starts, every source."),
 )
 def command(starts: bool, everything: bool) -> Answer:
     """List the activations that `--to` takes; with --starts, what each promises for each source."""
@@ -39,9 +37,7 @@ def command(starts: bool, everything: bool) -> Answer:
     if not starts:
         rows = table("", "name", "what", "from", "options")
         for spec in SPECS.values() if everything else TRAINABLE:
-            rows.add_row(
-                spec.name, spec.title, spec.paper, ", ".join(f"{k}={v}" for k, v in spec.options.items())
-            )
+            rows.add_row(spec.name, spec.title, spec.paper, ", ".join(f"{k}={v}" for k, v in spec.options.items()))
         entries = [
             {
                 "name": spec.name,

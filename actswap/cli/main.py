@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import logging
 import signal
 import sys
 import traceback
@@ -85,11 +86,7 @@ def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; no traceback reaches the user without --debug."""
     debug, as_json = "--debug" in args, "--json" in args
     try:
-        with _terminated_like_interrupted(), warnings.catch_warnings():
-            if not debug:
-                warnings.simplefilter(
-                    "ignore"
-                )  # libraries warn their developers; results are checked, not hoped for
+        with _terminated_like_interrupted(), _quiet(debug):
             outcome = cli.main(list(args), prog_name="actswap", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except (click.Abort, KeyboardInterrupt):
@@ -123,6 +120,20 @@ def _report(kind: str, text: str, code: int, as_json: bool, problem: ActswapErro
     else:
         click.echo(f"Error: {text}" if code != 130 else text, err=True)
     return code
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Any:
+    """Hide what libraries warn and log for their own developers, unless --debug asks for it."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+            logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -79,12 +79,8 @@ def _same_as_base(
     found = Path(base) if base else bundle.find_base(path, note)
     if found is None:
         return None
-    plain = load_model(
-        found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle
-    ).module.state_dict()
+    plain = load_model(found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle).module.state_dict()
     return plain.keys() == state.keys() and all(
-        isinstance(other := state[name], torch.Tensor)
-        and value.dtype == other.dtype
-        and torch.equal(value, other)
+        isinstance(other := state[name], torch.Tensor) and value.dtype == other.dtype and torch.equal(value, other)
         for name, value in plain.items()
     )

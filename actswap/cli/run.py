@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -50,6 +51,8 @@ def command(
         return Answer({"recipe": to_dict(read), "dry_run": True}, [f"{recipe}: no problems found"])
     with progress() as report_progress:
         report = run_recipe(ready, resume=resume, progress=report_progress)
+    if not report.files:
+        click.get_current_context().exit(0)  # of several processes the first one writes and answers
     shown = report_tables(report.conversion.report.to_dict())
     if report.accuracy:
         rows = table("", "network", "accuracy, %", right=("accuracy, %",))
@@ -58,3 +61,30 @@ def command(
         shown.append(rows)
     say("Wrote " + ", ".join(report.files.values()))
     return Answer({"recipe": to_dict(read), "dry_run": False, **report.to_dict()}, shown)
+
+
+def show_recipe(path: str) -> Answer:
+    """Show what a recipe file does; data that the user has to name may be missing."""
+    from actswap.recipe import read_recipe, to_dict
+
+    data = to_dict(read_recipe(path, ready=False))
+    shown: list[Any] = [f"{path}: {data['title']}", *(data[key] for key in ("paper", "notes") if data[key])]
+    rows = table("", "setting", "value")
+    for section in ("model", "data", "convert", "calibrate", "tune", "export"):
+        for name, value in _settings(section, data[section] or {}):
+            rows.add_row(name, value)
+    shown.append(rows)
+    if data["measured"]:
+        results = table("", "measured", "what", "before", "after", "note", right=("before", "after"))
+        for entry in data["measured"]:
+            scores = ("-" if entry[key] is None else f"{entry[key]:g}" for key in ("before", "after"))
+            results.add_row(entry["date"], entry["what"], *scores, entry["note"])
+        shown.append(results)
+    return Answer({"recipe": data}, shown)
+
+
+def _settings(section: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings of a table that say something: empty and absent ones are left out."""
+    return [
+        (f"{section}.{key}", str(value)) for key, value in values.items() if value not in (None, "", (), [], {}, False)
+    ]

@@ -48,9 +48,7 @@ def command(
 
 def site_table(sites: Sequence[Site]) -> Any:
     """Return the table of sites."""
-    rows = table(
-        "", "site", "source", "role", "form", "how", "input", "channels", "calls", right=("channels", "calls")
-    )
+    rows = table("", "site", "source", "role", "form", "how", "input", "channels", "calls", right=("channels", "calls"))
     for site in sites:
         how = site.how if site.how != "left" else f"left: {site.reason}"
         axis = f"{site.channels} @ {site.channel_dim}" if site.channels else "per layer"
@@ -67,9 +65,7 @@ def summary(sites: Sequence[Site]) -> str:
     text = f"{len(activations)} activation sites"
     if kinds:
         text += " (" + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()) + ")"
-        text += ": " + ", ".join(
-            f"{n} by {way}" if way != "left" else f"{n} left" for way, n in ways.most_common()
-        )
+        text += ": " + ", ".join(f"{n} by {way}" if way != "left" else f"{n} left" for way, n in ways.most_common())
     gates = len(sites) - len(activations)
     return text + (f"; {gates} gates, left alone unless asked for" if gates else "")
 
@@ -84,11 +80,7 @@ def explain(model: Any, sites: Sequence[Site], name: str) -> Answer:
             "island": f"replaced in an island: the forward of {owner} is traced and rewritten, "
             "because the call is shared, functional or a formula",
         }
-        axis = (
-            f"{found.channels} channels on axis {found.channel_dim}"
-            if found.channels
-            else "no clear channel axis"
-        )
+        axis = f"{found.channels} channels on axis {found.channel_dim}" if found.channels else "no clear channel axis"
         gate = ": its output multiplies something; --only takes it" if found.role == "gate" else ""
         lines = [
             f"{name} is a site: {found.source}, called as a {found.form} by {owner}",

@@ -1,4 +1,4 @@
-"""`actswap show`: what a bundle holds."""
+"""`actswap show`: what a bundle or a recipe holds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from actswap.cli.convert import cost_table, report_tables
 from actswap.cli.verb import Answer, verb
 
 
-@verb(click.argument("path", metavar="BUNDLE", type=click.Path()))
+@verb(click.argument("path", metavar="BUNDLE|RECIPE", type=click.Path()))
 def command(path: str) -> Answer:
-    """Show the plan, the report and the base of BUNDLE; no model is loaded."""
+    """Show the plan, the report and the base of BUNDLE, or what RECIPE does; no model is loaded."""
+    if path.endswith(".toml"):
+        from actswap.cli.run import show_recipe
+
+        return show_recipe(path)
     from actswap import bundle
 
     document = bundle.read(path)

@@ -74,16 +74,15 @@ def command(
     say(f"Data: {data}, {len(images.train)} training items")  # type: ignore[arg-type]
     with progress() as report_progress:
         report = tune(model, images, config, teacher=teacher, progress=report_progress)
-    result = {**report.to_dict(), "bundle": None}
-    if int(os.environ.get("RANK", "0")) == 0:
-        note = {**bundle.read(path).get("report", {}), "tuning": report.to_dict()}
-        saved = bundle.save(
-            model.cpu().eval(), out / "bundle", base=bundle.read_base(path), report=note, overwrite=resume
-        )
-        result["bundle"] = str(saved)
-        say(f"Wrote {saved} and {', '.join(Path(f).name for f in report.files)} in {out / 'tune'}. "
-            f"Next: actswap report {saved}")  # fmt: skip
-    return Answer(result, [scores(report.before, report.after), f"{report.steps} steps, {report.trained:,} parameters"])
+    if int(os.environ.get("RANK", "0")) != 0:
+        click.get_current_context().exit(0)  # of several processes the first one writes and answers
+    note = {**bundle.read(path).get("report", {}), "tuning": report.to_dict()}
+    source = bundle.read_base(path)
+    saved = bundle.save(model.cpu().eval(), out / "bundle", base=source, report=note, overwrite=resume)
+    names = ", ".join(Path(file).name for file in report.files)
+    say(f"Wrote {saved} and {names} in {out / 'tune'}. Next: actswap report {saved}")
+    shown = [scores(report.before, report.after), f"{report.steps} steps, {report.trained:,} parameters"]
+    return Answer({**report.to_dict(), "bundle": str(saved)}, shown)
 
 
 def read_config(settings: Sequence[str], given: dict[str, Any], out: str, resume: bool) -> Any:

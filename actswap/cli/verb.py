@@ -124,9 +124,7 @@ def _complete_targets(ctx: click.Context, param: click.Parameter, incomplete: st
     folder = Path(__file__).parent.parent / "activations"
     names: set[str] = set()
     for file in folder.glob("*.py"):
-        names |= set(
-            re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M)
-        )
+        names |= set(re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M))
     return sorted(name for name in names if name.startswith(incomplete))
 
 
@@ -141,9 +139,7 @@ MODEL_OPTIONS = _options(
         metavar="SPEC",
         help="Build it: torchvision:NAME, timm:NAME, package.module:factory.",
     ),
-    click.option(
-        "--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."
-    ),
+    click.option("--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."),
     click.option("--trust-pickle", is_flag=True, help="Load a pickle unchecked. It can run any program."),
     click.option("--base", type=click.Path(), metavar="FILE", help="The model that a bundle was made from."),
 )
@@ -195,9 +191,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load(
-    path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None
-) -> LoadedModel:
+def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None) -> LoadedModel:
     """Load a model file and say what it is."""
     from actswap.loading import load_model
 

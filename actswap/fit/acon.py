@@ -110,9 +110,7 @@ def fit_acon(f: Function, x: ArrayLike, w: ArrayLike | None = None) -> AconFit:
     (d, p2), _ = _project(points, y, root_w, k)
     # A straight line needs no sharpness; a finite one keeps the unit trainable.
     beta = k / d if abs(d) > 1e-12 else 1.0
-    fit = AconFit(
-        float(p2 + d), float(p2), float(beta), lo, hi, 0.0, 0.0, converged and k < grid[-1], iterations
-    )
+    fit = AconFit(float(p2 + d), float(p2), float(beta), lo, hi, 0.0, 0.0, converged and k < grid[-1], iterations)
     at_points = fit.evaluate(points) - y
     largest = max(np.abs(at_points).max(), np.abs(fit.evaluate(dense) - on_dense).max())
     return AconFit(

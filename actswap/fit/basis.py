@@ -60,7 +60,5 @@ def _matrix(basis: str, degree: int) -> Array:
 
 def _recurrence(basis: str) -> Callable[[int], tuple[float, float, float]]:
     if basis not in _RECURRENCES:
-        raise UsageError(
-            f"unknown basis {basis!r}", why=f"one of {', '.join(BASES)}", fix='basis="chebyshev_t"'
-        )
+        raise UsageError(f"unknown basis {basis!r}", why=f"one of {', '.join(BASES)}", fix='basis="chebyshev_t"')
     return _RECURRENCES[basis]

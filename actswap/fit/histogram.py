@@ -116,6 +116,11 @@ class Histogram:
             excluded,
         )
 
+    def coarse(self, bins: int) -> Histogram:
+        """Return the same distribution in at most `bins` bins; range, mean and deviation stay exact."""
+        centroids, weights = condense(self.centroids, self.weights, bins)
+        return replace(self, centroids=centroids, weights=weights)
+
     def shifted(self, by: float) -> Histogram:
         """Return the distribution of x + by."""
         return replace(

@@ -104,9 +104,7 @@ def fit_max_affine(f: Function, x: ArrayLike, w: ArrayLike | None = None, lines:
     fit = MaxAffineFit(slopes, offsets, lo, hi, 0.0, 0.0, True, rounds)
     at_points = fit.evaluate(points) - y
     largest = max(np.abs(at_points).max(), np.abs(fit.evaluate(dense) - on_dense).max())
-    return MaxAffineFit(
-        slopes, offsets, lo, hi, float(largest), float(np.sqrt(weights @ at_points**2)), True, rounds
-    )
+    return MaxAffineFit(slopes, offsets, lo, hi, float(largest), float(np.sqrt(weights @ at_points**2)), True, rounds)
 
 
 def _polygon(x: Array, y: Array, root_w: Array, corners: tuple[float, ...]) -> tuple[Array, float]:

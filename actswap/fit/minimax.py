@@ -94,13 +94,10 @@ def _programs(problem: Problem, b: Array, c: Array) -> tuple[Array, Array, bool,
             return b, c, True, program
         if got > 0.0:
             b, c, error, largest = trial_b, trial_c, trial, largest - got
-        radius = (
-            radius * 0.3
-            if got < 0.1 * expected
-            else min(radius * 2.0, 1.0)
-            if got > 0.6 * expected
-            else radius
-        )
+        if got < 0.1 * expected:
+            radius *= 0.3
+        elif got > 0.6 * expected:
+            radius = min(2.0 * radius, 1.0)
     return b, c, False, _PROGRAMS
 
 

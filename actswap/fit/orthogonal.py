@@ -50,9 +50,7 @@ def fit_orthogonal(
         The fit, with `basis` set.
     """
     if basis not in ORTHOGONAL:
-        raise UsageError(
-            f"unknown basis {basis!r}", why=f"one of {', '.join(ORTHOGONAL)}", fix='basis="legendre"'
-        )
+        raise UsageError(f"unknown basis {basis!r}", why=f"one of {', '.join(ORTHOGONAL)}", fix='basis="legendre"')
     if scale is None:
         points, weights = weighted_points(x, w)
         scale = 0.25 * float(np.sqrt(weights @ points**2)) or 1.0

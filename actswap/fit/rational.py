@@ -96,11 +96,7 @@ class PadeFit:
         """The unit with clamp and tails: any shape of x, float64."""
         x = np.asarray(x, dtype=np.float64)
         inside = self.rational(np.clip(x, self.lo, self.hi))
-        return (
-            inside
-            + self.slope_lo * np.minimum(x - self.lo, 0.0)
-            + self.slope_hi * np.maximum(x - self.hi, 0.0)
-        )
+        return inside + self.slope_lo * np.minimum(x - self.lo, 0.0) + self.slope_hi * np.maximum(x - self.hi, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""

@@ -13,22 +13,29 @@ from actswap.errors import UsageError
 SOURCE = Path(__file__).parents[2] / "native"
 
 
-def build(source: Path = SOURCE, target: Path = Path(__file__).parent, options: tuple[str, ...] = ()) -> Path:
-    """Configure and build with CMake, and put the library into `target`.
+# Library and the folder of the package it belongs to: the torch side's, and ONNX Runtime's.
+_PLACES = {"libactswap_kernels": "ops", "libactswap_ort": "onnx"}
+
+
+def build(
+    source: Path = SOURCE, package: Path = Path(__file__).parents[1], options: tuple[str, ...] = ()
+) -> list[Path]:
+    """Configure and build with CMake, and put the libraries into the package.
 
     Args:
         source: the folder `native` of the sources.
-        target: where the library goes.
+        package: the folder of the package.
         options: further arguments of `cmake -S`, e.g. `-DACTSWAP_SANITIZE=ON`.
 
     Returns:
-        The library's path.
+        The libraries' paths.
 
     Raises:
         UsageError: there are no sources, no CMake or no compiler, or the build fails.
     """
     if not (source / "CMakeLists.txt").exists():
-        raise UsageError("no kernel sources", where=str(source), why="this is not a checkout", fix="pip install actswap")
+        why = "this is not a checkout"
+        raise UsageError("no kernel sources", where=str(source), why=why, fix="pip install actswap")
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         raise UsageError("the kernels are not built", why="CMake is missing", fix="pip install cmake")
@@ -37,14 +44,18 @@ def build(source: Path = SOURCE, target: Path = Path(__file__).parent, options: 
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise UsageError("the kernels are not built", why=(done.stdout + done.stderr)[-2000:])
-        found = sorted(Path(folder).glob("libactswap_kernels.*"))
+        found = [p for p in sorted(Path(folder).rglob("libactswap_*")) if p.stem in _PLACES and p.is_file()]
         if not found:
             raise UsageError("the kernels are not built", why="no C++ compiler", fix="apt-get install g++")
-        # Replaced, not overwritten: a process that has the old library mapped keeps it.
-        beside = target / f".{found[0].name}.new"
-        shutil.copy(found[0], beside)
-        return beside.replace(target / found[0].name)
+        return [_replace(p, package / _PLACES[p.stem] / p.name) for p in found]
+
+
+def _replace(built: Path, target: Path) -> Path:
+    """Put a library in place by renaming: a process that has the old one mapped keeps it."""
+    beside = target.with_name(f".{target.name}.new")
+    shutil.copy(built, beside)
+    return beside.replace(target)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{build()}\n")
+    sys.stdout.write("".join(f"{path}\n" for path in build()))

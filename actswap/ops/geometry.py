@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -16,9 +17,7 @@ class Geometry(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def geometry(
-    shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: bool, gated: bool
-) -> Geometry | None:
+def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: bool, gated: bool) -> Geometry | None:
     """Return the geometry of a tensor, None where the kernels need a dense copy first.
 
     Args:
@@ -43,9 +42,7 @@ def geometry(
     # Planes: the inner axes are one dense run. (NCHW, also cut along N or C.)
     if inner and _collapse(inner) == 1 and _collapse(sample) is not None:
         n = prod(a for a, _ in sample)
-        return Geometry(
-            (n, 1, channels, prod(a for a, _ in inner)), (_collapse(sample) or 0, 0, channel_stride, 1)
-        )
+        return Geometry((n, 1, channels, prod(a for a, _ in inner)), (_collapse(sample) or 0, 0, channel_stride, 1))
     # Rows: channels are dense, everything else steps over them. (NHWC, NLC, a plain matrix.)
     if channel_stride == 1 or channels == 1:
         rows = inner if gated else [*before, *after]
@@ -59,7 +56,7 @@ def geometry(
 
 def _collapse(axes: list[tuple[int, int]]) -> int | None:
     """Return the stride of the one axis that these axes amount to, None where they do not."""
-    for (_, outer), (n, inner) in zip(axes, axes[1:], strict=False):
+    for (_, outer), (n, inner) in pairwise(axes):
         if outer != n * inner:
             return None
     return axes[-1][1] if axes else 0

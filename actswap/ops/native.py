@@ -21,7 +21,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 _BASES = {"chebyshev_t": 0, "chebyshev_u": 1, "legendre": 2, "laguerre": 3, "hermite_prob": 4, "hermite_phys": 5}
 _ACON, _META_ACON, _DY_RELU, _PAU, _OPAU = range(5)
-_BACKWARD, _SPATIAL_ALL, _SPLIT = 1, 2, 4
+_BACKWARD, _SPATIAL_ALL = 1, 2
 _SLOTS = 10
 _HEAD, _POINTERS = struct.Struct("<I9i2I16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q")  # struct actswap_call
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings
@@ -74,7 +74,7 @@ def _load() -> tuple[Any, Status]:
 
 
 _library, _status = _load()
-_run = None if _library is None else _library.actswap_host_run
+_run: Any = None if _library is None else _library.actswap_host_run
 if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
 
@@ -89,7 +89,6 @@ def _head(
     args: Sequence[Any],
     others: Sequence[tuple[torch.Size, tuple[int, ...]]],
     backward: bool,
-    threads: int,
 ) -> bytes | None:
     """Pack everything of a call but its pointers; None where the tensors need dense copies first.
 
@@ -98,7 +97,6 @@ def _head(
         args: the operator's arguments.
         others: shapes and strides of the tensors that must agree with x: y or grad_x, then grad_y.
         backward: which pass it is.
-        threads: threads that will run it.
     """
     x = args[0]
     shared = sum(1 << s.slot for s in plan.slots if s.width and args[s.position].numel() == s.width)
@@ -108,8 +106,6 @@ def _head(
         return None
     (extents, strides), *rest = layouts
     flags = plan.flags | (_BACKWARD if backward else 0)
-    if threads > 1 and plan.gated and extents[0] < 2 * threads:
-        flags |= _SPLIT
     y_strides = rest[0].strides if rest else strides
     return _HEAD.pack(
         ABI, plan.op, _DTYPES[x.dtype], flags, plan.form, plan.basis, *plan.degrees, plan.hidden, plan.pieces,
@@ -215,13 +211,13 @@ class _Calls:
             if grad.dtype is not x.dtype:
                 grad = grad.to(x.dtype)
             others.append(grad)
-        kind = (key, x.stride(), x.dtype, threads, y is None, None if grad is None else grad.stride())
+        kind = (key, x.stride(), x.dtype, y is None, None if grad is None else grad.stride())
         if kind in self.heads:
             head = self.heads[kind]
         else:
             _forget(self.heads)
             sides = [(t.shape, t.stride()) for t in others]
-            head = self.heads[kind] = _head(plan, args, sides, grad is not None, threads)
+            head = self.heads[kind] = _head(plan, args, sides, grad is not None)
         if head is None:
             # The slow way round: everything dense in one order, y copied to where it belongs.
             dense = None if y is None else torch.empty(y.shape, dtype=y.dtype)

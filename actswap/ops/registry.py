@@ -21,7 +21,7 @@ from actswap.ops.kernel import choose
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
-_library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")
+_library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _operators: dict[str, Operator] = {}
 _functions: dict[str, Callable[..., Tensor]] = {}
 
@@ -187,9 +187,7 @@ def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autog
         def forward(ctx: Any, *args: Any) -> Tensor:
             ctx.args = [None if i in tensors else a for i, a in enumerate(args)]
             aux = None
-            kernel = (
-                choose(operator.name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
-            )
+            kernel = choose(operator.name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
             if kernel is not None:
                 y, aux = kernel.forward(args)
             else:

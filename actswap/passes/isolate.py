@@ -7,7 +7,8 @@ Cases:
 1. The owner calls a child once: the child is swapped.
 2. The owner calls a child several times, a function, a method or a formula: the owner becomes an island, its traced
    forward calls one new child per site.
-3. A function kept in an attribute under the new child's name: the child stands at `name@0`.
+3. Where torch.fx cannot follow the owner's forward, its source is rewritten at the place of the call instead.
+4. A function kept in an attribute under the new child's name: the child stands at `name@0`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, fx, nn
 
 from actswap.activations.plain import SourceModule
-from actswap.capture.island import Arguments, Traced, Variant, compile_graph, graph_ops, install, share_constants, trace
+from actswap.capture.island import (
+    Arguments,
+    Traced,
+    Variant,
+    compile_graph,
+    graph_ops,
+    install,
+    install_methods,
+    share_constants,
+    trace,
+)
+from actswap.capture.rewrite import rewritten
 from actswap.errors import CaptureError
 from actswap.plan import Choice, Island
 from actswap.recognize.matches import Match, find
@@ -30,8 +42,11 @@ def isolate_swap(model: nn.Module, choice: Choice) -> None:
 
 def check_island(model: nn.Module, island: Island) -> None:
     """Raise CaptureError where `isolate_island` would; the model is not changed."""
+    owner = model.get_submodule(island.owner)
+    if island.rewrites:
+        rewritten(owner, island.rewrites, {o: "x" for r in island.rewrites for o in r.ordinals})
     for arguments in island.calls:
-        _variant(model.get_submodule(island.owner), island, arguments, {}, {})
+        _variant(owner, island, arguments, {}, {})
 
 
 def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) -> None:
@@ -45,9 +60,14 @@ def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) 
     chosen = {c.site.ordinal: c for c in choices}
     constants: dict[str, Tensor] = {}
     variants = [_variant(owner, island, arguments, chosen, constants) for arguments in island.calls]
+    below = f"{island.owner}." if island.owner else ""
+    methods = rewritten(owner, island.rewrites, {o: c.path.removeprefix(below) for o, c in chosen.items()})
     for choice in choices:
         set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
-    install(owner, variants, constants, island.owner)
+    if variants:
+        install(owner, variants, constants, island.owner)
+    else:
+        install_methods(owner, methods)
 
 
 def _variant(

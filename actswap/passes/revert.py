@@ -86,10 +86,11 @@ def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]
 
 
 def _restore(model: nn.Module, originals: Mapping[str, nn.Module | None]) -> None:
-    for path, original in reversed(originals.items()):
+    for path, original in reversed(list(originals.items())):
         if original is not None:
             set_module(model, path, original)
             continue
         parent, _, name = path.rpartition(".")
-        if name in model.get_submodule(parent)._modules:
-            delattr(model.get_submodule(parent), name)
+        around = dict(model.named_modules()).get(parent)
+        if around is not None and name in around._modules:
+            delattr(around, name)

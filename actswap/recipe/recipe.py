@@ -39,13 +39,14 @@ class RecipeError(UsageError):
         )
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), *, ready: bool = True) -> Recipe:
     """Read and check a recipe file.
 
     Args:
         path: the TOML file.
         overrides: `section.key=value` texts that replace values of the file; the value is TOML, or a plain
             text.
+        ready: also check what running it needs: that the data is named, that files and folders exist.
 
     Raises:
         RecipeError: with every problem of the file; what needs the network (selectors) is checked by
@@ -61,13 +62,13 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     problems: list[str] = []
     for text in overrides:
         override(document, text, problems)
-    recipe = parse(document, problems)
+    recipe = parse(document, problems, ready=ready)
     if recipe is None or problems:
         raise RecipeError(str(path), problems)
     return recipe
 
 
-def parse(document: dict[str, Any], problems: list[str]) -> Recipe | None:
+def parse(document: dict[str, Any], problems: list[str], *, ready: bool = True) -> Recipe | None:
     """Turn parsed TOML into a recipe; problems are appended, None where the tables cannot be built."""
     schema = document.get("schema")
     if isinstance(schema, int) and schema != SCHEMA:
@@ -80,24 +81,15 @@ def parse(document: dict[str, Any], problems: list[str]) -> Recipe | None:
         ]
     recipe = read_table(Recipe, document, "", problems)
     if recipe is not None:
-        problems += check(recipe)
+        problems += check(recipe) + (check_files(recipe) if ready else [])
     return recipe
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Return the problems of values that fit their types: ranges, names, missing files."""
+    """Return the problems of values that fit their types: ranges and names."""
     found: list[str] = []
     if not recipe.model.input or min(recipe.model.input) < 1:
         found.append(f"model.input: must be positive sizes like [1, 3, 224, 224], is {list(recipe.model.input)}")
-    if ":" not in recipe.model.source and not Path(recipe.model.source).exists():
-        found.append(f"model.source: there is no file {recipe.model.source!r}, and it is no library:name either")
-    if recipe.model.weights and not Path(recipe.model.weights).exists():
-        found.append(f"model.weights: there is no file {recipe.model.weights!r}")
-    data = recipe.data.source
-    if data and ":" not in data and not Path(data).is_dir():
-        found.append(f"data.source: {data!r} is neither a folder nor package.module:function")
-    if not data and recipe.tune is not None:
-        found.append("data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function")
     if recipe.data.size < 0:
         found.append(f"data.size: must not be negative, is {recipe.data.size}")
     try:
@@ -114,6 +106,21 @@ def check(recipe: Recipe) -> list[str]:
         found.append("calibrate: batches and batch must be at least 1")
     if recipe.tune is not None:
         found += [f"tune.{problem}" for problem in recipe.tune.problems()]
+    return found
+
+
+def check_files(recipe: Recipe) -> list[str]:
+    """Return what is missing on this machine: files, folders, the data that the user has to name."""
+    found: list[str] = []
+    if ":" not in recipe.model.source and not Path(recipe.model.source).exists():
+        found.append(f"model.source: there is no file {recipe.model.source!r}, and it is no library:name either")
+    if recipe.model.weights and not Path(recipe.model.weights).exists():
+        found.append(f"model.weights: there is no file {recipe.model.weights!r}")
+    data = recipe.data.source
+    if data and ":" not in data and not Path(data).is_dir():
+        found.append(f"data.source: {data!r} is neither a folder nor package.module:function")
+    if not data and recipe.tune is not None:
+        found.append("data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function")
     return found
 
 

@@ -9,11 +9,13 @@ Cases of a match, in this order:
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from actswap.capture.rewrite import Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
@@ -41,15 +43,19 @@ class Located:
     Attributes:
         sites: the sites of this owner in order; None stands for a clamp that is not an activation.
         sources: the source at each position, also where there is no site.
+        when: for each position, the operation on the tape that first made the call.
         runs: numbers of the owner's calls on the tape.
         inline: children of the owner in which a part of one of its formulas happens.
+        spots: where each call stands in the source, where the tape says so.
     """
 
     owner: str
     sites: tuple[Site | None, ...]
     sources: tuple[Source, ...]
+    when: tuple[int, ...]
     runs: tuple[int, ...]
     inline: tuple[str, ...] = ()
+    spots: tuple[Spot | None, ...] = ()
 
 
 def locate(model: nn.Module, tape: Tape) -> list[Located]:
@@ -77,6 +83,8 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
             )
         elif match.source.kind.startswith("actswap."):
             site = replace(site, how="left", reason="already converted by actswap")
+        elif match.source == Source("prelu"):
+            site = replace(site, how="left", reason="its slopes are on the meta device, where they have no values")
         base, count = site.name, taken[site.name]
         taken[base] += 1
         site = replace(site, name=f"{base}@{count}" if count else base)
@@ -91,8 +99,17 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         sites = tuple(site for _, site in entries)
         inline = tuple(dict.fromkeys(c for place, _ in entries for c in _parts(place, names[owner], tape)))
         sources = tuple(p.matches[0].source for p, _ in entries)
-        found.append(Located(owner, _settle(sites), sources, tuple(runs[owner]), inline))
+        when = tuple(p.matches[0].root.index for p, _ in entries)
+        spots = tuple(_spot(p) for p, _ in entries)
+        found.append(Located(owner, _settle(sites), sources, when, tuple(runs[owner]), inline, spots))
     return found
+
+
+def _spot(place: _Place) -> Spot | None:
+    called, match = place.called[0], place.matches[0]
+    if called is not None:
+        return called.spot
+    return None if match.is_formula else match.root.spot
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
@@ -103,14 +120,15 @@ def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
     return [path for path, module in owner.named_modules() if path and id(module) in modules]
 
 
-def recurrent_sites(tape: Tape) -> list[Site]:
-    """List the recurrent layers of a tape: activations that are seen, but cannot be replaced."""
+def recurrent_sites(tape: Tape) -> list[tuple[int, Site]]:
+    """List the recurrent layers of a tape, and when they run: activations that are seen, but cannot be replaced."""
     sites = []
     for name in dict.fromkeys(c.name for c in tape.calls if isinstance(c.module, nn.RNNBase)):
         if name is not None:
-            module = next(c.module for c in tape.calls if c.name == name)
-            kind = Source("tanh" if not isinstance(module, nn.RNN) else module.nonlinearity)
-            sites.append(Site(name, kind, "gate", "module", name.rpartition(".")[0], "left", RECURRENT))
+            call = next(c for c in tape.calls if c.name == name)
+            kind = Source("tanh" if not isinstance(call.module, nn.RNN) else call.module.nonlinearity)
+            site = Site(name, kind, "gate", "module", name.rpartition(".")[0], "left", RECURRENT)
+            sites.append((call.ops[0], site))
     return sites
 
 
@@ -175,6 +193,8 @@ def _site(
     fn = match.source.kind if match.is_formula else match.root.name
     fn = {"hardtanh": "relu6" if match.source.kind == "relu6" else "hardtanh"}.get(fn, fn)
     local = child if child and called is not None else fn
+    if match.source.kind.startswith("actswap."):
+        local = re.sub(r"@\d+$", "", local)  # the name that the site had before it was converted
     absolute = called is not None and bool(child) and not _path_below(owner, called.module)
     name = local if absolute or not place.owner else f"{place.owner}.{local}"
     form = "module" if called is not None else "formula" if match.is_formula else match.root.form
@@ -200,7 +220,7 @@ def _site(
 def _path_below(owner: nn.Module, module: nn.Module) -> str:
     for path, candidate in owner.named_modules(remove_duplicate=False):
         if candidate is module and path:
-            return path
+            return str(path)
     return ""
 
 

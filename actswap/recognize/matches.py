@@ -89,7 +89,9 @@ def _source(op: Op, values: Mapping[int, Value]) -> Source | None:
         return Source("relu") if limit == value == 0 else Source.of(name, threshold=limit, value=value)
     if name == "prelu":
         slope = _constant(arg("weight"), values)
-        return None if slope is None else Source.of(name, slope=_numbers(slope))
+        if slope is None or slope.is_meta:
+            return None if slope is None else Source(name)
+        return Source.of(name, slope=_numbers(slope))
     if name == "glu":
         return Source("glu")
     return None
@@ -193,6 +195,8 @@ class _Reader:
         if arg.id == self.x:
             return algebra.X
         constant = self.values[arg.id].constant
+        if constant is not None and constant.is_meta:
+            return None
         if constant is not None and constant.numel() == 1:
             return algebra.number(float(constant))
         if constant is not None:
@@ -248,7 +252,7 @@ class _Reader:
             return algebra.fn("log", inner)
         if name == "pow":
             n = args.get("exponent", args.get("1"))
-            return algebra.power(a, float(n)) if is_number(n) else None
+            return algebra.power(a, _float(n, 1.0)) if is_number(n) else None
         b = self.value(args.get("other", args.get("1")), depth)
         if b is None:
             return None

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from actswap.errors import UsageError
+from actswap.loading import from_current_folder
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Mean loss over a batch, from the network's output and the target."""
@@ -61,15 +62,21 @@ def load_data(source: str, size: int | None = None) -> Data:
             why="neither a folder nor package.module:function",
             fix="--data folder/with/train   or   --data mypackage.mydata:make",
         )
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"no data function {source!r}", why=str(error), fix="put its folder on PYTHONPATH") from error
-    if not callable(function):
-        raise UsageError(
-            f"{source} is a {type(function).__name__}, not a function", fix="def make(): return train, valid"
-        )
-    return as_data(function(), source)
+    with from_current_folder():
+        try:
+            function = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, AttributeError) as error:
+            fix = "put its folder on PYTHONPATH"
+            raise UsageError(f"no data function {source!r}", why=str(error), fix=fix) from error
+        if not callable(function):
+            raise UsageError(
+                f"{source} is a {type(function).__name__}, not a function", fix="def make(): return train, valid"
+            )
+        try:
+            made = function()
+        except Exception as error:  # the user's code: whatever it raises is the answer
+            raise UsageError(f"the data function {source} failed", why=f"{type(error).__name__}: {error}") from error
+    return as_data(made, source)
 
 
 def as_data(made: Any, source: str = "data") -> Data:

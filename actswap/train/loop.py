@@ -263,7 +263,6 @@ class _Run:
             steps = range(min(self.config.reestimate, self.count // self.batch))
             inputs = training_batches(self.data.train, self.batch, self.config.seed, steps, 0, 1, self.config.workers)
             reestimate(self.model, (x.to(self.fabric.device) for x, _ in inputs))
-        self.metrics = [row for row in self.metrics if row["kind"] != "valid" or row["step"] < self.total]
         self.average = None
         self._validate(self.total)
         self.model.eval()
@@ -330,7 +329,9 @@ class _Run:
             if process["random_cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(process["random_cuda"])
         self.window = torch.tensor(found.state["window"], dtype=torch.float64)
-        self.metrics = [row for row in read_metrics(file) if row["step"] <= found.step]
+        last = ("valid", self.total)  # of a finished run: it is scored once more
+        rows = (row for row in read_metrics(file) if row["step"] <= found.step)
+        self.metrics = [row for row in rows if (row["kind"], row["step"]) != last]
         self._cut(file, self.metrics)
         return found
 

@@ -70,16 +70,13 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
     }
 }
 
-#ifndef ROWS_FORWARD
-#define ROWS_FORWARD 8
-#define ROWS_BACKWARD 8
-#endif
 template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype);
     int64_t sample = unit / l.per_sample, j = unit % l.per_sample, group = j / l.chunks, chunk = j % l.chunks;
     int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
-    // A few rows at a time: parameters are loaded, and sums kept in registers, once for all of them.
-    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? ROWS_FORWARD : ROWS_BACKWARD;
+    // Backward takes a few rows at a time: sums stay in registers for all of them. Forward reads straight on (18 %
+    // faster for ACON at 768 channels, the same for PAU).
+    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? 1 : 8;
     Table table = table_of(c, l, work, sample, false);
     const int used = F::RUNTIME ? l.sums : F::SUMS;
     const char *x = at_element(c.x, c.x_stride, sample, group, 0, 0, size);

@@ -46,7 +46,7 @@ struct Tensor {
             stride[axis] = step;
             step *= extent[axis];
             if (axis != (planar ? 3 : 2)) step += between(0, 3);  // gaps between planes, groups and samples
-            else if (between(0, 2) == 0) step += between(1, 5);
+            else if (between(0, 2) == 0 || extent[axis] == 1) step += between(1, 5);  // rows must not look like planes
         }
         int64_t last = 0;
         for (int axis = 0; axis < 4; ++axis) last += stride[axis] * (extent[axis] - 1);
@@ -65,9 +65,11 @@ struct Tensor {
 };
 
 std::vector<std::unique_ptr<float[]>> kept;
+std::vector<int64_t> sizes;
 
 float *numbers(int64_t n, bool fill = true) {
     kept.emplace_back(new float[n]);
+    sizes.push_back(n);
     for (int64_t i = 0; i < n; ++i) kept.back()[i] = fill ? normal() : 0.f;
     return kept.back().get();
 }
@@ -88,7 +90,7 @@ void run(const actswap_call &c, bool split) {
 }
 
 bool one(int number) {
-    kept.clear();
+    kept.clear(), sizes.clear();
     actswap_call c = {};
     c.abi = ACTSWAP_ABI;
     c.op = (int)between(0, 4), c.dtype = (int)between(0, 2);
@@ -160,8 +162,8 @@ bool one(int number) {
     std::vector<char> y(first.data.get(), first.data.get() + first.bytes);
     std::vector<std::vector<float>> grads;
     auto size_of = [&](int i) -> int64_t {
-        for (auto &k : kept)
-            if (k.get() == c.grad_param[i]) return 1;
+        for (size_t k = 0; k < kept.size(); ++k)
+            if (kept[k].get() == c.grad_param[i]) return sizes[k];
         return 0;
     };
     for (int i = 0; i < ACTSWAP_SLOTS; ++i) grads.push_back(std::vector<float>(c.grad_param[i], c.grad_param[i] + size_of(i)));

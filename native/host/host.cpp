@@ -95,6 +95,13 @@ struct Workspace {
 extern "C" ACTSWAP_API int actswap_host_run(const actswap_call *call, int threads) {
     static thread_local Workspace workspace;
     if (*actswap_check(call)) return 1;
+    // Too few blocks of samples to go round: phases over planes instead.
+    actswap_call spread = *call;
+    const bool gated = call->op == ACTSWAP_META_ACON || call->op == ACTSWAP_DY_RELU;
+    if (threads > 1 && gated && actswap_units(call, 0) < 2 * threads) {
+        spread.flags |= ACTSWAP_SPLIT;
+        call = &spread;
+    }
     void *work = workspace.get(actswap_workspace(call));
     if (!work) return 2;
     const int phases = actswap_phases(call);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 
 import pytest
@@ -87,10 +88,46 @@ def test_mixed_precision_training_step(name: str) -> None:
 
 
 @EVERY
-def test_torch_export(name: str) -> None:
-    module, x = built(name).eval(), sample()
-    program = torch.export.export(module, (x,))
+def test_torch_export_with_any_batch_and_size(name: str) -> None:
+    module, dims = built(name).eval(), [torch.export.Dim(n) for n in "nhw"]
+    sizes = ({0: dims[0], 2: dims[1], 3: dims[2]},)
+    program = torch.export.export(module, (sample(2, C, 8, 9),), dynamic_shapes=sizes)
+    x = sample(3, C, 5, 7)
     torch.testing.assert_close(program.module()(x), module(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(functools.partial(built, name) for name in TRAINABLE),
+        lambda: built("meta_acon", space="layer", pool="sum"),
+        lambda: built("meta_acon", space="pixel"),
+        lambda: built("meta_acon", bn=True),
+        lambda: built("dy_relu_b", normalizer="hard_sigmoid"),
+        lambda: built("dy_relu_c", normalizer="hard_sigmoid"),
+        lambda: built("acon_frelu", bn=True),
+        lambda: AN.Bounded(built("acon_c"), -0.5, 1.0),
+        lambda: AN.Morph(AN.plain("gelu"), built("acon_c"), 0.3),
+    ],
+)
+def test_first_and_second_gradients_of_modules(make) -> None:
+    module, x = make().double().eval(), sample(2, C, 2, 3).double().requires_grad_()
+    names = [n for n, _ in module.named_parameters()]
+
+    def run(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x,))
+
+    inputs = (x, *(p.detach().clone().requires_grad_() for p in module.parameters()))
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_gradients_of_plain_activations(kind: str) -> None:
+    x = sample(3, 7).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: evaluate(Source(kind), x), (x,))
+    if kind != "hardsigmoid":  # torch itself has no second derivative of it
+        assert torch.autograd.gradgradcheck(lambda x: evaluate(Source(kind), x), (x,))
 
 
 @EVERY

@@ -43,9 +43,7 @@ def test_gelu_under_the_normal_distribution():
 
 
 def test_gap_to_the_maximum():
-    best = minimize_scalar(
-        lambda u: -u * expit(-u), bounds=(0, 5), method="bounded", options={"xatol": 1e-12}
-    )
+    best = minimize_scalar(lambda u: -u * expit(-u), bounds=(0, 5), method="bounded", options={"xatol": 1e-12})
     assert pytest.approx(-best.fun, rel=1e-12) == MAX_GAP
     x = np.linspace(-2, 2, 400001)
     beta = beta_for(1e-2)

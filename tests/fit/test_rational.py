@@ -123,9 +123,7 @@ def test_gradient_of_the_projected_cost_is_exact(seed, form):
 
 
 def test_poles_of_the_unsafe_form_are_reported():
-    fit = PadeFit(
-        "unsafe", "monomial", (1.0,), (0.0, -1.0), 2.0, -1, 1, 0, 0, 0, 0, True, 1
-    )  # Q = 1 - (x/2)^2
+    fit = PadeFit("unsafe", "monomial", (1.0,), (0.0, -1.0), 2.0, -1, 1, 0, 0, 0, 0, True, 1)  # Q = 1 - (x/2)^2
     np.testing.assert_allclose(fit.poles, [-2.0, 2.0], atol=1e-12)
     wide = fit_pade(gelu, GRID, form="unsafe")
     assert all(p < wide.lo or p > wide.hi for p in wide.poles)

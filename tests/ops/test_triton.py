@@ -20,8 +20,10 @@ import actswap.nn
 from actswap import ops
 from cases import FORMULAS, operator, parameters
 torch.manual_seed(0)
-for kind in ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c", "pau_32"):
-    for shape, dim, dtype in (((2, 3, 5, 5), 1, torch.float32), ((2, 5, 6), -1, torch.float32), ((2, 3, 9), 1, torch.bfloat16)):
+kinds = ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c")
+inputs = ((2, 3, 5, 5), 1, torch.float32), ((2, 5, 6), -1, torch.float32), ((2, 3, 9), 1, torch.bfloat16)
+for kind in (*kinds, "pau_32"):
+    for shape, dim, dtype in inputs:
         name, params = parameters(kind, shape[dim])
         x, g = (2 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
         results = []
@@ -35,8 +37,8 @@ for kind in ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a"
                 wanted = [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
                 results.append([y.detach(), *torch.autograd.grad(y, wanted, g.to(y.dtype))])
         for i, (a, b) in enumerate(zip(*results)):
-            # float32: some tens of roundings of 6e-8; bfloat16 outputs round once more, half of 2^-8.
-            limit = 2**-8 if dtype == torch.bfloat16 and i < 2 else 2e-5
+            # float32: some tens of roundings of 6e-8; the interpreter truncates to bfloat16, one unit of 2^-7.
+            limit = 2**-7 if dtype == torch.bfloat16 and i < 2 else 2e-5
             error = float((a - b).abs().max() / b.abs().max())
             assert error < limit, (kind, shape, dtype, i, error)
 """

@@ -64,6 +64,9 @@ def test_wrong_settings_are_all_named(bundle, capsys):
 def test_a_recipe_runs_in_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipe = str(write(tmp_path, GOOD))
+    assert run(["show", recipe]) == 0
+    shown = capsys.readouterr().out
+    assert "tune.batch" in shown and "convert.target" in shown and "a test" in shown
     assert run(["run", recipe, "--dry-run"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
     capsys.readouterr()

@@ -204,7 +204,9 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path):
     config = {"epochs": 2, "batch": 16, "ema": 0.8, "reestimate": 2, "out": str(tmp_path / "run"), **CPU}
     first, second = tune_toy.toy(), tune_toy.toy()
     one = tune(first, tune_toy.data(), TuneConfig(**config))
+    written = lines(tmp_path / "run")
     two = tune(second, tune_toy.data(), TuneConfig(**config, resume=True))
+    assert lines(tmp_path / "run") == written
     assert same_bits(first.state_dict(), second.state_dict()) and one.after == two.after
 
 

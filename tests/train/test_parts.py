@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -280,7 +281,9 @@ def test_an_image_folder_is_read(tmp_path):
         load_data(str(tmp_path), 16)
 
 
-@pytest.mark.parametrize("source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy"])
+@pytest.mark.parametrize(
+    "source", ["nowhere", "no.such:thing", "tune_toy:absent", "math:pi", ":", "tune_toy:toy", "math:sqrt"]
+)
 def test_data_that_cannot_be_made_is_refused_with_its_name(source):
     with pytest.raises(UsageError) as caught:
         load_data(source)
@@ -298,3 +301,11 @@ def test_a_data_function_may_return_a_pair_or_one_set():
 def test_settings_without_problems_have_none():
     assert TuneConfig().problems() == []
     assert math.isclose(TuneConfig().lr, 0.05)
+
+
+def test_a_data_function_is_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine_here.py").write_text("import torch\ndef make():\n    return [(torch.zeros(1), 0)]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    assert len(load_data("mine_here:make").train) == 1
+    assert str(tmp_path) not in sys.path

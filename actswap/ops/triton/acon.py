@@ -14,8 +14,8 @@ from actswap.ops.kernel import Kernel
 from actswap.ops.triton.tiles import flat, kernel, like, per_parameter, tiles
 
 
-@triton.jit
-def _acon(
+@triton.jit  # type: ignore[untyped-decorator]
+def _acon(  # type: ignore[no-untyped-def]
     x, g, y, partial, p1, p2, beta, step1, step2, step3, rows, columns, channels,
     PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -61,7 +61,7 @@ def _acon(
 
 
 def _operator(p1: int | None, p2: int | None, beta: int) -> Kernel:
-    """Build the kernel of a member of the family: the arguments that p1 [1], p2 [0] and beta are, None for constants."""
+    """Build the kernel of one of the family from the positions of its arguments, None for p1 = 1 or p2 = 0."""
     dim = beta + 1
 
     def parameters(args: Sequence[Any]) -> list[tuple[Tensor, int]]:

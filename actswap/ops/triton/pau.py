@@ -16,8 +16,8 @@ from actswap.ops.triton.tiles import flat, kernel, like, per_parameter, tiles
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 
 
-@triton.jit
-def _pau(
+@triton.jit  # type: ignore[untyped-decorator]
+def _pau(  # type: ignore[no-untyped-def]
     x, g, y, partial, a, b, tails, step_a, step_b, step_t, rows, columns, channels,
     P: tl.constexpr, Q: tl.constexpr, FORM: tl.constexpr,
     PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -1,0 +1,160 @@
+"""Where torch.fx cannot follow a forward, the call expression in its source is exchanged."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import actswap
+from actswap.plan import Plan
+
+
+class Branching(nn.Module):
+    """One module called up to three times, depending on the size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.more = nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act(self.conv(x))
+        if hidden.shape[-1] > 2:
+            hidden = self.act(self.more(hidden))
+        return self.act(hidden + 1)
+
+
+class Looping(nn.Module):
+    """A functional call in a loop, in a method of its own, behind a branch; `super()` needs its closure cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def extra_repr(self) -> str:
+        return super().extra_repr()
+
+    def body(self, x: Tensor) -> Tensor:
+        assert super().extra_repr() == ""
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 1000:
+            return x
+        return self.body(x)
+
+
+class BareInPlace(nn.Module):
+    """The result of the in-place call is not used, its input is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.linear(x)
+        if hidden.shape[0] > 1:
+            hidden.relu_()
+        return hidden * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "sites"),
+    [
+        (Branching(), torch.randn(2, 3, 4, 4), 3),
+        (Looping(), torch.randn(2, 4), 3),
+        (BareInPlace(), torch.randn(2, 4), 1),
+        (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8), 1),
+    ],
+    ids=["branch", "loop", "bare in-place", "TransformerEncoderLayer"],
+)
+def test_all_calls_are_replaced_and_reverted(model: nn.Module, x: Tensor, sites: int) -> None:
+    model.eval()
+    result = actswap.convert(model, "dy_relu_b", x)
+    assert len(result.report.replaced) == sites
+    assert result.report.census is not None and result.report.census.complete
+    with torch.no_grad():
+        assert torch.equal(result.model(x), model(x))
+        assert torch.equal(actswap.revert(result.model)(x), model(x))
+        plan = Plan.from_dict(json.loads(json.dumps(result.plan.to_dict())))
+        assert torch.equal(actswap.apply_plan(model, plan)(x), model(x))
+    result.model.train()
+    result.model(x).square().mean().backward()
+    assert all(p.grad is not None for p in result.model.parameters())
+
+
+def test_control_flow_stays_dynamic() -> None:
+    model = Branching().eval()
+    converted = actswap.convert(model, "dy_relu_b", torch.randn(2, 3, 4, 4)).model
+    small = torch.randn(5, 3, 2, 2)
+    with torch.no_grad():
+        assert torch.equal(converted(small), model(small))
+
+
+def test_fast_path_of_the_encoder_is_off() -> None:
+    """In eval mode without gradients torch would compute relu in a fused kernel, past the new module."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = torch.randn(2, 3, 8)
+    converted = actswap.convert(layer, "acon_c", x).model
+    with torch.no_grad():
+        before = converted(x)
+        converted.get_parameter("relu.p1").mul_(3.0)
+        assert not torch.allclose(before, converted(x))
+
+
+def logged(method):  # type: ignore[no-untyped-def]
+    """A decorator that branches on a value, so that torch.fx cannot follow."""
+
+    @functools.wraps(method)
+    def wrapper(self, x):  # type: ignore[no-untyped-def]
+        return method(self, x) if float(x.sum()) < 1e9 else x
+
+    return wrapper
+
+
+def hidden(method):  # type: ignore[no-untyped-def]
+    """A decorator that keeps the function in a table, not in its closure."""
+    table = {"method": method}
+
+    @functools.wraps(method)
+    def wrapper(self, x):  # type: ignore[no-untyped-def]
+        return table["method"](self, x) if float(x.sum()) < 1e9 else x
+
+    return wrapper
+
+
+class Decorated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @logged
+    @logged
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(x))
+
+
+class Hidden(Decorated):
+    @hidden
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.linear(x))
+
+
+def test_decorators_stay_around_a_rewritten_method() -> None:
+    model, x = Decorated().eval(), torch.randn(2, 4)
+    converted = actswap.convert(model, "dy_relu_b", x).model
+    with torch.no_grad():
+        assert torch.equal(converted(x), model(x))
+        assert torch.equal(converted(x + 1e9), x + 1e9), "the decorator still decides"
+
+
+def test_a_call_that_cannot_be_reached_is_left_with_its_reason() -> None:
+    (site,) = actswap.scan(Hidden(), torch.randn(2, 4))
+    assert site.how == "left"
+    assert "torch.fx cannot trace" in site.reason and "decorator" in site.reason
