@@ -25,6 +25,7 @@ VERBS = {
     "revert": "Give the original model back.",
     "bench": "Time two models side by side.",
     "list": "List the activations and the starts they promise.",
+    "fit": "Show how a start follows its source; draw it.",
     "tune": "Fine-tune a converted model.",
     "run": "Do all that a recipe says, from model to report.",
     "report": "Write a converted model as one HTML file.",
