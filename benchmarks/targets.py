@@ -3,8 +3,8 @@
     python benchmarks/targets.py                   # SqueezeNet (ReLU) and EfficientNet-Lite0 (ReLU6)
     python benchmarks/targets.py --only squeezenet
 
-The default start within the tolerance 1e-3; then, for the Padé units, the fit itself without a tolerance: of three degrees,
-with a naive range of [-3, 3] beside the calibrated one. Calibration uses ten of the twenty photos, accuracy and error are those of
+The default start within the tolerance 1e-3; then, for the Padé units, the fit itself without a tolerance: of three
+degrees, with a naive range of [-3, 3] beside the calibrated one. Calibration uses ten of the twenty photos, accuracy and error are those of
 the other ten; morph stands at t = 0. Writes a dated table to benchmarks/results.
 """
 
@@ -38,7 +38,7 @@ DEGREES = ((5, 4), (7, 6), (9, 8))
 def naive(model: torch.nn.Module, plan, spec, options) -> None:
     """Start every site from a uniform range of [-3, 3], as published coefficients do."""
     for choice in plan.choices:
-        core, shift, _ = split(choice.site.source)
+        core, _, _ = split(choice.site.source)
         start = spec.start(core, StartContext(100.0, Histogram.uniform(-3.0, 3.0), options))
         load_start(model.get_submodule(choice.path), start.params)
 

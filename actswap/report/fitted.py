@@ -88,6 +88,6 @@ def draw(picture: Curves, path: Path) -> None:
 
 def _bars(axes: Any, histogram: Histogram) -> None:
     """The distribution of the inputs, behind the curves."""
-    counts, edges = np.histogram(histogram.centroids, bins=48, weights=histogram.weights)
+    counts, edges = np.histogram(histogram.centroids, bins=32, weights=histogram.weights)
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color="C0", alpha=0.25)
     axes.set_yticks([])
