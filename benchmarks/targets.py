@@ -4,8 +4,8 @@
     python benchmarks/targets.py --only squeezenet
 
 The default start within the tolerance 1e-3; then, for the Padé units, the fit itself without a tolerance: of three
-degrees, with a naive range of [-3, 3] beside the calibrated one. Calibration uses ten of the twenty photos, accuracy and error are those of
-the other ten; morph stands at t = 0. Writes a dated table to benchmarks/results.
+degrees, with a naive range of [-3, 3] beside the calibrated one. Calibration uses ten of the twenty photos, accuracy
+and error are those of the other ten; morph stands at t = 0. Writes a dated table to benchmarks/results.
 """
 
 from __future__ import annotations

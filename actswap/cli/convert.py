@@ -81,6 +81,12 @@ def command(
     The converted model is compared with the original before anything is written: a failed check exits with 1
     and leaves no file.
     """
+    if path.endswith(".onnx"):
+        from actswap.cli.convert_onnx import convert_file
+
+        refused = {"--only": only, "--skip": skip, "--model": spec, "--format": form != "bundle", "--dry-run": dry_run}
+        refused |= {"--start": start != "auto", "--input": specs}
+        return convert_file(path, target, output, tolerance, key_values(options), calibration, refused, force)
     began = time.monotonic()
     out = Path(output) if output else default_output(path, target, form)
     if not dry_run:

@@ -31,6 +31,11 @@ from actswap.files import refuse_overwrite
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
     click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
     click.option("--half", is_flag=True, help="Write float16 weights."),
+    click.option(
+        "--for-this-machine",
+        is_flag=True,
+        help="Also write OUT.prepared.onnx: faster, for this ONNX Runtime and processor only, needs the kernel library.",
+    ),
     FORCE_OPTION,
 )
 def command(
@@ -45,6 +50,7 @@ def command(
     opset: int,
     decompose: bool,
     half: bool,
+    for_this_machine: bool,
     force: bool,
 ) -> Answer:
     """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
@@ -77,5 +83,21 @@ def command(
         f"ONNX Runtime agrees with PyTorch to {number(worst)} relative on {len(data['checked'])} inputs",
         *data["notes"],
     ]
+    if for_this_machine:
+        lines.append(_prepared(out, force))
     say(f"Next: actswap verify {path} {out}")
     return Answer({**data, "input": inputs.said}, lines)
+
+
+def _prepared(out: Path, force: bool) -> str:
+    """Write the file for this machine beside the portable one."""
+    from actswap.onnx.library import library_path
+    from actswap.onnx.prepare import prepare_file
+
+    target = out.with_suffix(".prepared.onnx")
+    refuse_overwrite(target, overwrite=force, source=str(out))
+    found = prepare_file(out, target)
+    return (
+        f"{target}: {found.blocked} of {found.activations} activations in the blocked layout; "
+        f"register_custom_ops_library({str(library_path())!r}) before loading it"
+    )
