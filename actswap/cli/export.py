@@ -34,7 +34,7 @@ from actswap.files import refuse_overwrite
     click.option(
         "--for-this-machine",
         is_flag=True,
-        help="Also write OUT.prepared.onnx: faster, for this ONNX Runtime and processor only, needs the kernel library.",
+        help="Also write OUT.prepared.onnx: faster, for this ONNX Runtime and processor, needs the library.",
     ),
     FORCE_OPTION,
 )
