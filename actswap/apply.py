@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 from torch import nn
 
 from actswap.activations.plain import PLAIN
+from actswap.capture.duplicate import duplicate
 from actswap.errors import ActswapError, UsageError
 from actswap.passes.isolate import isolate_island, isolate_swap
 from actswap.passes.replace import replace
@@ -104,20 +104,6 @@ def path_of(model: nn.Module, site_name: str, owner: str, child: str, how: str, 
     if taken and (shared or child != local):
         local += "@0"
     return below + local
-
-
-def duplicate(model: nn.Module) -> nn.Module:
-    """Copy a model, or say how to do without a copy."""
-    try:
-        return copy.deepcopy(model)
-    except ActswapError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"this {type(model).__name__} cannot be copied",
-            why=f"{type(error).__name__}: {error}",
-            fix="actswap.convert(model, ..., inplace=True)",
-        ) from error
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from actswap import activations
 from actswap.activations.base import Spec
-from actswap.apply import duplicate
 from actswap.calibrate import calibrate, call_of
+from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
 from actswap.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
@@ -110,6 +111,7 @@ class Conversion:
     report: Report
 
 
+@torch.inference_mode(False)
 def convert(
     model: nn.Module,
     target: str,

@@ -36,7 +36,7 @@ except RuntimeError:  # a CUDA build of torchvision beside a CPU build of torch:
     import torchvision
 
 import actswap
-from actswap.bench import Contender, bench
+from actswap.onnx.bench import Contender, bench
 from actswap.onnx.export import export_onnx
 
 RESULTS = Path(__file__).parent / "results" / "onnx.jsonl"

@@ -833,3 +833,38 @@ def test_weights_that_are_tied_stay_tied() -> None:
     assert new[2].weight is new[0].weight
     back = actswap.revert(new)
     assert back[2].weight is back[0].weight
+
+
+class Caching(nn.Module):
+    """Keeps a computed tensor in a dict, as LevIT keeps its attention biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.act, self.cache = nn.Linear(4, 4), nn.ReLU(), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache["weight"] = self.linear.weight * 2
+        return self.act(self.linear(x))
+
+
+def test_a_model_that_keeps_computed_tensors_is_copied() -> None:
+    model, x = Caching().eval(), torch.randn(2, 4)
+    model(x)
+    assert model.cache["weight"].grad_fn is not None
+    result = actswap.convert(model, "dy_relu_b", x)
+    result.model(x)
+    assert torch.equal(actswap.revert(result.model)(x), model(x))
+
+
+def test_a_kept_original_follows_the_network() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.PReLU(4)).eval(), torch.randn(2, 4)
+    back = actswap.revert(actswap.convert(model, "acon_c", x).model.double())
+    assert {p.dtype for p in back.parameters()} == {torch.float64}
+    torch.testing.assert_close(back(x.double()), model.double()(x.double()), rtol=0, atol=0)
+
+
+def test_inference_mode_outside_leaves_trainable_parameters() -> None:
+    with torch.inference_mode():
+        model = actswap.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "acon_c", torch.randn(2, 4)).model
+    model(torch.randn(2, 4)).sum().backward()
+    assert model.get_parameter("1.p1").grad is not None

@@ -6,13 +6,13 @@ every replaced child is the original module, every added child is gone.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from actswap.capture.duplicate import duplicate
 from actswap.capture.island import uninstall
 from actswap.errors import UsageError
 from actswap.passes.isolate import set_module
@@ -66,7 +66,7 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
             why="it carries no record of a conversion",
             fix="revert the model returned by actswap.convert(...).model or actswap.load(...)",
         )
-    work = model if inplace else copy.deepcopy(model)
+    work = model if inplace else duplicate(model)
     record = record_of(work)
     assert record is not None
     plan: Plan | None = record.plan
@@ -88,9 +88,17 @@ def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]
 def _restore(model: nn.Module, originals: Mapping[str, nn.Module | None]) -> None:
     for path, original in reversed(list(originals.items())):
         if original is not None:
+            _follow(original, model.get_submodule(path))
             set_module(model, path, original)
             continue
         parent, _, name = path.rpartition(".")
         around = dict(model.named_modules()).get(parent)
         if around is not None and name in around._modules:
             delattr(around, name)
+
+
+def _follow(original: nn.Module, standing: nn.Module) -> None:
+    """Move a kept module (PReLU has weights) to where the network has gone since it was converted."""
+    here = next((t for t in (*standing.parameters(), *standing.buffers()) if t.is_floating_point()), None)
+    if here is not None and not here.is_meta:
+        original.to(device=here.device, dtype=here.dtype)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from actswap import bench as module
-from actswap.bench import Contender, bench
 from actswap.errors import UsageError
+from actswap.onnx import bench as module
+from actswap.onnx.bench import Contender, bench
 from actswap.onnx.export import export_onnx
 
 

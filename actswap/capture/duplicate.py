@@ -1,0 +1,46 @@
+"""Copy a model, also one that keeps computed tensors around."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from actswap.errors import UsageError
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a model.
+
+    Tensors with a gradient history that it keeps beside its parameters (a cache, an old-style weight norm) are copied
+    as they stand, without their history: torch refuses to copy that.
+
+    Raises:
+        UsageError: the model cannot be copied.
+    """
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(model)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise UsageError(
+            f"this {type(model).__name__} cannot be copied",
+            why=f"{type(error).__name__}: {error}",
+            fix="actswap.convert(model, ..., inplace=True)",
+        ) from error
+
+
+def _computed(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        stack: list[Any] = [vars(module)]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, Tensor) and not item.is_leaf:
+                yield item
+            elif type(item) is dict:
+                stack += item.values()
+            elif type(item) in (list, tuple) and len(item) <= 4096:
+                stack += item
+            elif isinstance(item, Mapping) and not isinstance(item, nn.Module):
+                stack += item.values()
