@@ -43,7 +43,7 @@ def import_zoo(folder: Path):
     sys.path.insert(0, str(folder))
     import models
 
-    _python_roi_align()
+    _without_compiled_operators()
     return models, lib
 
 
@@ -63,19 +63,11 @@ def _nms(boxes, scores, threshold):
     return torch.stack(keep) if keep else torch.zeros(0, dtype=torch.long)
 
 
-def _python_roi_align() -> None:
-    """Use torchvision's own Python form where its compiled operator is missing."""
-    import importlib
+def _without_compiled_operators() -> None:
+    """torchvision's RoIAlign has a Python form of its own; its NMS is the one declared above."""
+    from torchvision.ops import boxes
 
-    import torch
-
-    if not hasattr(torch.ops.torchvision, "roi_align"):
-        plain = importlib.import_module("torchvision.ops.roi_align")._roi_align
-
-        def roi_align(input, rois, scale, height, width, ratio, aligned):
-            return plain(input, rois, scale, height, width, ratio, aligned)
-
-        torch.ops.torchvision.roi_align = roi_align
+    boxes._assert_has_ops = lambda: None
 
 
 def preload(folder: Path) -> None:

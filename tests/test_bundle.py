@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import SmallNet
+from small_net import SmallNet
 from torch import nn
 
 from actswap import bundle

@@ -79,16 +79,16 @@ def test_options_of_a_spec():
 
 def test_a_class_of_the_users_own_is_named_with_the_permission_it_needs(small, image, tmp_path):
     torch.save(small, tmp_path / "m.pt")
-    with pytest.raises(LoadError, match=r"conftest\.SmallNet.*(?s:.*)--allow conftest"):
+    with pytest.raises(LoadError, match=r"small_net\.SmallNet.*(?s:.*)--allow small_net"):
         load_model(tmp_path / "m.pt")
-    assert same(load_model(tmp_path / "m.pt", allow=["conftest"]).module, small, image)
+    assert same(load_model(tmp_path / "m.pt", allow=["small_net"]).module, small, image)
     assert same(load_model(tmp_path / "m.pt", trust_pickle=True).module, small, image)
 
 
 def test_the_permission_is_for_that_package_only(small, tmp_path):
     torch.save(small, tmp_path / "m.pt")
     with pytest.raises(LoadError, match="SmallNet"):
-        load_model(tmp_path / "m.pt", allow=["conf"])
+        load_model(tmp_path / "m.pt", allow=["small"])
 
 
 def test_a_class_that_is_not_installed(library_model, tmp_path, monkeypatch):
