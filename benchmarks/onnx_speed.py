@@ -1,6 +1,6 @@
 """Latency of converted networks in ONNX Runtime, as ratios to the original network in the same runtime.
 
-    python benchmarks/onnx.py resnet50 mobilenet_v2 --threads 1 2 --batches 1 8 --rounds 15
+    python benchmarks/onnx_speed.py resnet50 mobilenet_v2 --threads 1 2 --batches 1 8 --rounds 15
 
 Random weights, batch-norm statistics from random images. Each activation is measured three ways: `auto` (prepared for
 this machine), `native` (kernels on the file as it is) and `portable` (plain ONNX Runtime). Contenders take turns;
@@ -108,7 +108,7 @@ def main() -> None:
         "machine": cpu,
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__,
-        "command": "python benchmarks/onnx.py " + " ".join(sys.argv[1:]),
+        "command": "python benchmarks/onnx_speed.py " + " ".join(sys.argv[1:]),
     }
     RESULTS.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
