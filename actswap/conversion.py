@@ -13,6 +13,7 @@ from torch import nn
 
 from actswap import activations
 from actswap.activations.base import Spec
+from actswap.activations.bounded import split
 from actswap.calibrate import calibrate, call_of
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
@@ -21,7 +22,7 @@ from actswap.errors import UsageError, VerificationError
 from actswap.parity import Parity, as_inputs, compare, run, worst
 from actswap.parity import verify as first_difference
 from actswap.passes.revert import remember, undo
-from actswap.plan import Plan
+from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate
 from actswap.select import Selectors, select
 from actswap.settle import settle
@@ -175,12 +176,14 @@ def convert(
         probes += [call_of(batch) for batch in ahead]
         calibration = itertools.chain(ahead, calibration)
     references = [run(work, *probe) for probe in probes]
-    plan, originals = settle(work, found, chosen, left, target, options or {}, lambda: run(work, args, kwargs))
+    plan, originals = settle(
+        work, found, chosen, left, target, options or {}, references[0], lambda: run(work, args, kwargs)
+    )
     clock.lap("isolate")
     try:
         measurable = not any(t.is_meta for t in references[0])
         histograms = {}
-        if measurable and start != "none":
+        if measurable and start != "none" and any(_needs_statistics(spec, c, start) for c in plan.choices):
             batches = calibration if calibration is not None else [(args, kwargs)]
             histograms = calibrate(work, [c.path for c in plan.choices], batches, progress)
             clock.lap("calibrate")
@@ -241,6 +244,11 @@ def _choose(
         reasons = "; ".join(sorted({r for _, r in left}))
         raise UsageError(f"nothing to replace in {model}", why=reasons, fix="actswap scan MODEL shows every site")
     return chosen, left
+
+
+def _needs_statistics(spec: Spec, choice: Choice, start: str) -> bool:
+    """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
+    return start == "fit" or spec.promise(split(choice.site.source).core) in ("limit", "fit")
 
 
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:

@@ -32,6 +32,7 @@ def settle(
     left: Sequence[tuple[Site, str]],
     target: str,
     options: Mapping[str, Any],
+    expected: list[Tensor],
     reference: Callable[[], list[Tensor]],
 ) -> tuple[Plan, Originals]:
     """Isolate the chosen sites of `model` in place.
@@ -43,6 +44,7 @@ def settle(
         left: the sites that stay, with reasons.
         target: name of the target, for the plan.
         options: its options, for the plan.
+        expected: outputs of the model on the example inputs.
         reference: runs the model on the example inputs.
 
     Returns:
@@ -51,7 +53,6 @@ def settle(
     keys = keys_of(model)
     islands = dict(found.islands)
     sites, stay = list(chosen), list(left)
-    expected = reference()
     limit = _rounding(expected)
     for _ in range(3):
         plan = _plan(model, found, sites, stay, islands, target, options, keys)
