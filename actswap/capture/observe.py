@@ -62,6 +62,8 @@ def _user_line(depth: int = 2) -> str:
     frame = sys._getframe(depth)
     while frame is not None:
         file = frame.f_code.co_filename
+        if frame.f_code is observe.__code__:
+            return ""  # the model itself is torch's own code: nn.Sequential
         if not (file.startswith(_TORCH) or file == __file__):
             return f"{file}:{frame.f_lineno}"
         if frame.f_back is None:

@@ -638,3 +638,9 @@ def test_a_model_that_does_not_run_says_where() -> None:
     with pytest.raises(actswap.errors.CaptureError, match="does not run on the example inputs") as caught:
         scan(nn.Sequential(nn.Linear(6, 6), nn.SiLU()), torch.randn(2, 5))
     assert "(2, 5)" in caught.value.why
+
+
+def test_the_line_is_the_users_or_none() -> None:
+    """In a plain nn.Sequential no line of the user's makes the call."""
+    (site,) = actswap.scan(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(2, 3))
+    assert site.line == ""
