@@ -137,12 +137,8 @@ def test_gradients_of_plain_activations(kind: str) -> None:
 def test_layouts(name: str, shape: tuple[int, ...], dim: int) -> None:
     """A module on another axis computes what it computes on axis 1."""
     options = {}
-    if name == "acon_frelu":
-        if len(shape) == 2:
-            pytest.skip("a convolution needs positions")
+    if name == "acon_frelu" and len(shape) > 4:
         options = {"spatial": len(shape) - 2}
-    if name in ("acon_frelu",) and len(shape) == 3 and dim == -1:
-        options = {"spatial": 1}
     first = built(name, **options)
     other = activations.get(name).build(C, dim, **options)
     other.load_state_dict(first.state_dict())
@@ -373,7 +369,7 @@ def test_default_rationals_are_leaky_relu() -> None:
         lambda: AN.AconC(0),
         lambda: AN.AconFReLU(None),
         lambda: AN.AconFReLU(C, kernel_size=2),
-        lambda: AN.AconFReLU(C)(sample(2, C, 5)),
+        lambda: AN.AconFReLU(C)(sample(2, C, 5, 2, 2)),
         lambda: AN.LinearSchedule(0.0, 1.0, 0),
         lambda: AN.Morph(nn.ReLU(), nn.SiLU(), t=1.5),
     ],
@@ -392,6 +388,14 @@ def test_swish_constant_or_trained() -> None:
     assert [p.numel() for p in shared.parameters()] == [1] and [p.numel() for p in own.parameters()] == [C]
     x = sample()
     torch.testing.assert_close(constant(x), x * torch.sigmoid(1.702 * x))
+
+
+@pytest.mark.parametrize("rows", [(4, C), (4, C, 5)])
+def test_axes_that_an_input_lacks_have_length_one_for_acon_frelu(rows: tuple[int, ...]) -> None:
+    module = randomised(activations.get("acon_frelu").build(C))
+    x = sample(*rows)
+    image = x.reshape(rows + (1,) * (4 - len(rows)))
+    torch.testing.assert_close(module(x), module(image).reshape(rows))
 
 
 def test_acon_frelu_with_batch_norm() -> None:
