@@ -143,8 +143,8 @@ class _Calls:
         plan = self.plans.get(key)
         if plan is None:
             _forget(self.plans)
-            empty = x.numel() == 0 or x.dim() == 0
-            why = "the input is empty or has no axis" if empty else self.objection(args)
+            bare = x.numel() == 0 or x.dim() < 2
+            why = "the input is empty or has no channel axis" if bare else self.objection(args)
             plan = self.plans[key] = why or self.plan_of(args)
         if isinstance(plan, str):
             return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections import OrderedDict
 
 import pytest
@@ -388,6 +389,26 @@ def test_swish_constant_or_trained() -> None:
     assert [p.numel() for p in shared.parameters()] == [1] and [p.numel() for p in own.parameters()] == [C]
     x = sample()
     torch.testing.assert_close(constant(x), x * torch.sigmoid(1.702 * x))
+
+
+@EVERY
+@pytest.mark.parametrize("shape", [(C,), (C, 5), (C, 3, 4)])
+def test_an_input_without_samples(name: str, shape: tuple[int, ...]) -> None:
+    """Layers run on a single image too; its channels are on axis 0 then, and it is one sample."""
+    one = randomised(activations.get(name).build(C, 0))
+    many = activations.get(name).build(C, 1)
+    many.load_state_dict(one.state_dict())
+    x = sample(*shape)
+    torch.testing.assert_close(one(x), many(x[None])[0])
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if n != "acon_frelu"])
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_values_without_channels(name: str, shape: tuple[int, ...]) -> None:
+    """Each value of a vector, and a lone number, is a sample of one channel."""
+    module = randomised(activations.get(name).build(None, 1))
+    x = sample(math.prod(shape)).reshape(shape)
+    torch.testing.assert_close(module(x), module(x.reshape(-1, 1)).reshape(shape))
 
 
 @pytest.mark.parametrize("rows", [(4, C), (4, C, 5)])
