@@ -8,7 +8,8 @@ broadcasting and makes them initializers.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -67,10 +68,11 @@ def _raw_writer(operator: Any) -> Callable[..., Any]:
 def lower_nodes(model: ir.Model) -> list[OnnxFunction]:
     """Rewrite every raw node in place; return the functions that the model now uses, each once."""
     functions: dict[str, OnnxFunction] = {}
+    taken: set[str] = set()
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in list(graph):
             if node.domain == _RAW:
-                function = _lower_node(model.graph, node)
+                function = _lower_node(model.graph, node, taken)
                 functions[function.op] = function
     model.opset_imports.pop(_RAW, None)
     if functions:
@@ -79,7 +81,7 @@ def lower_nodes(model: ir.Model) -> list[OnnxFunction]:
     return list(functions.values())
 
 
-def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
+def _lower_node(main: ir.Graph, node: ir.Node, taken: set[str]) -> OnnxFunction:
     x = node.inputs[0]
     if x is None or x.shape is None:
         raise ExportError(f"{node.op_type} has an input of unknown rank", where=node.name or "")
@@ -91,7 +93,8 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
     present = [name for name, value in zip(names, given, strict=False) if value is not None]
     scalars = {name: attribute.value for name, attribute in node.attributes.items()}
     lowered = lower(node.op_type, dict(zip(present, arrays, strict=True)), scalars, len(x.shape))
-    site = site_name(node)
+    site = _free(site_name(node), taken)  # a layer that runs twice has two nodes
+    taken.add(site)
     inputs: list[ir.Value | None] = [x]
     for name, array in zip(lowered.function.inputs[1:], lowered.inputs, strict=True):
         inputs.append(_initializer(main, f"{site}.{name}", array))
@@ -120,10 +123,14 @@ def site_name(node: ir.Node) -> str:
     return path[-2] if len(path) > 1 else (node.name or node.outputs[0].name or node.op_type)
 
 
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, with `@k` where it is taken."""
+    numbered = (f"{name}@{k}" for k in itertools.count(1))
+    return name if name not in taken else next(n for n in numbered if n not in taken)
+
+
 def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    unique, k = name, 1
-    while unique in graph.initializers:
-        unique, k = f"{name}@{k}", k + 1
+    unique = _free(name, graph.initializers)
     tensor = ir.tensor(array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
