@@ -10,6 +10,7 @@ from torch import Tensor
 
 from actswap.errors import UsageError
 from actswap.ops import switch
+from actswap.ops.direct import never
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Kernel:
         forward: `forward(args) -> (y, aux)`; aux is a small tensor that saves work in backward, or None.
         backward: `backward(grad, args, aux, needs) -> gradients`, one per tensor argument, None where
             not needed.
+        direct: `direct(*args)` computes a plain call at once. None: it is not plain (modes, tracing, transforms,
+            subclasses, layouts), nothing was done. False: it is plain, and a gradient is wanted.
     """
 
     backend: str
     refuses: Callable[[Sequence[Any]], str]
     forward: Callable[[Sequence[Any]], tuple[Tensor, Tensor | None]]
     backward: Callable[[Tensor, Sequence[Any], Tensor | None, Sequence[bool]], list[Tensor | None]]
+    direct: Callable[..., Tensor | bool | None] | None = None
 
 
 def choose(name: str, args: Sequence[Any]) -> Kernel | None:
@@ -52,6 +56,12 @@ def choose(name: str, args: Sequence[Any]) -> Kernel | None:
     if wanted == "auto":
         return None
     raise UsageError(f"actswap::{name} by backend {wanted!r}", why=why, fix='actswap.ops.backend("auto")')
+
+
+def direct(name: str) -> Callable[..., Tensor | bool | None]:
+    """Return the direct call of an operator's CPU kernel; without one, a function that finds no call plain."""
+    kernel = _native().get(name)
+    return never if kernel is None or kernel.direct is None else kernel.direct
 
 
 _tables: dict[str, Mapping[str, Kernel]] = {}

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from actswap.ops.kernel import choose
+from actswap.ops import switch
+from actswap.ops.kernel import choose, direct
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
@@ -29,6 +30,7 @@ _peek_functorch = torch._C._functorch.peek_interpreter_stack
 _has_torch_function = torch.overrides.has_torch_function
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_compiling
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _jit_tracing = torch._C._get_tracing_state
 
 
@@ -151,7 +153,16 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     )
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
 
+    at_once = direct(name)
+
     def call(*args: Any) -> Tensor:
+        if not _is_dynamo_compiling() and switch._current == "auto":
+            found = at_once(*args)
+            if found is False:
+                wanted: Tensor = function.apply(*args)
+                return wanted
+            if found is not None:
+                return found
         if (
             _is_compiling()
             or type(args[0]) not in _PLAIN
