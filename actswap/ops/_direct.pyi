@@ -1,5 +1,5 @@
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ def setup(
 
 class Direct:
     def __init__(self, lay: Callable[..., Any], tensors: int, constant: int) -> None: ...
-    def __call__(self, *args: Any) -> Tensor | bool | None: ...
+    def __call__(self, *args: Any) -> Tensor | Literal[False] | None: ...
     def forward(self, *args: Any) -> tuple[Tensor, Tensor | None] | None: ...
     def backward(
         self, grad: Tensor, args: tuple[Any, ...], aux: Tensor | None, needs: list[bool]

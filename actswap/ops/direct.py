@@ -7,7 +7,7 @@ ctypes: the same results, some microseconds later.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.autograd import forward_ad
@@ -37,7 +37,7 @@ def connect(run: int, small: int) -> type[Direct] | None:
         _direct.setup(
             run,
             small,
-            torch.Tensor.__dlpack_c_exchange_api__,  # type: ignore[attr-defined]
+            torch.Tensor.__dlpack_c_exchange_api__,
             torch.Tensor,
             torch.nn.Parameter,
             torch.empty_like,
@@ -50,8 +50,3 @@ def connect(run: int, small: int) -> type[Direct] | None:
     except (ImportError, AttributeError):
         return None
     return _direct.Direct
-
-
-def never(*args: Any) -> None:
-    """Stand in for a direct call: no call is plain."""
-

@@ -168,6 +168,8 @@ class _Calls:
             return f"the kernels compute float32, bfloat16 and float16, not {x.dtype}"
         if not x.is_cpu:
             return "x is not on the CPU"
+        if x.layout is not torch.strided or x.is_neg() or x._is_zerotensor() or torch._is_functional_tensor(x):
+            return "x is not plain memory: sparse, a lazy negation or zero, or under a transform"
         for position in self.positions:
             if not args[position].is_cpu:
                 return f"argument {position} is not on the CPU"
