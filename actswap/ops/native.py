@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from actswap.ops.direct import connect
 from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
@@ -77,6 +78,7 @@ _library, _status = _load()
 _run: Any = None if _library is None else _library.actswap_host_run
 if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_Direct = None if _run is None else connect(ctypes.cast(_run, ctypes.c_void_p).value or 0, _SMALL)
 
 
 def status() -> Status:
@@ -121,14 +123,44 @@ class _Calls:
         positions: tuple[int, ...],
         plan_of: Callable[[Sequence[Any]], Plan],
         objection: Callable[[Sequence[Any]], str],
+        constant: int,
     ) -> None:
         self.positions, self.plan_of, self.objection = positions, plan_of, objection
         self.after = positions[-1] + 1
         self.plans: dict[Any, Plan | str] = {}
         self.heads: dict[Any, bytes | None] = {}
+        self.direct = None if _Direct is None else _Direct(self.lay, self.after, constant)
 
     def key(self, args: Sequence[Any]) -> tuple[Any, ...]:
         return (args[0].shape, *[args[p].shape for p in self.positions], *args[self.after :])
+
+    def plan(self, args: Sequence[Any]) -> Plan | str:
+        """Return the plan of a call, or why there is none."""
+        key = self.key(args)
+        plan = self.plans.get(key)
+        if plan is None:
+            _forget(self.plans)
+            x = args[0]
+            bare = x.numel() == 0 or x.dim() < 2
+            why = "the input is empty or has no channel axis" if bare else self.objection(args)
+            plan = self.plans[key] = why or self.plan_of(args)
+        return plan
+
+    def lay(
+        self, args: tuple[Any, ...], grad: Tensor | None
+    ) -> tuple[bytes, tuple[tuple[int, int], ...], tuple[int, int] | None] | None:
+        """Lay a call out for `direct`: the struct without pointers, (slot, position) pairs, the means' shape."""
+        x = args[0]
+        plan = self.plan(args)
+        if isinstance(plan, str) or x.dtype not in _DTYPES:
+            return None
+        y = torch.empty_like(x)
+        others = [y] if grad is None else [y, grad]
+        head = _head(plan, args, [(t.shape, t.stride()) for t in others], grad is not None)
+        if head is None:
+            return None
+        means = (x.shape[0], x.shape[plan.dim]) if plan.gated else None
+        return head + bytes(_POINTERS.size), tuple((s.slot, s.position) for s in plan.slots), means
 
     def refuses(self, args: Sequence[Any]) -> str:
         x = args[0]
@@ -136,16 +168,12 @@ class _Calls:
             return f"the kernels compute float32, bfloat16 and float16, not {x.dtype}"
         if not x.is_cpu:
             return "x is not on the CPU"
+        if x.layout is not torch.strided or x.is_neg() or x._is_zerotensor() or torch._is_functional_tensor(x):
+            return "x is not plain memory: sparse, a lazy negation or zero, or under a transform"
         for position in self.positions:
             if not args[position].is_cpu:
                 return f"argument {position} is not on the CPU"
-        key = self.key(args)
-        plan = self.plans.get(key)
-        if plan is None:
-            _forget(self.plans)
-            bare = x.numel() == 0 or x.dim() < 2
-            why = "the input is empty or has no channel axis" if bare else self.objection(args)
-            plan = self.plans[key] = why or self.plan_of(args)
+        plan = self.plan(args)
         if isinstance(plan, str):
             return plan
         if plan.op >= _PAU and args[3].requires_grad:
@@ -250,9 +278,10 @@ def _kernel(
     positions: tuple[int, ...],
     plan_of: Callable[[Sequence[Any]], Plan],
     objection: Callable[[Sequence[Any]], str],
+    constant: int = -1,
 ) -> Kernel:
-    calls = _Calls(positions, plan_of, objection)
-    return Kernel("native", calls.refuses, calls.forward, calls.backward)
+    calls = _Calls(positions, plan_of, objection, constant)
+    return Kernel("native", calls.refuses, calls.forward, calls.backward, calls.direct)
 
 
 def _sizes(args: Sequence[Any], dim: int, slots: Sequence[Slot]) -> str:
@@ -340,7 +369,7 @@ KERNELS: Mapping[str, Kernel] = (
         "acon_c": _acon((Slot(0, 1, 1), Slot(1, 2, 1), Slot(2, 3, 1))),
         "meta_acon": _kernel((1, 2, 3, 4, 5, 6, 7), _meta_plan, _meta_objection),
         "dy_relu": _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection),
-        "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection),
-        "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection),
+        "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection, constant=3),
+        "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection, constant=3),
     }
 )
