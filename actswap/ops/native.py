@@ -22,7 +22,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 _BASES = {"chebyshev_t": 0, "chebyshev_u": 1, "legendre": 2, "laguerre": 3, "hermite_prob": 4, "hermite_phys": 5}
 _ACON, _META_ACON, _DY_RELU, _PAU, _OPAU = range(5)
-_BACKWARD, _SPATIAL_ALL = 1, 2
+_BACKWARD, _SPATIAL_ALL, _ATTENTION = 1, 2, 8
 _SLOTS = 10
 _HEAD, _POINTERS = struct.Struct("<I9i2I16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q")  # struct actswap_call
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings
@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     pieces: int = 0
     flags: int = 0
     gated: bool = False
+    constants: tuple[int, Tensor] | None = None  # a slot, and the numbers in it
 
 
 def _load() -> tuple[Any, Status]:
@@ -186,7 +187,7 @@ class _Calls:
         key = self.key(args)
         plan = self.plans.get(key) or self.plan_of(args)
         assert not isinstance(plan, str), plan
-        mean = torch.empty(x.shape[0], x.shape[plan.dim], dtype=torch.float32) if plan.gated else None
+        mean = _mean_like(x, plan) if plan.gated else None
         self.run(plan, key, args, y, None, mean, {})
         return y, mean
 
@@ -232,6 +233,8 @@ class _Calls:
                 p = p.detach().to(torch.float32).contiguous()
                 keep.append(p)
             pointers[slot] = p.data_ptr()
+        if plan.constants is not None:
+            pointers[plan.constants[0]] = plan.constants[1].data_ptr()
         for slot, buffer in grads.items():
             pointers[_SLOTS + slot] = buffer.data_ptr()
         others = [] if y is None else [y]
@@ -266,6 +269,13 @@ class _Calls:
         if code:
             why = "out of memory" if code == 2 else _library.actswap_check(packed).decode()
             raise RuntimeError(f"actswap kernel refused the call: {why}")
+
+
+def _mean_like(x: Tensor, plan: Plan) -> Tensor:
+    """What forward leaves for backward: the mean of each sample and channel, then the attention of each position."""
+    samples, channels = x.shape[0], x.shape[plan.dim]
+    attention = x.numel() // channels if plan.flags & _ATTENTION else 0
+    return torch.empty(samples * channels + attention, dtype=torch.float32)
 
 
 def _forget(cache: dict[Any, Any]) -> None:
@@ -348,6 +358,17 @@ def _lines_plan(args: Sequence[Any]) -> Plan:
     return plan._replace(pieces=rows // 2, flags=flags)
 
 
+def _attended_plan(args: Sequence[Any]) -> Plan:
+    plan = _lines_plan([*args[:7], args[11]])
+    slots = (*plan.slots, Slot(6, 7, 1), Slot(7, 8, 0))
+    return plan._replace(slots=slots, flags=plan.flags | _ATTENTION, constants=(8, torch.tensor(args[9:11])))
+
+
+def _attended_objection(args: Sequence[Any]) -> str:
+    dim = args[11]
+    return _lines_objection([*args[:7], dim]) or _sizes(args, dim, (Slot(6, 7, 1),))
+
+
 def _lines_objection(args: Sequence[Any]) -> str:
     x, w1, w2, init, rows, dim = args[0], args[1], args[3], args[5], args[6].numel(), args[7]
     channels = x.shape[dim]
@@ -369,6 +390,7 @@ KERNELS: Mapping[str, Kernel] = (
         "acon_c": _acon((Slot(0, 1, 1), Slot(1, 2, 1), Slot(2, 3, 1))),
         "meta_acon": _kernel((1, 2, 3, 4, 5, 6, 7), _meta_plan, _meta_objection),
         "dy_relu": _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection),
+        "dy_relu_c": _kernel(tuple(range(1, 9)), _attended_plan, _attended_objection),
         "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection, constant=3),
         "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection, constant=3),
     }
