@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from actswap.ops.attention import with_attention
 from actswap.ops.direct import connect
 from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
@@ -360,6 +361,7 @@ def _lines_objection(args: Sequence[Any]) -> str:
     return "init has another shape than the coefficients"
 
 
+_lines = _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection)
 KERNELS: Mapping[str, Kernel] = (
     {}
     if _library is None
@@ -368,7 +370,8 @@ KERNELS: Mapping[str, Kernel] = (
         "acon_b": _acon((Slot(1, 1, 1), Slot(2, 2, 1))),
         "acon_c": _acon((Slot(0, 1, 1), Slot(1, 2, 1), Slot(2, 3, 1))),
         "meta_acon": _kernel((1, 2, 3, 4, 5, 6, 7), _meta_plan, _meta_objection),
-        "dy_relu": _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection),
+        "dy_relu": _lines,
+        "dy_relu_c": with_attention(_lines),
         "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection, constant=3),
         "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection, constant=3),
     }

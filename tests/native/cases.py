@@ -8,6 +8,7 @@ from actswap import ops
 from actswap.activations.acon_b import acon_b_formula
 from actswap.activations.acon_c import acon_c_formula
 from actswap.activations.dy_relu import dy_relu_formula
+from actswap.activations.dy_relu_c import dy_relu_c_formula
 from actswap.activations.meta_acon import meta_acon_formula
 from actswap.activations.opau import opau_formula
 from actswap.activations.pau import pau_formula
@@ -19,6 +20,7 @@ FORMULAS = {
     "acon_c": acon_c_formula,
     "meta_acon": meta_acon_formula,
     "dy_relu": dy_relu_formula,
+    "dy_relu_c": dy_relu_c_formula,
     "pau": pau_formula,
     "opau": opau_formula,
 }
@@ -83,6 +85,7 @@ CASES = {
     "dy_relu": ("dy_relu", lambda c: _dy(c, 2, False)),
     "dy_relu_a": ("dy_relu", lambda c: _dy(c, 2, True)),
     "dy_relu_3": ("dy_relu", lambda c: _dy(c, 3, False)),
+    "dy_relu_c": ("dy_relu_c", lambda c: (*_dy(c, 2, False), torch.randn(c), torch.randn(1), 2.0, 3.0)),
     "pau_a": ("pau", lambda c: (_a(), _b(), tails(), "A")),
     "pau_a_channel": ("pau", lambda c: (_a(c), _b(c), tails((c,)), "A")),
     "pau_b": ("pau", lambda c: (_a(), _b(), tails(), "B")),

@@ -34,7 +34,8 @@ LAYOUTS = {
 
 
 def _leaves(name, args, dtype):
-    constant = 3 if name in ("pau", "opau") else -1
+    # Tails have no gradient; that of the attention's bias is zero, which leaves no scale for an error.
+    constant = {"pau": 3, "opau": 3, "dy_relu_c": 8}.get(name, -1)
     return [
         a.detach().to(dtype if i == 0 or dtype == torch.float64 else torch.float32).requires_grad_(i != constant)
         if isinstance(a, torch.Tensor)
