@@ -26,7 +26,7 @@ def with_attention(lines: Kernel) -> Kernel:
     def refuses(args: Sequence[Any]) -> str:
         return lines.refuses(of_lines(args, args[0]))
 
-    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def forward(args: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
         x, ws, bs, tau, gain, dim = args[0], *args[_LINES:]
         t = x.float()  # the half types round once, at the end
@@ -34,7 +34,7 @@ def with_attention(lines: Kernel) -> Kernel:
         y.mul_(_placed(_gate(_score(_flat(t, dim), ws, bs), tau, gain), t, dim))
         return y.to(x.dtype), means
 
-    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def backward(grad: Tensor, args: Sequence[Any], aux: Tensor | None, needs: Sequence[bool]) -> list[Tensor | None]:
         x, ws, bs, tau, gain, dim = args[0], *args[_LINES:]
         t, g = x.float(), grad.float()
