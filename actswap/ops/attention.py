@@ -1,4 +1,4 @@
-"""DY-ReLU C on the CPU: the lines by the core, the attention over positions by matrix products.
+"""DY-ReLU C from DY-ReLU: the lines by its kernel, the attention over positions by matrix products.
 
 Chen et al. 2020, section 3.3. Nothing but x and the means is kept for the backward pass; lines and attention are
 computed again from x, which is read three times in all.
@@ -26,12 +26,12 @@ def with_attention(lines: Kernel) -> Kernel:
     def refuses(args: Sequence[Any]) -> str:
         return lines.refuses(of_lines(args, args[0]))
 
-    @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
     def forward(args: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
         x, ws, bs, tau, gain, dim = args[0], *args[_LINES:]
         t = x.float()  # the half types round once, at the end
         y, means = lines.forward(of_lines(args, t))
-        y.mul_(_placed(_gate(_score(_flat(t, dim), ws, bs), tau, gain), t, dim))
+        with torch.autocast(x.device.type, enabled=False):
+            y.mul_(_placed(_gate(_score(_flat(t, dim), ws, bs), tau, gain), t, dim))
         return y.to(x.dtype), means
 
     @torch.autocast("cpu", enabled=False)  # type: ignore[untyped-decorator]
