@@ -45,7 +45,7 @@ def with_attention(lines: Kernel) -> Kernel:
             gate = _gate(score, tau, gain)
         towards = _flat(lines.forward(held)[0].mul_(g), dim).sum(1)
         (pull,) = torch.autograd.grad(gate, score, towards)
-        through = torch.empty_like(t).copy_(g).mul_(_placed(gate.detach(), t, dim))
+        through = g * _placed(gate.detach(), t, dim)
         found = lines.backward(through, held, aux, needs[:_LINES])
         if found[0] is not None:
             shape = [1] * t.dim()

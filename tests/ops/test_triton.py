@@ -59,8 +59,8 @@ modes = {"BACKWARD": False}, {"BACKWARD": True}
 every = {"MODE": 0}, {"MODE": 1}, {"MODE": 2}
 for function, constants, passes in (
     (acon._acon, {}, modes),
-    (pau._pau, {"P": 6, "Q": 4, "FORM": 1}, modes),
-    (opau._opau, {"P": 6, "Q": 4, "TOP": 5, "SAFE": True}, modes),
+    (pau._pau, {"P": 4, "Q": 2, "FORM": 1}, modes),
+    (opau._opau, {"P": 4, "Q": 2, "TOP": 3, "SAFE": True}, modes),
     (gated._gated, {"OP": 0, "K": 1}, every),
     (gated._gated, {"OP": 1, "K": 2}, every),
 ):
