@@ -1,8 +1,8 @@
 """Time the operators against nn.ReLU, nn.SiLU, clone and other ways to compute them: interleaved, medians of ratios.
 
 One thread is measured in CPU time of the calling thread, more in wall time. Results go to benchmarks/results/. Other
-ways: `formula` (this project's, eager), `published` (as the released code writes it, benchmarks/published.py) and
-`compiled` (torch.compile of the formula); they are slow, so they go with fewer rounds and shapes.
+ways: `formula` (this project's, eager), `published` (as the released code writes it, benchmarks/published.py),
+`compiled` and `published-compiled` (torch.compile of these); they are slow, so they go with fewer rounds and shapes.
 
     python benchmarks/ops.py                                  # 1.5 minutes on a quiet core
     python benchmarks/ops.py --threads 2
@@ -54,7 +54,7 @@ KINDS = (
     "swish", "acon_c", "pau_a", "pau_a_channel", "pau_b", "opau_t", "opau_he",
     "meta_acon", "dy_relu", "dy_relu_a", "dy_relu_c",
 )  # fmt: skip
-WAYS = ("kernel", "formula", "published", "compiled")
+WAYS = ("kernel", "formula", "published", "compiled", "published-compiled")
 
 
 def candidate(name: str, shape: tuple[int, ...], dim: int):
@@ -68,13 +68,13 @@ def candidate(name: str, shape: tuple[int, ...], dim: int):
         for i, a in enumerate(arguments)
     ]
     wanted = [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
-    if way == "published":
-        function = FORMS[operator_name]
-    elif way == "compiled":
-        torch._dynamo.reset()
-        function = torch.compile(FORMULAS[operator_name], dynamic=False)
+    if way == "kernel":
+        function = operator(operator_name)
     else:
-        function = FORMULAS[operator_name] if way == "formula" else operator(operator_name)
+        function = (FORMS if way.startswith("published") else FORMULAS)[operator_name]
+    if way.endswith("compiled"):
+        torch._dynamo.reset()
+        function = torch.compile(function, dynamic=False)
     return lambda x: function(x, *leaves, dim), wanted
 
 
