@@ -153,7 +153,7 @@ class _Calls:
         """Lay a call out for `direct`: the struct without pointers, (slot, position) pairs, the means' shape."""
         x = args[0]
         plan = self.plan(args)
-        if isinstance(plan, str) or x.dtype not in _DTYPES:
+        if isinstance(plan, str) or plan.constants is not None or x.dtype not in _DTYPES:
             return None
         y = torch.empty_like(x)
         others = [y] if grad is None else [y, grad]
