@@ -19,6 +19,7 @@ from onnxscript import values
 
 from actswap.activations.base import OnnxFunction
 from actswap.errors import ExportError
+from actswap.onnx.algebra.values import initializer
 from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower
 
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)"]
@@ -94,7 +95,7 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
     site = site_name(node)
     inputs: list[ir.Value | None] = [x]
     for name, array in zip(lowered.function.inputs[1:], lowered.inputs, strict=True):
-        inputs.append(_initializer(main, f"{site}.{name}", array))
+        inputs.append(initializer(main, f"{site}.{name}", array))
     new = ir.Node(
         DOMAIN,
         lowered.function.op,
@@ -118,16 +119,6 @@ def site_name(node: ir.Node) -> str:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     path = [scope for scope in ast.literal_eval(scopes) if scope]
     return path[-2] if len(path) > 1 else (node.name or node.outputs[0].name or node.op_type)
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    unique, k = name, 1
-    while unique in graph.initializers:
-        unique, k = f"{name}@{k}", k + 1
-    tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[Array]:

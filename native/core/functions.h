@@ -21,13 +21,14 @@ struct Table {
 // Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
 template <bool ROUGH> struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0;
-    vf d, p2, bd;
+    vf d, p2, bd, power;
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
+        f.power = f.bd * -1.44269504f;
     }
     INLINE vf value(const Acon &f, vf x) {
-        vf r = f.d * sigmoid<ROUGH>(f.bd * x, nullptr) + f.p2;
-        return pick(r == 0, (vf)((vi)x & INT32_MIN), x * r);  // a line of slope 0 stays 0 at infinity
+        vf r = f.d * (ROUGH ? sigmoid<true>(f.bd * x, nullptr) : logistic2(f.power * x)) + f.p2;
+        return pick(r == 0, splat(0.f), x * r);  // a line of slope 0 stays 0 at infinity
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
         vf ds, s = sigmoid<ROUGH>(f.bd * x, &ds);

@@ -227,4 +227,28 @@ template <bool ROUGH> INLINE vf sigmoid(vf z, vf *ds) {
     return pick(z < 0, e * q, q);
 }
 
+// 2^t for -125 <= t <= 127, relative error 2e-7. NaN stays.
+INLINE vf power2(vf t) {
+#if defined(__AVX512F__)
+    vf r = (vf)_mm512_reduce_ps((__m512)t, _MM_FROUND_TO_NEG_INF);
+#else
+    vf n = vround(t - 0.5f), r = t - n;
+#endif
+    vf p = (((((1.877576658e-03f * r + 8.989340131e-03f) * r + 5.582631802e-02f) * r + 2.401536171e-01f) * r +
+             6.931530732e-01f) * r + 9.999999251e-01f);
+#if defined(__AVX512F__)
+    return scale2(p, t);  // rounds t down itself
+#else
+    return scale2(p, n);
+#endif
+}
+
+// 1 / (1 + 2^t): sigmoid(z) for t = -z log2(e), relative error 3e-7 |t|, which only counts where the result is small.
+// 0 from t = 69 on, for the reason given above.
+INLINE vf logistic2(vf t) {
+    // Powers out of range cost a hundred cycles each. NaN in t stays: it is second.
+    vf u = vmax(splat(-60.f), vmin(splat(70.f), t));
+    return pick(u > 69.f, splat(0.f), reciprocal(1.f + power2(u)));
+}
+
 }  // namespace ACTSWAP_BUILD
