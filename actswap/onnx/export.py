@@ -141,9 +141,8 @@ def export_onnx(
                 choices = _choices(graph, functions, opset, given, simplify and not half, notes)
                 for choice in choices:
                     try:
-                        proto = finish(
-                            choice.model, choice.functions, opset, decompose, metadata or {}, names, type(model).__name__
-                        )
+                        title = type(model).__name__
+                        proto = finish(choice.model, choice.functions, opset, decompose, metadata or {}, names, title)
                         tell(2, 4, "write")
                         file = _write(proto, folder / target.name)
                         tell(3, 4, "check")
@@ -224,7 +223,8 @@ def _choices(
     plain = Simplified(graph, tuple(functions))
     if not simplify or not functions:
         return [plain]
-    if sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value) > _INLINE_BYTES:
+    stored = (value.const_value for value in graph.graph.initializers.values())
+    if sum(tensor.nbytes for tensor in stored if tensor is not None) > _INLINE_BYTES:
         notes.append("not simplified: the model is too large to be run from memory")
         return [plain]
     feed = [leaf.detach().cpu().numpy() for leaf in tensors(given)]

@@ -79,7 +79,7 @@ SWISH = OnnxFunction(
     yf = Mul (xf, s)
 """),
 )
-# What is left of an ACON when its scales have gone into the layers around it: runtimes know x sigmoid(x) as one operator.
+# An ACON whose scales have gone into the layers around it: runtimes know x sigmoid(x) as one operator.
 SWISH_SKIP = OnnxFunction(
     "SwishSkip",
     ("x", "beta", "skip"),

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from actswap.activations import get
 from actswap.activations.bounded import Bounded
 from actswap.onnx.algebra.caps import fuse_caps
-from actswap.onnx.algebra.fold import fold_scales
 from actswap.onnx.algebra.plain import closeness, ranges, write_plain
 from actswap.onnx.export import export_onnx
 from actswap.onnx.finish import attach, body

@@ -59,7 +59,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     y, cap = node.outputs[0], None
     reader = only_reader(y)
     if reader is not None and cap_of(reader) is not None:
-        if back.size > 1 and np.ptp(back) or not back.min() > 0:
+        if (back.size > 1 and np.ptp(back)) or not back.min() > 0:
             return False
         y, cap = reader.outputs[0], reader
     before = _before(x, scale.reshape(-1), rank)
@@ -95,10 +95,8 @@ def _parameters(node: ir.Node) -> tuple[Array, Array, Array, int] | None:
     arrays = [array.astype(np.float64) for array in found if array is not None]
     if len(arrays) < len(found):
         return None
-    one, zero = np.float64(1), np.float64(0)
-    p1, p2, beta = {"AconC": lambda: arrays, "AconB": lambda: [one, *arrays], "Swish": lambda: [one, zero, *arrays]}[
-        node.op_type
-    ]()
+    one, zero = np.ones(()), np.zeros(())
+    p1, p2, beta = {"AconC": [], "AconB": [one], "Swish": [one, zero]}[node.op_type] + arrays
     d, p2, beta = np.broadcast_arrays(p1 - p2, p2, beta)
     return d, p2, beta, d.ndim
 

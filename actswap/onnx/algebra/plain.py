@@ -2,8 +2,8 @@
 
 Requires, per node: no pooling, constant parameters, and the range of its input as seen in a run. Ensures that on this
 range, channel by channel, the operator differs from the activation by at most `tolerance` times the activation's
-largest value there (looked at on a grid that is dense around 0); nothing else changes. A cap that follows a ReLU becomes one Clip with it, which runtimes fuse into
-a convolution. Candidates, cheapest first:
+largest value there (looked at on a grid that is dense around 0); nothing else changes. A cap that follows a ReLU
+becomes one Clip with it, which runtimes fuse into a convolution. Candidates, cheapest first:
 
 1. Identity, Relu, LeakyRelu and PRelu with the slopes that the activation has at the ends of its range,
 2. HardSwish,
@@ -89,7 +89,8 @@ def closeness(
     opset = model.graph.opset_imports.get("", 18)
     found: dict[str, list[Close]] = {}
     for node in static_nodes(model):
-        grid = _grid(seen[node.name]) if node.name in seen and node.op_type in functions else None
+        range_ = seen.get(str(node.name)) if node.op_type in functions else None
+        grid = None if range_ is None else _grid(range_)
         if grid is None:
             continue
         y = _evaluate(node, functions[node.op_type], grid, channel_axis(node), opset)
@@ -180,7 +181,7 @@ def _slopes(x: Array, y: Array) -> Array | None:
 
 
 def _sharpness(node: ir.Node) -> tuple[float, ...]:
-    """beta of a Swish, beta (p1 - p2) of an ACON: the median over channels."""
+    """The beta of a Swish, beta (p1 - p2) of an ACON: the median over channels."""
     arrays = [constant(value) for value in node.inputs[1:]]
     if any(array is None for array in arrays):
         return ()

@@ -15,7 +15,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.onnx.algebra.fold import fold_scales
 from actswap.onnx.algebra.plain import Range, channel_axis, closeness, ranges, static_nodes, write_plain
 from actswap.onnx.finish import attach, body
-from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, VERSION, Array
+from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, Array
 from actswap.onnx.parity import compare
 
 # Per site, tried from the loosest: what a network makes of an error differs widely.
@@ -113,7 +113,7 @@ def _observe(
         watched.graph.initializer.append(stored)
         for op in ("ReduceMin", "ReduceMax"):
             name = f"{node.name}/{op}"
-            watched.graph.node.append(onnx.helper.make_node(op, [x.name, stored.name], [name], keepdims=0))
+            watched.graph.node.append(onnx.helper.make_node(op, [str(x.name), stored.name], [name], keepdims=0))
             watched.graph.output.append(onnx.ValueInfoProto(name=name))
         sites[str(node.name)] = axis
     results = _run(watched, functions, opset, feed)

@@ -22,7 +22,7 @@ def number(value: ir.Value | None) -> float | None:
 
 def only_reader(value: ir.Value) -> ir.Node | None:
     """The node that alone reads a value, once; None where there are more readers, or the graph gives it out."""
-    uses = value.uses()
+    uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
