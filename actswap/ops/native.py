@@ -142,7 +142,7 @@ class _Calls:
         if plan is None:
             _forget(self.plans)
             x = args[0]
-            bare = x.numel() == 0 or x.dim() < 2
+            bare = x.numel() == 0 or not -x.dim() <= args[-1] < x.dim()
             why = "the input is empty or has no channel axis" if bare else self.objection(args)
             plan = self.plans[key] = why or self.plan_of(args)
         return plan

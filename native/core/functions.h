@@ -22,12 +22,13 @@ struct Table {
 // An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
 struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0;
-    vf d, p2, bd;
+    vf d, p2, bd, power;
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
+        f.power = f.bd * -1.44269504f;
     }
     INLINE vf value(const Acon &f, vf x) {
-        vf y = x * (f.d * sigmoid(f.bd * x, nullptr) + f.p2);
+        vf y = x * (f.d * logistic2(f.power * x) + f.p2);
         if (__builtin_expect(!any_infinite(x), 1)) return y;
         vf r = slope_at_infinity(f, x);
         y = pick(is_infinite(x), x * r, y);

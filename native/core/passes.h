@@ -25,12 +25,15 @@ INLINE const char *at_element(const void *base, const int64_t *stride, int64_t s
            (sample * stride[0] + group * stride[1] + channel * stride[2] + inner * stride[3]) * size;
 }
 
+// What every position of a unit shares: forward, the cap; backward, the mean's part of the gradient.
+INLINE vf cap_of(const actswap_call &c) { return splat(c.flags & ACTSWAP_CAPPED ? c.cap : __builtin_inff()); }
+
 // Positions [0, n) of one vector, n <= W.
 template <class F, class E, Mode M>
 INLINE void step(const F &f, const char *x, const char *g, char *y, vf share, vf *sums, int n, int dtype) {
     vf v = E::load(x, n, dtype);
     if (M == Mode::FORWARD) {
-        E::store(y, F::value(f, v), n, dtype);
+        E::store(y, vmin(share, F::value(f, v)), n, dtype);  // NaN of the value stays: it is second
     } else {
         vf d = F::template gradient<M != Mode::GRADIENT>(f, v, E::load(g, n, dtype), sums);
         if (M == Mode::GRADIENT) d += share;
@@ -74,7 +77,7 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
         const char *g = M == Mode::FORWARD ? x : at_element(c.grad_y, c.g_stride, sample, group, channel, from, size);
         F f;
         F::load(f, table, plane, W);
-        vf share = splat(0.f);
+        vf share = M == Mode::FORWARD ? cap_of(c) : splat(0.f);
         if (M == Mode::GRADIENT && l.gated) share = splat(work[l.at_dm + sample * l.padded + plane]);
         vf sums[(F::SUMS + 3) / 4 * 4];
         for (int k = 0; k < (used + 3) / 4 * 4; ++k) sums[k] = splat(0.f);
@@ -102,7 +105,7 @@ INLINE void column(const actswap_call &c, const Layout &l, const Table &table, c
     const int used = F::RUNTIME ? l.sums : F::SUMS;
     F f;
     F::load(f, table, at.channel + i, n);
-    vf share = splat(0.f);
+    vf share = M == Mode::FORWARD ? cap_of(c) : splat(0.f);
     if (M == Mode::GRADIENT && l.gated) share = load_f32(at.share + i, n);
     vf sums[F::SUMS];
     for (int k = 0; k < used; ++k) sums[k] = splat(0.f);

@@ -78,7 +78,8 @@ enum actswap_flags {
     ACTSWAP_BACKWARD = 1,    /* compute grad_x and the grad_param slots that are not NULL; y is not touched */
     ACTSWAP_SPATIAL_ALL = 2, /* DY_RELU variant A */
     ACTSWAP_SPLIT = 4,       /* META_ACON, DY_RELU: phases over planes instead of samples (few samples, many threads) */
-    ACTSWAP_ATTENTION = 8    /* DY_RELU variant C */
+    ACTSWAP_ATTENTION = 8,   /* DY_RELU variant C */
+    ACTSWAP_CAPPED = 16      /* forward: y = min(y, cap); NaN stays */
 };
 
 /* A tensor is [batch][groups][channels][inner] with strides in elements, of which either the inner or the channel
@@ -98,7 +99,7 @@ typedef struct actswap_call {
     int32_t hidden;      /* H */
     int32_t pieces;      /* K, at most 4 */
     uint32_t shared;     /* bit i: parameter slot i holds one value (or one row) for all channels */
-    uint32_t reserved;   /* 0 */
+    float cap;           /* with ACTSWAP_CAPPED: forward computes min(y, cap) */
     int64_t batch, groups, channels, inner;
     int64_t x_stride[4]; /* batch, group, channel, inner; the same layout (which one is 1) in all tensors */
     int64_t y_stride[4]; /* of y, and of grad_x in backward */
