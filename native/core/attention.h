@@ -1,5 +1,5 @@
-// DY-ReLU C: the factor of each position, gain min(gamma softmax((ws . x + bs) / tau), 1), and the lines under it. A unit
-// is a range of positions with all their channels: what belongs to a position is complete in it, what belongs to a
+// DY-ReLU C: the factor of each position, gain min(gamma softmax((ws . x + bs) / tau), 1), and the lines under it. A
+// unit is a range of positions with all their channels: what belongs to a position is complete in it, what belongs to a
 // channel is a partial sum as elsewhere. bs shifts all scores alike, which a softmax does not see.
 #pragma once
 #include "passes.h"
@@ -12,13 +12,6 @@ INLINE float *probability_of(const actswap_call &c, const Layout &l, float *work
 INLINE float weight_of(const actswap_call &c, int64_t channel) { return c.param[6][c.shared >> 6 & 1 ? 0 : channel]; }
 INLINE vf weights_of(const actswap_call &c, int64_t channel, int n) {
     return c.shared >> 6 & 1 ? splat(*c.param[6]) : load_f32(c.param[6] + channel, n);
-}
-
-// Whole vectors of [0, count), then the rest.
-template <class Body> INLINE void sweep(int64_t count, Body body) {
-    int64_t i = 0;
-    for (; i + W <= count; i += W) body(i, W);
-    if (i < count) body(i, (int)(count - i));
 }
 
 // The scores of a unit's positions, and the channels' sums for the mean.
@@ -81,6 +74,8 @@ template <class F, class E, Mode M> static void attend_unit(const actswap_call &
     // The sums of the pass: the lines' coefficients', or the one of ws.
     const int used = M == Mode::FORWARD ? 0 : M == Mode::SUMS ? l.sums : 1, row = M == Mode::SUMS ? 0 : l.sums;
     const bool back = M == Mode::GRADIENT;
+    float *partial = used ? partial_of(c, l, work, row, sample, chunk) : nullptr;
+    const int64_t apart = c.batch * l.chunks * l.padded;
     auto place = [&](const void *base, const int64_t *stride, int64_t group, int64_t channel, int64_t r) {
         return base ? (char *)at_element(base, stride, sample, group, channel, from + r, size) : nullptr;
     };
@@ -102,7 +97,7 @@ template <class F, class E, Mode M> static void attend_unit(const actswap_call &
                                 back ? load_f32(slope + i, n) : splat(0.f), weight, dm, sums, &there);
                 if (M == Mode::SUMS) store_f32(slope + i, there, n);
             });
-            for (int k = 0; k < used; ++k) partial_of(c, l, work, row + k, sample, chunk)[plane] = hsum(sums[k]);
+            for (int k = 0; k < used; ++k) partial[k * apart + plane] = hsum(sums[k]);
         }
         return;
     }
@@ -115,13 +110,14 @@ template <class F, class E, Mode M> static void attend_unit(const actswap_call &
             char *y = place(c.y, c.y_stride, group, 0, r);
             const int64_t first = group * c.channels;
             sweep(c.channels, [&](int64_t i, int n) __attribute__((always_inline)) {
+                ahead<M>(x + i * size + AHEAD, g + i * size + AHEAD, y ? y + i * size + AHEAD : x);
                 F::load(f, table, first + i, n);
                 for (int k = 0; k < used; ++k) sums[k] = splat(0.f);
                 attend<F, E, M>(f, x + i * size, g + i * size, y ? y + i * size : y, n, c.dtype, a, s,
                                 weights_of(c, first + i, n), back ? load_f32(share + first + i, n) : splat(0.f), sums,
                                 &there);
                 for (int k = 0; k < used; ++k) {
-                    float *to = partial_of(c, l, work, row + k, sample, chunk) + first + i;
+                    float *to = partial + k * apart + first + i;
                     store_f32(to, r ? load_f32(to, n) + sums[k] : sums[k], n);
                 }
             });

@@ -63,9 +63,9 @@ static const Build &build() {
 
 enum Phase { PREPARE, APPLY, FINISH, BLOCKS, POOL, BRANCH, SUM, BACK, GRAD, WEIGHTS };
 
-// meta-ACON's gradient costs an exponential: in float32 it is computed once and the mean's share added afterwards.
-// In the half types that would round twice.
-static bool adds(const actswap_call &c) { return c.y && c.op == ACTSWAP_META_ACON && c.dtype == ACTSWAP_F32; }
+// In float32 the gradient is computed once and the mean's share added afterwards; in the half types that would round
+// twice. The attention's pass goes over x again anyway.
+static bool adds(const actswap_call &c) { return c.y && c.dtype == ACTSWAP_F32 && !(c.flags & ACTSWAP_ATTENTION); }
 
 static bool wants_sums(const actswap_call &c) {
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)

@@ -50,6 +50,13 @@ template <Mode M> INLINE void ahead(const char *x, const char *g, const char *y)
     if (M != Mode::SUMS) __builtin_prefetch(y, 1);
 }
 
+// Whole vectors of [0, count), then the rest.
+template <class Body> INLINE void sweep(int64_t count, Body body) {
+    int64_t i = 0;
+    for (; i + W <= count; i += W) body(i, W);
+    if (i < count) body(i, (int)(count - i));
+}
+
 // Where the first of some rows lies, and how far it is to the next.
 struct Rows {
     const char *x, *g;
@@ -81,13 +88,10 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
         if (M == Mode::GRADIENT && l.gated) share = splat(work[l.at_dm + sample * l.padded + plane]);
         vf sums[(F::SUMS + 3) / 4 * 4];
         for (int k = 0; k < (used + 3) / 4 * 4; ++k) sums[k] = splat(0.f);
-        int64_t i = 0;
-        for (; i + W <= count; i += W) {
+        sweep(count, [&](int64_t i, int n) __attribute__((always_inline)) {
             ahead<M>(x + i * size + AHEAD, g + i * size + AHEAD, y + i * size + AHEAD);
-            step<F, E, M>(f, x + i * size, g + i * size, y + i * size, share, sums, W, c.dtype);
-        }
-        if (i < count)
-            step<F, E, M>(f, x + i * size, g + i * size, y + i * size, share, sums, (int)(count - i), c.dtype);
+            step<F, E, M>(f, x + i * size, g + i * size, y + i * size, share, sums, n, c.dtype);
+        });
         if (M == Mode::SUMS || M == Mode::BOTH)
             for (int k = 0; k < used; k += 4) {
                 float four[4];
@@ -183,7 +187,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     const int64_t step = c.x_stride[3] * size;
     for (int64_t row = from; row < end; row += 4) {
         const int64_t rows = actswap::smaller(4, end - row);
-        auto add = [&](int64_t i, int n) __attribute__((always_inline)) {
+        sweep(c.channels, [&](int64_t i, int n) __attribute__((always_inline)) {
             vf s = row == from ? splat(0.f) : load_f32(at + i, n);
             const char *from = x + row * step + i * size;
             for (int64_t r = 0; r < rows; ++r, from += step) {
@@ -191,10 +195,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
                 s += E::load(from, n, c.dtype);
             }
             store_f32(at + i, s, n);
-        };
-        int64_t i = 0;
-        for (; i + W <= c.channels; i += W) add(i, W);
-        if (i < c.channels) add(i, (int)(c.channels - i));
+        });
     }
 }
 
@@ -208,10 +209,11 @@ static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
         for (; plane < end; ++plane) {
             float *y = (float *)at_element(c.y, c.y_stride, sample, plane / c.channels, plane % c.channels, from, 4);
-            for (int64_t i = 0; i < count; i += W) {
-                int n = (int)actswap::smaller(W, count - i);
-                store_f32(y + i, load_f32(y + i, n) + share[plane], n);
-            }
+            const vf all = splat(share[plane]);
+            sweep(count, [&](int64_t i, int n) __attribute__((always_inline)) {
+                __builtin_prefetch(y + i + AHEAD / 4, 1);
+                store_f32(y + i, load_f32(y + i, n) + all, n);
+            });
         }
         return;
     }
@@ -219,10 +221,10 @@ static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_
     int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
     for (int64_t r = from; r < end; ++r) {
         float *y = (float *)at_element(c.y, c.y_stride, sample, group, 0, r, 4);
-        for (int64_t i = 0; i < c.channels; i += W) {
-            int n = (int)actswap::smaller(W, c.channels - i);
+        sweep(c.channels, [&](int64_t i, int n) __attribute__((always_inline)) {
+            __builtin_prefetch(y + i + AHEAD / 4, 1);
             store_f32(y + i, load_f32(y + i, n) + load_f32(share + group * c.channels + i, n), n);
-        }
+        });
     }
 }
 

@@ -2,11 +2,11 @@
 
 Tolerances, as parts of the largest entry, with u = 2^-24. An element takes fewer than 80 float32 operations, among
 them an exponential and a reciprocal of error 2.5 u each: 85 u = 5e-6, if all err one way. A parameter's gradient adds
-m such terms in float32 (across chunks the sum is float64): in the layouts of the half types m is 33 at most, 2e-6;
-among the others it reaches 2048, where errors of either sign leave sqrt(m) u = 3e-6. Terms that cancel raise both; a
-factor of two for that gives 2e-5. The arithmetic is the same for every dtype, so this holds for the parameters'
-gradients beside a half x too. Outputs of a half type are rounded once more: half an ulp of the largest entry, 2^-9 for
-bfloat16 and 2^-12 for float16, doubled for the entries just above a power of two.
+m such terms in float32 (across chunks the sum is float64): in the layouts of the half types m is 33 at most, 2e-6; in
+the others it reaches 2048, where errors of either sign leave sqrt(m) u = 3e-6. Terms that cancel raise both; a factor
+of two for that gives 2e-5. The arithmetic is the same for every dtype, so this holds for the parameters' gradients
+beside a half x too. Outputs of a half type are rounded once more: half an ulp of the largest entry, 2^-9 for bfloat16
+and 2^-12 for float16, doubled for the entries just above a power of two.
 """
 
 import os
