@@ -1,8 +1,9 @@
 """Time the operators against nn.ReLU, nn.SiLU, clone and other ways to compute them: interleaved, medians of ratios.
 
-One thread is measured in CPU time of the calling thread, more in wall time. Results go to benchmarks/results/. Other
-ways: `formula` (this project's, eager), `published` (as the released code writes it, benchmarks/published.py),
-`compiled` and `published-compiled` (torch.compile of these); they are slow, so they go with fewer rounds and shapes.
+One thread is measured in CPU time of the calling thread, more in wall time; the allocator keeps what is freed. Results
+go to benchmarks/results/. Other ways: `formula` (this project's, eager), `published` (as the released code writes it,
+benchmarks/published.py), `compiled` and `published-compiled` (torch.compile of these); they are slow, so they go with
+fewer rounds and shapes.
 
     python benchmarks/ops.py                                  # 1.5 minutes on a quiet core
     python benchmarks/ops.py --threads 2
@@ -33,6 +34,7 @@ sys.path[:0] = [
 ]
 from cases import FORMULAS, operator, parameters  # noqa: E402
 from published import FORMS  # noqa: E402
+from steady import keep_memory  # noqa: E402
 
 import actswap.nn  # noqa: E402, F401 - declares the operators
 from actswap.ops import native  # noqa: E402
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=["kernel"], choices=WAYS)
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     clock = time.thread_time if options.threads == 1 else time.perf_counter

@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from steady import keep_memory
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--rss", action="store_true", help="measure peak memory too, in processes of their own")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.child:
+        keep_memory()
     torch.set_num_threads(1)
     if options.child:
         step = Step(*options.child)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _GUARDS = (
     torch._C._len_torch_function_stack,
     torch._C._len_torch_dispatch_stack,
-    torch._C._functorch.peek_interpreter_stack,
-    torch._C._get_tracing_state,
+    torch._C._are_functorch_transforms_active,
+    torch._C._is_tracing,
 )
 
 

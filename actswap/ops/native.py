@@ -80,6 +80,9 @@ _run: Any = None if _library is None else _library.actswap_host_run
 if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _Direct = None if _run is None else connect(ctypes.cast(_run, ctypes.c_void_p).value or 0, _SMALL)
+if _run is not None and _Direct is None:
+    _absent = "; calls on small tensors cost more than they need (Python headers, torch >= 2.10, actswap.ops.build)"
+    _status = _status._replace(note=_status.note + _absent)
 
 
 def status() -> Status:
@@ -149,19 +152,22 @@ class _Calls:
 
     def lay(
         self, args: tuple[Any, ...], grad: Tensor | None
-    ) -> tuple[bytes, tuple[tuple[int, int], ...], tuple[int, int] | None] | None:
-        """Lay a call out for `direct`: the struct without pointers, (slot, position) pairs, the means' shape."""
+    ) -> tuple[bytes, tuple[tuple[int, int], ...], tuple[int, ...] | None, Any] | None:
+        """Lay a call out for `direct`: the struct, (slot, position) pairs, the means' shape, what must stay alive."""
         x = args[0]
         plan = self.plan(args)
-        if isinstance(plan, str) or plan.constants is not None or x.dtype not in _DTYPES:
+        if isinstance(plan, str) or x.dtype not in _DTYPES:
             return None
         y = torch.empty_like(x)
         others = [y] if grad is None else [y, grad]
         head = _head(plan, args, [(t.shape, t.stride()) for t in others], grad is not None)
         if head is None:
             return None
-        means = (x.shape[0], x.shape[plan.dim]) if plan.gated else None
-        return head + bytes(_POINTERS.size), tuple((s.slot, s.position) for s in plan.slots), means
+        pointers = [0] * (4 + 2 * _SLOTS)
+        if plan.constants is not None:
+            pointers[4 + plan.constants[0]] = plan.constants[1].data_ptr()
+        slots = tuple((s.slot, s.position) for s in plan.slots)
+        return head + _POINTERS.pack(*pointers), slots, _mean_shape(x, plan) if plan.gated else None, plan
 
     def refuses(self, args: Sequence[Any]) -> str:
         x = args[0]
@@ -187,7 +193,7 @@ class _Calls:
         key = self.key(args)
         plan = self.plans.get(key) or self.plan_of(args)
         assert not isinstance(plan, str), plan
-        mean = _mean_like(x, plan) if plan.gated else None
+        mean = torch.empty(_mean_shape(x, plan), dtype=torch.float32) if plan.gated else None
         self.run(plan, key, args, y, None, mean, {})
         return y, mean
 
@@ -271,11 +277,11 @@ class _Calls:
             raise RuntimeError(f"actswap kernel refused the call: {why}")
 
 
-def _mean_like(x: Tensor, plan: Plan) -> Tensor:
+def _mean_shape(x: Tensor, plan: Plan) -> tuple[int]:
     """What forward leaves for backward: the mean of each sample and channel, then the attention of each position."""
     samples, channels = x.shape[0], x.shape[plan.dim]
     attention = x.numel() // channels if plan.flags & _ATTENTION else 0
-    return torch.empty(samples * channels + attention, dtype=torch.float32)
+    return (samples * channels + attention,)
 
 
 def _forget(cache: dict[Any, Any]) -> None:

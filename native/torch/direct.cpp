@@ -59,9 +59,10 @@ struct Laid {
 struct Kind {
     std::vector<int64_t> key;
     PyObject *options = nullptr;  // a tuple that keeps alive what the key holds addresses of
+    PyObject *source = nullptr;   // what `lay` returned, which keeps alive what the call points to
     bool fits = false;
     Laid laid;
-    PyObject *mean = nullptr;  // (N, C) where the operator keeps the means, else None
+    PyObject *mean = nullptr;  // the shape of the means where the operator keeps them, else None
 };
 
 struct Direct {
@@ -138,8 +139,8 @@ bool lay(Direct *self, PyObject *args, PyObject *grad, const Call &call, Kind &k
     if (laid.get() != Py_None) {
         const char *head;
         Py_ssize_t size;
-        PyObject *slots;
-        if (!PyArg_ParseTuple(laid.get(), "y#O!O", &head, &size, &PyTuple_Type, &slots, &mean)) return false;
+        PyObject *slots, *kept;
+        if (!PyArg_ParseTuple(laid.get(), "y#O!OO", &head, &size, &PyTuple_Type, &slots, &mean, &kept)) return false;
         if (size != (Py_ssize_t)sizeof to.call || PyTuple_GET_SIZE(slots) > ACTSWAP_SLOTS) return false;
         memcpy(&to.call, head, sizeof to.call);
         for (; to.count < PyTuple_GET_SIZE(slots); ++to.count)
@@ -152,6 +153,7 @@ bool lay(Direct *self, PyObject *args, PyObject *grad, const Call &call, Kind &k
     Py_XINCREF(mean);
     Py_XSETREF(kind.mean, mean);
     Py_XSETREF(kind.options, options.release());
+    Py_XSETREF(kind.source, laid.release());
     return true;
 }
 
@@ -340,6 +342,7 @@ void direct_free(PyObject *object) {
     Direct *self = (Direct *)object;
     for (int i = 0; self->kinds && i < KINDS; ++i) {
         Py_XDECREF(self->kinds[i].options);
+        Py_XDECREF(self->kinds[i].source);
         Py_XDECREF(self->kinds[i].mean);
     }
     delete[] self->kinds;
