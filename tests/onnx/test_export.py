@@ -13,6 +13,7 @@ import torch
 from onnx_cases import C, Case, cases
 from torch import Tensor, nn
 
+import actswap
 from actswap.activations import TRAINABLE
 from actswap.errors import CaptureError, ExportError, FileError, UsageError
 from actswap.onnx.export import export_onnx
@@ -112,6 +113,17 @@ def test_node_names_shapes_and_metadata(tmp_path: Path) -> None:
     assert {p.key: p.value for p in proto.metadata_props}["actswap.plan"] == "abc"
     text = (tmp_path / "m.onnx").read_bytes()
     assert str(Path(__file__).parent).encode() not in text and b"stack_trace" not in text
+
+
+def test_the_file_names_the_plan_that_made_it(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4)
+    found = []
+    for name, target in (("a", "acon_c"), ("b", "acon_c"), ("c", "swish")):
+        export_onnx(actswap.convert(model, target, x).model, x, tmp_path / f"{name}.onnx", dynamic_size=False)
+        props = {p.key: p.value for p in onnx.load(tmp_path / f"{name}.onnx").metadata_props}
+        assert props["actswap.version"] == actswap.__version__
+        found.append(props["actswap.plan"])
+    assert found[0] == found[1] != found[2] and len(found[0]) == 16
 
 
 def test_every_variant_of_every_operator(tmp_path: Path) -> None:
