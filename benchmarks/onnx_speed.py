@@ -48,6 +48,7 @@ from actswap.onnx.bench import Contender, bench
 from actswap.onnx.export import export_onnx
 
 RESULTS = Path(__file__).parent / "results" / "onnx.jsonl"
+SHAPES = ((1, 64, 28, 28), (64, 256, 56, 56))
 TARGETS = ("acon_c", "pau", "meta_acon", "dy_relu_b")
 
 
@@ -81,38 +82,37 @@ def train(model: nn.Module) -> nn.Module:
     return model
 
 
-def operators(rounds: int) -> list[dict[str, object]]:
+def operators(shape: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
     """Throughput of single operators over that of Relu, on bound arrays, one thread, CPU time."""
     rows: list[dict[str, object]] = []
-    for shape in ((64, 256, 56, 56), (1, 64, 28, 28)):
-        x = onnxruntime.OrtValue.ortvalue_from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-        y = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
-        calls = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("relu", *TARGETS):
-                module = nn.ReLU() if name == "relu" else train(actswap.activations.get(name).build(shape[1], 1))
-                file = Path(folder) / f"{name}.onnx"
-                export_onnx(module.eval(), torch.randn(2, shape[1], 8, 8), file, check=False, simplify=False)
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads, options.log_severity_level = 1, 4
-                session = actswap.onnx.session(file, options, prepared=False)
-                binding = session.io_binding()
-                binding.bind_ortvalue_input(session.get_inputs()[0].name, x)
-                binding.bind_ortvalue_output(session.get_outputs()[0].name, y)
-                calls[name] = (session, binding)
-        many = max(1, 2_000_000 // int(np.prod(shape)))
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(rounds + 2):
-            for name, (session, binding) in calls.items():
-                start = time.thread_time()
-                for _ in range(many):
-                    session.run_with_iobinding(binding)
-                times[name].append((time.thread_time() - start) / many)
-        for name, own in times.items():
-            ratio = statistics.median(a / b for a, b in zip(times["relu"][2:], own[2:], strict=True))
-            row = {"operator": name, "shape": shape, "rounds": rounds, "clock": "cpu", "best": min(own) * 1e3}
-            rows.append({**row, "throughput_over_relu": ratio, "best_over_relu": min(times["relu"]) / min(own)})
-            print(f"{name:10} {list(shape)!s:20} throughput over Relu: median {ratio:.3f}", flush=True)
+    x = onnxruntime.OrtValue.ortvalue_from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+    y = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32))
+    calls = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("relu", *TARGETS):
+            module = nn.ReLU() if name == "relu" else train(actswap.activations.get(name).build(shape[1], 1))
+            file = Path(folder) / f"{name}.onnx"
+            export_onnx(module.eval(), torch.randn(2, shape[1], 8, 8), file, check=False, simplify=False)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.log_severity_level = 1, 4
+            session = actswap.onnx.session(file, options, prepared=False)
+            binding = session.io_binding()
+            binding.bind_ortvalue_input(session.get_inputs()[0].name, x)
+            binding.bind_ortvalue_output(session.get_outputs()[0].name, y)
+            calls[name] = (session, binding)
+    many = max(1, 2_000_000 // int(np.prod(shape)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 2):
+        for name, (session, binding) in calls.items():
+            start = time.thread_time()
+            for _ in range(many):
+                session.run_with_iobinding(binding)
+            times[name].append((time.thread_time() - start) / many)
+    for name, own in times.items():
+        ratio = statistics.median(a / b for a, b in zip(times["relu"][2:], own[2:], strict=True))
+        row = {"operator": name, "shape": shape, "rounds": rounds, "clock": "cpu", "best": min(own) * 1e3}
+        rows.append({**row, "throughput_over_relu": ratio, "best_over_relu": min(times["relu"]) / min(own)})
+        print(f"{name:10} {list(shape)!s:20} throughput over Relu: median {ratio:.3f}", flush=True)
     return rows
 
 
@@ -191,7 +191,8 @@ def main() -> None:
             file.writelines(json.dumps({**machine, **row}) + "\n" for row in rows)
 
     if args.operators:
-        write(operators(args.rounds))
+        for shape in SHAPES:
+            write(operators(shape, args.rounds))
     with tempfile.TemporaryDirectory() as folder:
         for name in args.networks:
             write(measure(name, args.targets, Path(folder), args))
