@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from actswap.activations.plain import PLAIN
 from actswap.capture.duplicate import duplicate
+from actswap.capture.island import Traced
 from actswap.errors import ActswapError, UsageError
 from actswap.passes.isolate import isolate_island, isolate_swap
 from actswap.passes.replace import replace
@@ -63,8 +65,13 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     return work
 
 
-def isolate(model: nn.Module, plan: Plan) -> Originals:
+def isolate(model: nn.Module, plan: Plan, traces: Mapping[str, Sequence[Traced]] | None = None) -> Originals:
     """Run the isolate pass for all choices; return what stood at their paths before.
+
+    Args:
+        model: changed in place.
+        plan: its choices and islands.
+        traces: the islands of this model by owner, as far as they have been traced.
 
     Raises:
         CaptureError: an island cannot be traced. The model is then as it was.
@@ -75,7 +82,7 @@ def isolate(model: nn.Module, plan: Plan) -> Originals:
         for island in plan.islands:
             chosen = [c for c in plan.choices if c.site.owner == island.owner and c.site.how == "island"]
             originals.update({c.path: _at(model, c.path) for c in chosen})
-            isolate_island(model, island, chosen)
+            isolate_island(model, island, chosen, (traces or {}).get(island.owner))
             done.append(island)
         for choice in plan.choices:
             if choice.site.how == "swap":

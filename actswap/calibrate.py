@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -33,32 +34,38 @@ def calibrate(
     Raises:
         UsageError: there are no batches, or a site saw no finite value.
     """
-    streams = {path: HistogramStream() for path in paths}
-
-    def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if isinstance(args[0], Tensor):
-                streams[path].update(np.asarray(args[0].detach().float().cpu().numpy()))
-
-        return hook
-
-    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams]
     total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
-    try:
-        with evaluating(model):
-            for batch in batches:
-                args, kwargs = call_of(batch)
-                model(*args, **kwargs)
-                seen += 1
-                if progress is not None:
-                    progress(seen, total, "calibrating")
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(model, paths) as streams, evaluating(model):
+        for batch in batches:
+            args, kwargs = call_of(batch)
+            model(*args, **kwargs)
+            seen += 1
+            if progress is not None:
+                progress(seen, total, "calibrating")
     if not seen:
         raise UsageError("the calibration data is empty", fix="pass an iterable of inputs: calibration=[x1, x2]")
     return {path: stream.finish() for path, stream in streams.items()}
+
+
+@contextmanager
+def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, HistogramStream]]:
+    """Record the inputs of the modules at `paths` in every run of the model meanwhile."""
+    streams = {path: HistogramStream() for path in paths}
+
+    def watch(stream: HistogramStream) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if isinstance(args[0], Tensor):
+                stream.update(np.asarray(args[0].detach().float().cpu().numpy()))
+
+        return hook
+
+    handles = [model.get_submodule(path).register_forward_pre_hook(watch(s)) for path, s in streams.items()]
+    try:
+        yield streams
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

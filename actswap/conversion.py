@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from actswap import activations
 from actswap.activations.base import Spec
 from actswap.activations.bounded import split
-from actswap.calibrate import calibrate, call_of
+from actswap.calibrate import calibrate, call_of, watching
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
+from actswap.capture.tape import Tape
 from actswap.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
+from actswap.fit.histogram import Histogram
 from actswap.parity import Parity, as_inputs, compare, run, worst
 from actswap.parity import verify as first_difference
 from actswap.passes.revert import remember, undo
@@ -28,7 +30,7 @@ from actswap.select import Selectors, select
 from actswap.settle import settle
 from actswap.sites import Site
 from actswap.starts import choose_starts
-from actswap.survey import Survey, survey
+from actswap.survey import Sites, Survey, survey
 
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
 Progress = Callable[[int, int, str], None]
@@ -127,6 +129,7 @@ def convert(
     options: Mapping[str, Any] | None = None,
     inplace: bool = False,
     verify: bool = True,
+    scanned: Sites | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Replace activations of a pretrained model by trainable ones that start where it is.
@@ -144,6 +147,7 @@ def convert(
         options: options of the target, e.g. `{"space": "layer"}`.
         inplace: convert `model` itself, without a second copy of its weights.
         verify: compare outputs and count calls, before and after.
+        scanned: what `scan` returned for this model on these inputs; spares observing it again.
         progress: called with (done, total, text) during long steps.
 
     Returns:
@@ -165,7 +169,9 @@ def convert(
     _check_options(spec, options or {})
     args, kwargs = as_inputs(example_inputs, example_kwargs)
     work = model if inplace else duplicate(model)
-    found = survey(work, args, kwargs)
+    found = _surveyed(scanned, model) if scanned is not None else None
+    if found is None or not (inplace or found.portable):
+        found = survey(work, args, kwargs)
     chosen, left = _choose(found, spec, only, skip, type(model).__name__)
     clock.lap("scan")
     counted = count(found.located.values())
@@ -175,17 +181,23 @@ def convert(
         ahead = list(itertools.islice(calibration, _PROBES))
         probes += [call_of(batch) for batch in ahead]
         calibration = itertools.chain(ahead, calibration)
-    references = [run(work, *probe) for probe in probes]
-    plan, originals = settle(
-        work, found, chosen, left, target, options or {}, references[0], lambda: run(work, args, kwargs)
-    )
+    references = [_results(work, found.tape, args, kwargs), *(run(work, *probe) for probe in probes[1:])]
+    measurable = not any(t.is_meta for t in references[0])
+    histograms: dict[str, Histogram] = {}
+
+    def probe(isolated: Plan) -> list[Tensor]:
+        """Run the isolated model; what it is calibrated on is seen in the same run where that is all there is."""
+        statistics = calibration is None and measurable and _needs_statistics(spec, isolated.choices, start)
+        with watching(work, [c.path for c in isolated.choices] if statistics else ()) as streams:
+            outputs = run(work, args, kwargs)
+        histograms.update({path: stream.finish() for path, stream in streams.items()})
+        return outputs
+
+    plan, originals = settle(work, found, chosen, left, target, options or {}, references[0], probe)
     clock.lap("isolate")
     try:
-        measurable = not any(t.is_meta for t in references[0])
-        histograms = {}
-        if measurable and start != "none" and any(_needs_statistics(spec, c, start) for c in plan.choices):
-            batches = calibration if calibration is not None else [(args, kwargs)]
-            histograms = calibrate(work, [c.path for c in plan.choices], batches, progress)
+        if calibration is not None and measurable and _needs_statistics(spec, plan.choices, start):
+            histograms = calibrate(work, [c.path for c in plan.choices], calibration, progress)
             clock.lap("calibrate")
 
         def error() -> float:
@@ -195,9 +207,10 @@ def convert(
         clock.lap("start")
         parity = counts = None
         if verify:
-            parity = worst(compare(ref, run(work, *p)) for ref, p in zip(references, probes, strict=True))
-            after = count(locate(work, observe(work, args, kwargs)))
-            counts = census(counted, after, sum(c.site.calls for c in plan.choices))
+            again = observe(work, args, kwargs)
+            results = [_results(work, again, args, kwargs), *(run(work, *probe) for probe in probes[1:])]
+            parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
+            counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
             clock.lap("verify")
         report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps)
         if not report.ok:
@@ -208,6 +221,15 @@ def convert(
         raise
     remember(work, plan, originals)
     return Conversion(work, plan, report)
+
+
+def _surveyed(scanned: Sites, model: nn.Module) -> Survey:
+    if scanned.survey.model is not model:
+        raise UsageError(
+            f"scanned= is of another {type(scanned.survey.model).__name__}",
+            fix="convert(model, target, x, scanned=scan(model, x))",
+        )
+    return scanned.survey
 
 
 def _choose(
@@ -238,6 +260,8 @@ def _choose(
             left.append((site, site.reason))
         elif site.source.kind == spec.name:
             left.append((site, f"is {spec.name} already"))
+        elif site.channels is None and not spec.per_layer:
+            left.append((site, f"its channel axis is not clear, and {spec.name} needs one"))
         else:
             chosen.append(site)
     if not chosen:
@@ -246,9 +270,16 @@ def _choose(
     return chosen, left
 
 
-def _needs_statistics(spec: Spec, choice: Choice, start: str) -> bool:
+def _results(work: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """What the observed run returned; where torch has a fused kernel that is not observed, what that returns."""
+    fused = any(isinstance(m, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) for m in work.modules())
+    return run(work, args, kwargs) if fused else list(tape.results)
+
+
+def _needs_statistics(spec: Spec, choices: Iterable[Choice], start: str) -> bool:
     """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
-    return start == "fit" or spec.promise(split(choice.site.source).core) in ("limit", "fit")
+    promises = {spec.promise(split(c.site.source).core) for c in choices}
+    return start == "fit" or (start != "none" and bool(promises & {"limit", "fit"}))
 
 
 def _replaced(plan: Plan) -> tuple[Replaced, ...]:

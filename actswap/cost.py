@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from actswap.activations import SPECS
 from actswap.activations.base import Activation
-from actswap.parity import tensors_of
+from actswap.capture.observe import tensors_of
 
 # Operations per element. A sigmoid is a sign, an exponential, a sum and a quotient.
 ELEMENTWISE: Mapping[str, int] = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from actswap.capture.observe import evaluating
+from actswap.capture.observe import evaluating, tensors_of
 from actswap.errors import UsageError
 
 
@@ -35,21 +35,6 @@ class Parity:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
         return asdict(self)
-
-
-def tensors_of(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a model output: nested lists, tuples, dicts and output objects."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors_of(value)
-    elif isinstance(output, (list, tuple)):
-        for value in output:
-            yield from tensors_of(value)
-    elif hasattr(output, "__dataclass_fields__"):
-        for name in output.__dataclass_fields__:
-            yield from tensors_of(getattr(output, name))
 
 
 def run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.apply import Originals, isolate, path_of
+from actswap.capture.island import Traced
 from actswap.errors import CaptureError
 from actswap.parity import compare
 from actswap.passes.revert import undo
@@ -33,7 +34,7 @@ def settle(
     target: str,
     options: Mapping[str, Any],
     expected: list[Tensor],
-    reference: Callable[[], list[Tensor]],
+    probe: Callable[[Plan], list[Tensor]],
 ) -> tuple[Plan, Originals]:
     """Isolate the chosen sites of `model` in place.
 
@@ -45,29 +46,29 @@ def settle(
         target: name of the target, for the plan.
         options: its options, for the plan.
         expected: outputs of the model on the example inputs.
-        reference: runs the model on the example inputs.
+        probe: runs the isolated model on the example inputs.
 
     Returns:
         The plan, still without starts, and the modules that stood at its paths.
     """
     keys = keys_of(model)
-    islands = dict(found.islands)
+    islands, traces = dict(found.islands), dict(found.traces)
     sites, stay = list(chosen), list(left)
     limit = _rounding(expected)
     for _ in range(3):
         plan = _plan(model, found, sites, stay, islands, target, options, keys)
-        originals = isolate(model, plan)
-        if _agrees(expected, reference, limit):
+        originals = isolate(model, plan, traces)
+        if _agrees(expected, plan, probe, limit):
             return plan, originals
         undo(model, plan, originals)
-        bad = _disturbing(model, found, sites, islands, keys, expected, reference, limit)
+        bad = _disturbing(model, found, sites, islands, traces, keys, expected, probe, limit)
         for site in bad:
-            promoted = _promote(model, found, site, islands) if site.how == "swap" and site.inplace else None
+            promoted = _promote(model, found, site, islands, traces) if site.how == "swap" and site.inplace else None
             if promoted is None:
                 sites = [s for s in sites if s.name != site.name]
                 stay.append((replace(site, how="left"), _DISTURBS))
             else:
-                islands[site.owner] = promoted
+                islands[site.owner], traces[site.owner] = promoted
                 sites = [replace(s, how="island") if s.name == site.name else s for s in sites]
         if not bad:
             break
@@ -105,17 +106,18 @@ def _disturbing(
     found: Survey,
     sites: Sequence[Site],
     islands: Mapping[str, Island],
+    traces: Mapping[str, Sequence[Traced]],
     keys: str,
     expected: list[Tensor],
-    reference: Callable[[], list[Tensor]],
+    probe: Callable[[Plan], list[Tensor]],
     limit: float,
 ) -> list[Site]:
     """Bisect for the sites that cannot be isolated without changing the outputs."""
 
     def search(some: Sequence[Site]) -> list[Site]:
         plan = _plan(model, found, some, (), islands, "", {}, keys)
-        originals = isolate(model, plan)
-        fine = _agrees(expected, reference, limit)
+        originals = isolate(model, plan, traces)
+        fine = _agrees(expected, plan, probe, limit)
         undo(model, plan, originals)
         if fine:
             return []
@@ -127,18 +129,24 @@ def _disturbing(
     return search(list(sites))
 
 
-def _promote(model: nn.Module, found: Survey, site: Site, islands: Mapping[str, Island]) -> Island | None:
+def _promote(
+    model: nn.Module,
+    found: Survey,
+    site: Site,
+    islands: Mapping[str, Island],
+    traces: Mapping[str, Sequence[Traced]],
+) -> tuple[Island, Sequence[Traced]] | None:
     if site.owner in islands:
-        return islands[site.owner]
+        return islands[site.owner], traces.get(site.owner, ())
     try:
         return island_of(model, found.located[site.owner], found.tape)
     except CaptureError:
         return None
 
 
-def _agrees(expected: list[Tensor], reference: Callable[[], list[Tensor]], limit: float) -> bool:
+def _agrees(expected: list[Tensor], plan: Plan, probe: Callable[[Plan], list[Tensor]], limit: float) -> bool:
     try:
-        return compare(expected, reference()).rel <= limit
+        return compare(expected, probe(plan)).rel <= limit
     except Exception:  # the user's code may fail in any way once its activations are modules
         return False
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from actswap.capture.island import Arguments, Signature
+from actswap.capture.island import Arguments, Marker, Signature, Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
@@ -19,6 +20,7 @@ from actswap.plan import Island
 from actswap.recognize.locate import Located, locate, recurrent_sites
 from actswap.sites import Site
 
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, Marker)
 _MOST_CALLS = 8  # an owner called in more ways than this is bound to numbers that change with the data
 
 
@@ -29,14 +31,35 @@ class Survey:
     Attributes:
         sites: all activation calls in the order in which they first run.
         islands: by owner, how to reach the sites that need one.
+        traces: by owner, the islands of this very model as they were traced.
         tape: the run itself.
         located: by owner, all activation-like calls in order.
     """
 
     sites: tuple[Site, ...]
     islands: Mapping[str, Island]
+    traces: Mapping[str, Sequence[Traced]]
     tape: Tape
     located: Mapping[str, Located]
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that was observed."""
+        return self.tape.calls[0].module
+
+    @property
+    def portable(self) -> bool:
+        """True where it holds for a copy of the model too: no island is bound to an object of the model's own."""
+        leaves = (leaf for island in self.islands.values() for call in island.calls for leaf in call.leaves)
+        return all(leaf is None or isinstance(leaf, _PLAIN) for leaf in leaves)
+
+
+class Sites(list[Site]):
+    """The sites of a model, with the survey they come from; `convert(..., scanned=sites)` goes on from there."""
+
+    def __init__(self, found: Survey) -> None:
+        super().__init__(found.sites)
+        self.survey = found
 
 
 def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
@@ -48,6 +71,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     tape = observe(model, args, kwargs)
     sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
+    traces: dict[str, Sequence[Traced]] = {}
     failed: dict[str, CaptureError] = {}
     unreached: dict[str, str] = {}
     located = {found.owner: found for found in locate(model, tape)}
@@ -55,7 +79,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
         if any(s.how == "island" for _, s in here):
             try:
-                islands[found.owner] = island_of(model, found, tape)
+                islands[found.owner], traces[found.owner] = island_of(model, found, tape)
             except CaptureError as error:
                 failed[found.owner] = error
         sites += here
@@ -73,7 +97,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         replace(s, how="left", reason=unreached[s.owner]) if s.how == "island" and s.owner in unreached else s
         for s in ordered
     ]
-    return Survey(tuple(settled), islands, tape, located)
+    return Survey(tuple(settled), islands, traces, tape, located)
 
 
 def rewrite_of(model: nn.Module, found: Located) -> Island:
@@ -91,8 +115,8 @@ def rewrite_of(model: nn.Module, found: Located) -> Island:
     return island
 
 
-def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:
-    """Describe an owner's forward, and check that it can be traced: first with numbers free, then bound.
+def island_of(model: nn.Module, found: Located, tape: Tape) -> tuple[Island, list[Traced]]:
+    """Describe an owner's forward, and trace it: first with numbers free, then bound.
 
     Raises:
         CaptureError: it cannot.
@@ -112,8 +136,7 @@ def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:
             continue
         island = Island(found.owner, tuple(calls), tuple(s.kind for s in found.sources), children, found.inline)
         try:
-            check_island(model, island)
-            return island
+            return island, check_island(model, island)
         except CaptureError as error:
             failure = failure or error
     raise failure or CaptureError(
@@ -122,7 +145,7 @@ def island_of(model: nn.Module, found: Located, tape: Tape) -> Island:
     )
 
 
-def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None) -> list[Site]:
+def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None) -> Sites:
     """List every activation call of a model.
 
     The model is run once, in eval mode and without gradients; it is not changed.
@@ -139,4 +162,4 @@ def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any
         CaptureError: the model does not run on these inputs.
     """
     args, kwargs = as_inputs(example_inputs, example_kwargs)
-    return list(survey(model, args, kwargs).sites)
+    return Sites(survey(model, args, kwargs))

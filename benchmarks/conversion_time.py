@@ -41,6 +41,9 @@ def against_fx() -> str:
         "exact start, not verified": lambda: actswap.convert(model, "dy_relu_b", x, verify=False),
         "acon_c, beta searched and verified": lambda: actswap.convert(model, "acon_c", x),
         "scan alone": lambda: actswap.scan(model, x),
+        "scan, then convert from it (exact start, verified)": lambda: actswap.convert(
+            model, "dy_relu_b", x, scanned=actswap.scan(model, x)
+        ),
     }
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):

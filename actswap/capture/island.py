@@ -8,10 +8,10 @@ would keep one draw, or lose it. The module keeps its class: its new forward is 
 
 from __future__ import annotations
 
+import copy
 import inspect
 import linecache
 import operator
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from actswap.capture.canonical import canonical, is_number
+from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
 from actswap.errors import CaptureError
 
@@ -50,7 +51,7 @@ class Arguments:
 
     def free(self, leaves: Sequence[Any]) -> list[Any]:
         """Return the leaves that are placeholders of the graph."""
-        return [have for want, have in zip(self.leaves, leaves, strict=True) if isinstance(want, _Marker)]
+        return [have for want, have in zip(self.leaves, leaves, strict=True) if isinstance(want, Marker)]
 
     def __str__(self) -> str:
         shown = [str(leaf) for leaf in self.leaves]
@@ -58,14 +59,16 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class _Marker:
+class Marker:
+    """What stands for a free leaf of a call."""
+
     name: str
 
     def __str__(self) -> str:
         return self.name
 
 
-TENSOR, NUMBER = _Marker("tensor"), _Marker("number")
+TENSOR, NUMBER = Marker("tensor"), Marker("number")
 _CONSTANT = "_actswap_constant"
 # What torch's attention layers check of their masks needs real tensors; the calls stay in the graph.
 _CHECKS = ("_canonical_mask", "_none_or_dtype")
@@ -136,7 +139,7 @@ class IslandTracer(fx.Tracer):
         """Placeholders for the free leaves, observed values for the others."""
         leaves: list[Any] = []
         for want in self.arguments.leaves:
-            if isinstance(want, _Marker):
+            if isinstance(want, Marker):
                 leaves.append(self.create_proxy("placeholder", f"arg{len(leaves)}", (), {}))
             else:
                 leaves.append(want)
@@ -149,47 +152,83 @@ class IslandTracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
-class Traced:
+class Graph:
     """A graph, and the tensors that the forward makes without looking at its input, by the name of their `get_attr`."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
 
+    def copy(self) -> Graph:
+        """Return a copy whose nodes may be changed."""
+        return Graph(copy.deepcopy(self.graph), self.constants)
 
-def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool) -> Traced:
-    """Trace a module's forward in the given mode; the module is left as it was.
+
+@dataclass(frozen=True)
+class Traced:
+    """A forward in both modes; `train` is None where the forward never asks for the mode."""
+
+    evaluate: Graph
+    train: Graph | None
+
+
+def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str]) -> Traced:
+    """Trace a module's forward in both modes; the module is left as it was.
 
     Raises:
         CaptureError: torch.fx cannot follow the forward, or what it does is more than what it returns.
     """
     modes = [(m, m.training) for m in module.modules()]
-    before = {name: dict(getattr(module, name)) for name in ("__dict__", "_buffers")}
-    drawn = _generators()
-    module.train(training)
     try:
-        with slow_attention(), _kept_calls():
+        evaluate, made, asked = _trace(module, arguments, inline, training=False)
+        train, more, _ = _trace(module, arguments, inline, training=True) if asked else (evaluate, made, asked)
+    finally:
+        for m, mode in modes:
+            m.training = mode
+    return Traced(Graph(evaluate, made), Graph(train, more) if asked else None)
+
+
+def _trace(
+    module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool
+) -> tuple[fx.Graph, dict[str, Tensor], bool]:
+    """Trace one mode; also return the constants made, and whether the forward asked for the mode."""
+    module.train(training)
+    state = State(module)
+    try:
+        with slow_attention(), _kept_calls(), _asking() as asked:
             graph = IslandTracer(arguments, inline).trace(module)
-        changed = _changed(before["__dict__"], module.__dict__) + _changed(before["_buffers"], module._buffers)
+        changed = state.changes()
         made = {k: module.__dict__[k] for k in changed if k.startswith("_tensor_constant")}
-        kept = [k for k in changed if k not in made]
+        kept = [k for k in changed if k not in made and k != "random"]
         if kept:
             raise _refused(module, f"its forward sets self.{kept[0]}, which a trace does not keep")
-        if not all(a == b for a, b in zip(drawn, _generators(), strict=True)):
+        if "random" in changed:
             raise _refused(module, "its forward draws random numbers that a trace would freeze")
-        return Traced(graph, made)
+        return graph, made, bool(asked)
     except CaptureError:
         raise
     except Exception as error:
         raise _refused(module, f"{type(error).__name__}: {_first(error)}") from error
     finally:
-        for name, entries in before.items():
-            standing = getattr(module, name)
-            standing.clear()
-            standing.update(entries)
-        for m, mode in modes:
-            m.training = mode
-        random.setstate(drawn[0])
-        torch.set_rng_state(torch.frombuffer(bytearray(drawn[1]), dtype=torch.uint8))
+        state.restore()
+
+
+@contextmanager
+def _asking() -> Iterator[list[bool]]:
+    """Notice whether any module is asked for its mode."""
+    asked: list[bool] = []
+
+    def read(module: nn.Module) -> bool:
+        asked.append(True)
+        return bool(module.__dict__["training"])
+
+    def write(module: nn.Module, mode: bool) -> None:
+        module.__dict__["training"] = mode
+
+    nn.Module.training = property(read, write)  # type: ignore[assignment]
+    try:
+        yield asked
+    finally:
+        del nn.Module.training
 
 
 @contextmanager
@@ -230,23 +269,12 @@ def _refused(module: nn.Module, why: str) -> CaptureError:
     return CaptureError(f"torch.fx cannot trace {type(module).__name__}.forward", why=why)
 
 
-def _generators() -> tuple[Any, bytes]:
-    """State of the generators that a forward may draw from."""
-    return random.getstate(), torch.get_rng_state().numpy().tobytes()
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Names that were set or removed, but for what tracing itself switches."""
-    names = {k for k in {*before, *after} if before.get(k, before) is not after.get(k, before)}
-    return sorted(names - {"training"})
-
-
 def _first(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else "no message"
 
 
-def share_constants(traced: Traced, shared: dict[str, Tensor]) -> None:
+def share_constants(traced: Graph, shared: dict[str, Tensor]) -> None:
     """Let a graph read its constants under names of `shared`, which has every tensor once."""
     for node in traced.graph.find_nodes(op="get_attr"):
         tensor = traced.constants.get(str(node.target))
@@ -259,7 +287,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.dtype == b.dtype and a.device == b.device and not a.is_meta and torch.equal(a, b))
 
 
-def graph_ops(traced: Traced, root: nn.Module) -> tuple[list[Op], dict[int, Value]]:
+def graph_ops(traced: Graph, root: nn.Module) -> tuple[list[Op], dict[int, Value]]:
     """Read an fx graph as operations, for the recognizer; values are numbered by node."""
     number = {node: i for i, node in enumerate(traced.graph.nodes)}
     ops: list[Op] = []

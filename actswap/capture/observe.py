@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, GeneratorType
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
 from actswap.capture.island import slow_attention
 from actswap.capture.rewrite import Spot, spot_of
+from actswap.capture.state import State
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
 
@@ -146,6 +147,9 @@ class _Recorder(TorchFunctionMode):
         self.opaque += hidden
         try:
             out = original(module, *args, **kwargs)
+            lazy = isinstance(out, GeneratorType)
+            if lazy:
+                out = list(out)  # what it computes belongs to this call
         finally:
             self.opaque -= hidden
             self.stack.pop()
@@ -160,8 +164,8 @@ class _Recorder(TorchFunctionMode):
             )
             self.tape.ops.append(op)
         record.ops = (first, len(self.tape.ops))
-        record.outputs = tuple(self.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
-        return out
+        record.outputs = tuple(self.numbers.of(t) for t in tensors_of(out))
+        return iter(out) if lazy else out
 
 
 def _target_name(module: nn.Module) -> str:
@@ -192,13 +196,15 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and turn gradients off; afterwards every module is in the mode it was in."""
+    """Put a model in eval mode and turn gradients off; afterwards its state and every mode are what they were."""
     modes = [(m, m.training) for m in model.modules()]
+    state = State(model)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
+        state.restore()
         for module, training in modes:
             module.training = training
 
@@ -221,6 +227,8 @@ def observe(
     with evaluating(model), _watched(recorder):
         try:
             out = model(*args, **dict(kwargs or {}))
+            tensors = list(tensors_of(out))
+            results = tuple(t.detach().clone() for t in tensors)
         except Exception as error:
             shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
             raise CaptureError(
@@ -231,8 +239,24 @@ def observe(
                 "--input 1,3,224,224",
             ) from error
     tape = recorder.tape
-    tape.outputs = tuple(recorder.numbers.of(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+    tape.outputs = tuple(recorder.numbers.of(t) for t in tensors)
+    tape.results = results
     return tape
+
+
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a model output: nested lists, tuples, dicts and output objects."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from tensors_of(value)
+    elif isinstance(output, (list, tuple, Iterator)):
+        for value in output:
+            yield from tensors_of(value)
+    elif hasattr(output, "__dataclass_fields__"):
+        for name in output.__dataclass_fields__:
+            yield from tensors_of(getattr(output, name))
 
 
 def _where(error: BaseException) -> str:

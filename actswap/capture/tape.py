@@ -102,12 +102,13 @@ class Call:
 
 @dataclass
 class Tape:
-    """One observed forward pass."""
+    """One observed forward pass; `outputs` numbers the tensors it returned, `results` are copies of them."""
 
     ops: list[Op] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
+    results: tuple[Tensor, ...] = ()
 
     def producers(self) -> dict[int, Op]:
         """Map each value to the operation that made it."""

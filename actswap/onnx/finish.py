@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 import onnx.inliner
 import onnx_ir as ir
@@ -49,6 +50,7 @@ def finish(
         name: name of the graph.
     """
     _name_outputs(model, outputs)
+    _keep_pads(model)
     for part in (model.graph, *model.graph.subgraphs()):
         part.metadata_props.clear()
         for node in part:
@@ -92,6 +94,23 @@ def operators(proto: onnx.ModelProto) -> dict[str, int]:
     """Count the nodes of the main graph by operator, most frequent first."""
     counts = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in proto.graph.node)
     return dict(counts.most_common())
+
+
+def _keep_pads(model: ir.Model) -> None:
+    """Give the pads before a pooling an `axes` input, which says what is the default anyway.
+
+    ONNX Runtime (to 1.31 at least) otherwise fuses a pad with zeros into MaxPool, which pads with minus infinity.
+    """
+    for node in model.graph:
+        pads = node.inputs[1] if node.op_type == "Pad" and len(node.inputs) in (2, 3) else None
+        readers = {user.op_type for output in node.outputs for user in output.consumers()}
+        if pads is None or pads.const_value is None or not readers & {"MaxPool", "AveragePool"}:
+            continue
+        axes = ir.tensor(np.arange(pads.const_value.size // 2), name=f"{node.outputs[0].name}.axes")
+        value = ir.Value(name=axes.name, shape=ir.Shape([axes.size]), type=ir.TensorType(axes.dtype), const_value=axes)
+        model.graph.register_initializer(value)
+        node.resize_inputs(4)
+        node.replace_input_with(3, value)
 
 
 def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:

@@ -8,7 +8,8 @@ broadcasting and makes them initializers.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -68,10 +69,11 @@ def _raw_writer(operator: Any) -> Callable[..., Any]:
 def lower_nodes(model: ir.Model) -> list[OnnxFunction]:
     """Rewrite every raw node in place; return the functions that the model now uses, each once."""
     functions: dict[str, OnnxFunction] = {}
+    taken: set[str] = set()
     for graph in (model.graph, *model.graph.subgraphs()):
         for node in list(graph):
             if node.domain == _RAW:
-                function = _lower_node(model.graph, node)
+                function = _lower_node(model.graph, node, taken)
                 functions[function.op] = function
     model.opset_imports.pop(_RAW, None)
     if functions:
@@ -80,7 +82,7 @@ def lower_nodes(model: ir.Model) -> list[OnnxFunction]:
     return list(functions.values())
 
 
-def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
+def _lower_node(main: ir.Graph, node: ir.Node, taken: set[str]) -> OnnxFunction:
     x = node.inputs[0]
     if x is None or x.shape is None:
         raise ExportError(f"{node.op_type} has an input of unknown rank", where=node.name or "")
@@ -92,7 +94,8 @@ def _lower_node(main: ir.Graph, node: ir.Node) -> OnnxFunction:
     present = [name for name, value in zip(names, given, strict=False) if value is not None]
     scalars = {name: attribute.value for name, attribute in node.attributes.items()}
     lowered = lower(node.op_type, dict(zip(present, arrays, strict=True)), scalars, len(x.shape))
-    site = site_name(node)
+    site = _free(site_name(node), taken)  # a layer that runs twice has two nodes
+    taken.add(site)
     inputs: list[ir.Value | None] = [x]
     for name, array in zip(lowered.function.inputs[1:], lowered.inputs, strict=True):
         inputs.append(initializer(main, f"{site}.{name}", array))
@@ -119,6 +122,12 @@ def site_name(node: ir.Node) -> str:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     path = [scope for scope in ast.literal_eval(scopes) if scope]
     return path[-2] if len(path) > 1 else (node.name or node.outputs[0].name or node.op_type)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, with `@k` where it is taken."""
+    numbered = (f"{name}@{k}" for k in itertools.count(1))
+    return name if name not in taken else next(n for n in numbered if n not in taken)
 
 
 def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[Array]:

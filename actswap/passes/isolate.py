@@ -13,13 +13,15 @@ Cases:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from actswap.activations.plain import SourceModule
 from actswap.capture.island import (
     Arguments,
+    Graph,
     Traced,
     Variant,
     compile_graph,
@@ -40,17 +42,33 @@ def isolate_swap(model: nn.Module, choice: Choice) -> None:
     set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
 
 
-def check_island(model: nn.Module, island: Island) -> None:
-    """Raise CaptureError where `isolate_island` would; the model is not changed."""
+def check_island(model: nn.Module, island: Island) -> list[Traced]:
+    """Trace an island in all the ways in which it is called; the model is not changed.
+
+    Raises:
+        CaptureError: `isolate_island` would.
+    """
     owner = model.get_submodule(island.owner)
     if island.rewrites:
         rewritten(owner, island.rewrites, {o: "x" for r in island.rewrites for o in r.ordinals})
-    for arguments in island.calls:
-        _variant(owner, island, arguments, {}, {})
+    found = [trace(owner, arguments, frozenset(island.inline)) for arguments in island.calls]
+    for traced in found:
+        for graph in (traced.evaluate, traced.train):
+            if graph is not None:
+                _matches(graph, owner, island)
+    return found
 
 
-def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) -> None:
+def isolate_island(
+    model: nn.Module, island: Island, choices: Sequence[Choice], traced: Sequence[Traced] | None = None
+) -> None:
     """Cases 2 and 3: trace the owner, put SourceModules at the chosen calls, and give it the traced forward.
+
+    Args:
+        model: changed in place.
+        island: its owner.
+        choices: the chosen calls.
+        traced: what `check_island` returned for this model, where it was called before.
 
     Raises:
         CaptureError: the forward cannot be traced, or the trace does not show the observed activation calls. The model
@@ -58,8 +76,13 @@ def isolate_island(model: nn.Module, island: Island, choices: Sequence[Choice]) 
     """
     owner = model.get_submodule(island.owner)
     chosen = {c.site.ordinal: c for c in choices}
+    if traced is None:
+        traced = [trace(owner, arguments, frozenset(island.inline)) for arguments in island.calls]
     constants: dict[str, Tensor] = {}
-    variants = [_variant(owner, island, arguments, chosen, constants) for arguments in island.calls]
+    variants = [
+        _variant(owner, island, arguments, modes, chosen, constants)
+        for arguments, modes in zip(island.calls, traced, strict=True)
+    ]
     below = f"{island.owner}." if island.owner else ""
     methods = rewritten(owner, island.rewrites, {o: c.path.removeprefix(below) for o, c in chosen.items()})
     for choice in choices:
@@ -74,24 +97,29 @@ def _variant(
     owner: nn.Module,
     island: Island,
     arguments: Arguments,
+    traced: Traced,
     chosen: Mapping[int, Choice],
     constants: dict[str, Tensor],
 ) -> Variant:
-    graphs: dict[bool, fx.Graph] = {}
-    for training in (False, True):
-        traced = trace(owner, arguments, frozenset(island.inline), training)
-        _redirect(traced, owner, island, chosen)
-        share_constants(traced, constants)
-        traced.graph.lint()
-        graphs[training] = traced.graph
-    evaluate = compile_graph(graphs[False], f"{island.owner or type(owner).__name__} eval")
-    same = graphs[False].python_code("self").src == graphs[True].python_code("self").src
-    train = evaluate if same else compile_graph(graphs[True], f"{island.owner or type(owner).__name__} train")
-    return Variant(arguments, evaluate, train)
+    label = island.owner or type(owner).__name__
+
+    def compiled(graph: Graph, mode: str) -> Callable[..., Any]:
+        graph = graph.copy()
+        _redirect(graph, owner, island, chosen)
+        share_constants(graph, constants)
+        graph.graph.lint()
+        return compile_graph(graph.graph, f"{label} {mode}")
+
+    evaluate = compiled(traced.evaluate, "eval")
+    return Variant(arguments, evaluate, evaluate if traced.train is None else compiled(traced.train, "train"))
 
 
-def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[int, Choice]) -> None:
-    """Let every chosen activation call of the graph go to the child at its path."""
+def _matches(traced: Graph, owner: nn.Module, island: Island) -> list[tuple[int, Match | None, fx.Node]]:
+    """The activation calls of a graph in order: where, the match where it is no child, the node.
+
+    Raises:
+        CaptureError: they are not those that were observed.
+    """
     graph = traced.graph
     ops, values = graph_ops(traced, owner)
     nodes = list(graph.nodes)
@@ -107,6 +135,14 @@ def _redirect(traced: Traced, owner: nn.Module, island: Island, chosen: Mapping[
             f"the trace of {island.owner or type(owner).__name__} does not show the activation calls that really ran",
             why=f"observed {', '.join(_labels(island)) or 'none'}; traced {', '.join(seen) or 'none'}",
         )
+    return matches
+
+
+def _redirect(traced: Graph, owner: nn.Module, island: Island, chosen: Mapping[int, Choice]) -> None:
+    """Let every chosen activation call of the graph go to the child at its path."""
+    graph = traced.graph
+    matches = _matches(traced, owner, island)
+    nodes = list(graph.nodes)
     order = {node: i for i, node in enumerate(nodes)}
     standing = {}  # the call of the new child at every choice; as a reader of its input it follows every redirection
     for ordinal, choice in chosen.items():

@@ -1,0 +1,107 @@
+"""What a model keeps beside its weights, so that running or tracing it leaves it as it was.
+
+Forwards count their calls, fill caches, append to lists, move running statistics. `State` remembers the buffers,
+attributes and containers (dicts, lists, sets, and plain objects such as a cache) of all modules and puts them back.
+Parameters are not copied: a forward that trains is beyond this.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+_LARGEST = 1 << 23  # elements; larger tensors are quantised weights rather than state, and would double the memory
+_MOST = 4096  # entries of a container that are looked into; data sets and vocabularies are not
+_DEPTH = 4
+_OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters", "_modules"}  # mode and hooks, nn.Module's own
+_OPAQUE = (type, FunctionType, MethodType, ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
+_FOREIGN = ("torch", "logging", "threading", "functools")
+_MISSING = object()
+
+
+class State:
+    """A snapshot of the state of a module and everything below it; parameters excepted."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._random = random.getstate(), torch.get_rng_state()
+        self._containers: list[tuple[str, Any, Any]] = []
+        self._tensors: list[tuple[str, Tensor, int, Tensor]] = []
+        seen: set[int] = set()
+        for name, module in root.named_modules():
+            if not isinstance(module, (LazyModuleMixin, torch.jit.ScriptModule)):
+                self._keep(name, module.__dict__, 0, seen)
+
+    def _keep(self, name: str, item: Any, depth: int, seen: set[int]) -> None:
+        if item is None or isinstance(item, _OPAQUE) or id(item) in seen or depth > _DEPTH:
+            return
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            small = item.numel() <= _LARGEST and not item.is_meta and not item.is_inference()
+            if small and not isinstance(item, nn.Parameter):
+                self._tensors.append((name, item, item._version, item.detach().clone()))
+        elif isinstance(item, (dict, list, set, deque)):
+            before = dict(item) if isinstance(item, dict) else set(item) if isinstance(item, set) else list(item)
+            self._containers.append((name, item, before))
+            if len(item) <= _MOST:
+                for key, value in _entries(before):
+                    if depth or key not in _OWN:
+                        self._keep(_below(name, key), value, depth + 1, seen)
+        elif isinstance(item, tuple) and len(item) <= _MOST:
+            for key, value in _entries(item):
+                self._keep(_below(name, key), value, depth + 1, seen)
+        elif not isinstance(item, nn.Module) and type(item).__module__.partition(".")[0] not in _FOREIGN:
+            self._keep(name, getattr(item, "__dict__", None), depth + 1, seen)
+
+    def changes(self) -> list[str]:
+        """Names of attributes, entries and tensors that are not as they were; `random` where numbers were drawn."""
+        changed = [_below(name, key) for name, item, before in self._containers for key in _differing(item, before)]
+        changed += [name for name, tensor, version, _ in self._tensors if tensor._version != version]
+        drawn = random.getstate() != self._random[0] or not torch.equal(torch.get_rng_state(), self._random[1])
+        return changed + ["random"] * drawn
+
+    def restore(self) -> None:
+        """Put everything back; the mode of a module and its hooks are left to who set them."""
+        for _, item, before in self._containers:
+            if not _differing(item, before):
+                continue
+            if isinstance(item, dict):
+                for key in [k for k in item if k not in before and k not in _OWN]:
+                    dict.__delitem__(item, key)
+                for key in [k for k in before if k not in _OWN]:
+                    dict.__setitem__(item, key, before[key])
+            else:
+                item.clear()
+                item.update(before) if isinstance(item, set) else item.extend(before)
+        with torch.no_grad():
+            for _, tensor, version, before in self._tensors:
+                if tensor._version != version:
+                    (tensor if tensor.shape == before.shape else tensor.resize_(before.shape)).copy_(before)
+        random.setstate(self._random[0])
+        torch.set_rng_state(self._random[1])
+
+
+def _below(name: str, key: Any) -> str:
+    return name if key in ("_buffers", "_modules", "_parameters") else f"{name}.{key}" if name else str(key)
+
+
+def _entries(item: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(item.items()) if isinstance(item, dict) else enumerate(item)
+
+
+def _differing(item: Any, before: Any) -> list[Any]:
+    """Keys of a container at which it is not what it was."""
+    if isinstance(item, set):
+        return sorted(map(str, item ^ before))
+    if isinstance(item, dict):
+        keys = (k for k in {**before, **item} if k not in _OWN)
+        return [k for k in keys if item.get(k, _MISSING) is not before.get(k, _MISSING)]
+    if len(item) != len(before):
+        return [min(len(item), len(before))]
+    return [i for i, (a, b) in enumerate(zip(item, before, strict=True)) if a is not b]
