@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -27,6 +29,7 @@ from actswap.onnx.finish import finish, operators
 from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
+from actswap.passes.revert import plan_of
 
 LOWEST_OPSET = 18
 # A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.
@@ -105,7 +108,8 @@ def export_onnx(
         check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
             there.
         overwrite: replace an existing file.
-        metadata: further entries of the file's metadata, e.g. the hash of the plan.
+        metadata: further entries of the file's metadata; the tool's version and, for a converted model, the hash of
+            its plan (`actswap.plan`) are there without.
         progress: called with (step, steps, text).
 
     Raises:
@@ -126,6 +130,7 @@ def export_onnx(
     inputs: Inputs = (args, dict(example_kwargs or {}))
     tell = progress or (lambda step, steps, text: None)
     notes: list[str] = []
+    entries = {**_plan_entry(model), **(metadata or {})}
     with evaluating(model), _workspace(target) as folder:
         exported = copy.deepcopy(model).half() if half else model
         given = _half_inputs(inputs) if half else inputs
@@ -142,7 +147,7 @@ def export_onnx(
                 for choice in choices:
                     try:
                         title = type(model).__name__
-                        proto = finish(choice.model, choice.functions, opset, decompose, metadata or {}, names, title)
+                        proto = finish(choice.model, choice.functions, opset, decompose, entries, names, title)
                         tell(2, 4, "write")
                         file = _write(proto, folder / target.name)
                         tell(3, 4, "check")
@@ -174,6 +179,15 @@ def export_onnx(
         _move(file, target)
         tell(4, 4, "done")
     return report
+
+
+def _plan_entry(model: nn.Module) -> dict[str, str]:
+    """The hash of the plan that made a converted model."""
+    plan = plan_of(model)
+    if plan is None:
+        return {}
+    text = json.dumps(plan.to_dict(), sort_keys=True, default=str)
+    return {"actswap.plan": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def _target(path: Path, overwrite: bool) -> Path:

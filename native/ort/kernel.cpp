@@ -203,18 +203,32 @@ OrtStatus *run(Frame *frame, actswap_call *call, const Kernel &kernel, const Tab
     return nullptr;
 }
 
-} // namespace
+/* [n][before][c][after] as [n][c][before][after]; elements of `size` bytes. */
+void move_axis(const void *from, void *to, int64_t n, int64_t before, int64_t c, int64_t after, int64_t size) {
+    const char *x = static_cast<const char *>(from);
+    char *y = static_cast<char *>(to);
+    const size_t run = size_t(after * size);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t k = 0; k < c; ++k)
+            for (int64_t j = 0; j < before; ++j, y += run)
+                std::memcpy(y, x + ((i * before + j) * c + k) * after * size, run);
+}
 
-OrtStatus *Kernel::compute(OrtKernelContext *context) const {
-    const Definition &op = *definition;
-    Frame frame{op.runtime, context, {}, nullptr, {}};
-    if (OrtStatus *status = frame.open(op.inputs))
-        return status;
-    const std::vector<Tensor> &in = frame.inputs;
+/* The channel axis that the node names, or that its parameters' shapes tell; -1 for one set of parameters. */
+int64_t channel_axis(const Kernel &kernel, const std::vector<Tensor> &in) {
+    const Kind kind = kernel.definition->kind;
     const int64_t rank = int64_t(in[0].dims.size());
-    if (in[0].size() == 0)
-        return nullptr;
+    if (pools_over(kind))
+        return (kernel.dim + rank) % rank;
+    int64_t axis = -1;
+    for (size_t i = 1; i < in.size(); ++i)
+        axis = std::max(axis, axis_of(in[i], rank, kind == Kind::kPau || kind == Kind::kOpau ? 1 : 0));
+    return axis;
+}
 
+OrtStatus *evaluate(const Kernel &kernel, Frame &frame, int64_t axis) {
+    const Definition &op = *kernel.definition;
+    const std::vector<Tensor> &in = frame.inputs;
     actswap_call call;
     std::memset(&call, 0, sizeof call);
     call.abi = ACTSWAP_ABI;
@@ -222,19 +236,14 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
     call.x = in[0].data;
     call.y = frame.y;
     const bool pools = pools_over(op.kind);
-    int64_t axis = pools ? (dim + rank) % rank : -1;
-    const int64_t leading = op.kind == Kind::kPau || op.kind == Kind::kOpau ? 1 : 0;
-    if (!pools)
-        for (size_t i = 1; i < in.size(); ++i)
-            axis = std::max(axis, axis_of(in[i], rank, leading));
-    if (axis >= rank || !lay_out(in[0].dims, axis, pools, block, &call))
+    if (axis >= int64_t(in[0].dims.size()) || !lay_out(in[0].dims, axis, pools, kernel.block, &call))
         return op.runtime.status(ORT_INVALID_ARGUMENT, "actswap: this layout of x has no kernel");
     const int64_t width = call.groups * call.channels;
-    const Table *ready = table.load(std::memory_order_acquire);
+    const Table *ready = kernel.table.load(std::memory_order_acquire);
     if (ready && ready->width != width)
         ready = nullptr;
-    if (cap != INFINITY && op.kind != Kind::kDyReluC)
-        call.flags |= ACTSWAP_CAPPED, call.cap = cap;
+    if (kernel.cap != INFINITY && op.kind != Kind::kDyReluC)
+        call.flags |= ACTSWAP_CAPPED, call.cap = kernel.cap;
     if (pools && call.batch < kFewSamples)
         call.flags |= ACTSWAP_SPLIT;
 
@@ -305,15 +314,43 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
         break;
     }
     if (op.kind != Kind::kDyReluC)
-        return run(&frame, &call, *this, ready);
+        return run(&frame, &call, kernel, ready);
 
     /* The attention is read from x before y, which may lie on x, is written. */
     float *gates = frame.buffer(call.batch * call.inner);
     const bool same = in[7].size() == 1;
-    attention(call, in[7].data, same, in[8].data[0], tau, gain, gates);
-    if (OrtStatus *status = run(&frame, &call, *this, nullptr))
+    attention(call, in[7].data, same, in[8].data[0], kernel.tau, kernel.gain, gates);
+    if (OrtStatus *status = run(&frame, &call, kernel, nullptr))
         return status;
     scale(call, gates);
+    return nullptr;
+}
+
+} // namespace
+
+OrtStatus *Kernel::compute(OrtKernelContext *context) const {
+    Frame frame{definition->runtime, context, {}, nullptr, {}};
+    if (OrtStatus *status = frame.open(definition->inputs))
+        return status;
+    Tensor &x = frame.inputs[0];
+    if (x.size() == 0)
+        return nullptr;
+    const int64_t axis = channel_axis(*this, frame.inputs), rank = int64_t(x.dims.size());
+    if (!pools_over(definition->kind) || axis <= 1 || axis >= rank - 1)
+        return evaluate(*this, frame, axis);
+
+    /* Channels in the middle: what the mean runs over is in two pieces, so they are brought together first. */
+    int64_t before = 1, after = 1;
+    for (int64_t i = 1; i < rank; ++i)
+        (i < axis ? before : after) *= i == axis ? 1 : x.dims[size_t(i)];
+    const int64_t n = x.dims[0], c = x.dims[size_t(axis)], size = definition->type == ORT_FLOAT16 ? 2 : 4;
+    void *y = frame.y;
+    float *moved = frame.buffer(x.size());
+    move_axis(x.data, moved, n, before, c, after, size);
+    x.data = moved, x.dims = {n, c, before * after}, frame.y = moved;
+    if (OrtStatus *status = evaluate(*this, frame, 1))
+        return status;
+    move_axis(moved, y, n, c, before, after, size);
     return nullptr;
 }
 
