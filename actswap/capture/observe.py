@@ -87,7 +87,15 @@ class _Recorder(TorchFunctionMode):
         self.opaque = 0
 
     def refs(self, tree: Any, constant: bool = False) -> Any:
-        return tree_map(lambda v: Ref(self.numbers.of(v, constant=constant)) if isinstance(v, Tensor) else v, tree)
+        if isinstance(tree, Tensor):
+            return Ref(self.numbers.of(tree, constant=constant))
+        if type(tree) is tuple or type(tree) is list:
+            return type(tree)([self.refs(v, constant) for v in tree])
+        if type(tree) is dict:
+            return {k: self.refs(v, constant) for k, v in tree.items()}
+        if tree is None or isinstance(tree, (int, float, str)):
+            return tree
+        return tree_map(lambda v: self.refs(v, constant) if isinstance(v, Tensor) else v, tree)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -98,7 +106,7 @@ class _Recorder(TorchFunctionMode):
         norm = canonical(func, args, kwargs)
         inputs = self.refs(norm.args)
         out = func(*args, **kwargs)
-        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        tensors = [out] if isinstance(out, Tensor) else [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if tensors:
             touched = args[0] if args else kwargs.get("input")
             aliased = norm.inplace or norm.name in ("setitem", "copy", "fill", "zero")
