@@ -13,6 +13,7 @@ Cases:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,9 @@ def _constant(value: object) -> property:
 
 def isolate_swap(model: nn.Module, choice: Choice) -> None:
     """Case 1: put a SourceModule where the activation module stands."""
-    set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
+    module = SourceModule(choice.site.source, choice.site.channel_dim)
+    take_hooks(module, model.get_submodule(choice.path))
+    set_module(model, choice.path, module)
 
 
 def check_island(model: nn.Module, island: Island) -> list[Traced]:
@@ -213,17 +216,14 @@ _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name and "state_d
 
 
 def take_hooks(module: nn.Module, standing: nn.Module) -> None:
-    """Let a module run the hooks of the one whose place it takes; their handles remove them from both."""
+    """Let a module run the hooks of the one whose place it takes, from now on its own."""
     for name in _HOOKS:
-        setattr(module, name, getattr(standing, name))
+        setattr(module, name, copy.copy(getattr(standing, name)))
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path below the model, with the mode of its parent and the hooks of what stood there."""
+    """Put a module at a path below the model; it takes over the mode of its parent."""
     parent_path, _, name = path.rpartition(".")
     parent = model.get_submodule(parent_path)
     module.train(parent.training)
-    standing = parent._modules.get(name)
-    if standing is not None:
-        take_hooks(module, standing)
     parent.add_module(name, module)
