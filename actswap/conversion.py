@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class Report:
         census: activation calls before and after; None without `verify`.
         tolerance: the relative output error that was allowed.
         seconds: time of each step.
+        peak_bytes: the most memory that the process has had resident so far; 0 where the system does not tell.
     """
 
     target: str
@@ -79,6 +81,7 @@ class Report:
     census: Census | None
     tolerance: float
     seconds: Mapping[str, float]
+    peak_bytes: int = 0
 
     @property
     def preserves(self) -> bool:
@@ -102,6 +105,7 @@ class Report:
             "census": None if self.census is None else self.census.to_dict(),
             "tolerance": self.tolerance,
             "seconds": dict(self.seconds),
+            "peak_bytes": self.peak_bytes,
         }
 
 
@@ -216,7 +220,7 @@ def convert(
             parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
             counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
             clock.lap("verify")
-        report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps)
+        report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps, _peak())
         if not report.ok:
             _fail(report, None if inplace else model, work, args, kwargs)
     except BaseException:
@@ -324,6 +328,15 @@ def _fail(
         why="the starts do not keep the network's function closely enough",
         fix="--start morph is exact at t=0; or allow more: --tolerance",
     )
+
+
+def _peak() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class _Clock:
