@@ -11,7 +11,7 @@ from actswap.activations.plain import PLAIN
 from actswap.capture.duplicate import duplicate
 from actswap.capture.island import Traced
 from actswap.errors import ActswapError, UsageError
-from actswap.passes.isolate import isolate_island, isolate_swap
+from actswap.passes.isolate import bypass_kernels, isolate_island, isolate_swap
 from actswap.passes.replace import replace
 from actswap.passes.revert import remember, undo
 from actswap.plan import Island, Plan, keys_of
@@ -78,6 +78,7 @@ def isolate(model: nn.Module, plan: Plan, traces: Mapping[str, Sequence[Traced]]
     """
     originals: Originals = {}
     done: list[Island] = []
+    bypass_kernels(model, plan)
     try:
         for island in plan.islands:
             chosen = [c for c in plan.choices if c.site.owner == island.owner and c.site.how == "island"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from actswap.activations.bounded import split
 from actswap.calibrate import calibrate, call_of, watching
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
-from actswap.capture.tape import Tape
 from actswap.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
 from actswap.fit.histogram import Histogram
@@ -32,6 +32,7 @@ from actswap.sites import Site
 from actswap.starts import choose_starts
 from actswap.survey import Sites, Survey, survey
 
+_ROUNDINGS = 4
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
 Progress = Callable[[int, int, str], None]
 STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
@@ -70,6 +71,7 @@ class Report:
         census: activation calls before and after; None without `verify`.
         tolerance: the relative output error that was allowed.
         seconds: time of each step.
+        peak_bytes: the most memory that the process has had resident so far; 0 where the system does not tell.
     """
 
     target: str
@@ -79,6 +81,7 @@ class Report:
     census: Census | None
     tolerance: float
     seconds: Mapping[str, float]
+    peak_bytes: int = 0
 
     @property
     def preserves(self) -> bool:
@@ -102,6 +105,7 @@ class Report:
             "census": None if self.census is None else self.census.to_dict(),
             "tolerance": self.tolerance,
             "seconds": dict(self.seconds),
+            "peak_bytes": self.peak_bytes,
         }
 
 
@@ -142,7 +146,8 @@ def convert(
         only: selectors of the sites to replace; default all that are no gates.
         skip: selectors of sites to leave.
         start: `auto`, or the start that every site must have: `exact`, `limit`, `fit`, `morph`, `none`.
-        tolerance: relative error of the network's output that the starts may cause.
+        tolerance: relative error of the network's output that the starts may cause; in half precision at least four
+            roundings of the output, below which nothing can be told apart.
         calibration: batches of real inputs, for fits and for the search of beta; default the example inputs.
         options: options of the target, e.g. `{"space": "layer"}`.
         inplace: convert `model` itself, without a second copy of its weights.
@@ -181,8 +186,11 @@ def convert(
         ahead = list(itertools.islice(calibration, _PROBES))
         probes += [call_of(batch) for batch in ahead]
         calibration = itertools.chain(ahead, calibration)
-    references = [_results(work, found.tape, args, kwargs), *(run(work, *probe) for probe in probes[1:])]
+    references = [list(found.tape.results), *(run(work, *probe) for probe in probes[1:])]
     measurable = not any(t.is_meta for t in references[0])
+    tolerance = max(
+        [tolerance, *(_ROUNDINGS * torch.finfo(t.dtype).eps for t in references[0] if t.is_floating_point())]
+    )
     histograms: dict[str, Histogram] = {}
 
     def probe(isolated: Plan) -> list[Tensor]:
@@ -208,11 +216,11 @@ def convert(
         parity = counts = None
         if verify:
             again = observe(work, args, kwargs)
-            results = [_results(work, again, args, kwargs), *(run(work, *probe) for probe in probes[1:])]
+            results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
             parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
             counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
             clock.lap("verify")
-        report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps)
+        report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps, _peak())
         if not report.ok:
             _fail(report, None if inplace else model, work, args, kwargs)
     except BaseException:
@@ -270,12 +278,6 @@ def _choose(
     return chosen, left
 
 
-def _results(work: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """What the observed run returned; where torch has a fused kernel that is not observed, what that returns."""
-    fused = any(isinstance(m, (nn.TransformerEncoderLayer, nn.MultiheadAttention)) for m in work.modules())
-    return run(work, args, kwargs) if fused else list(tape.results)
-
-
 def _needs_statistics(spec: Spec, choices: Iterable[Choice], start: str) -> bool:
     """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
     promises = {spec.promise(split(c.site.source).core) for c in choices}
@@ -328,6 +330,15 @@ def _fail(
         why="the starts do not keep the network's function closely enough",
         fix="--start morph is exact at t=0; or allow more: --tolerance",
     )
+
+
+def _peak() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 class _Clock:

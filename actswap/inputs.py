@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actswap.capture.observe import evaluating
 from actswap.errors import CaptureError, LoadError, UsageError
 
 _TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[,x]\d+)*)(?::(?P<dtype>\w+))?")
@@ -120,7 +121,7 @@ def guess(model: nn.Module) -> Inputs:
     tried: list[str] = []
     for args, kwargs, why in _candidates(model):
         try:
-            with torch.no_grad():
+            with evaluating(model):
                 model(*args, **kwargs)
         except Exception as problem:  # a wrong guess fails in any way; the next one is tried
             tried.append(f"{describe(args, kwargs)}: {str(problem).strip().splitlines()[0][:120]}")
@@ -180,11 +181,22 @@ def _candidates(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, A
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size:
-        yield (_random((1, *size), "float32", None, model),), {}, "timm's configuration"
+        yield from _of_timm(model, tuple(size))
     yield from _of_transformers(model)
     leaf = next((m for m in model.modules() if isinstance(m, _FIRST)), None)
     yield from _of_layer(leaf, model)
     yield (_random((1, 3, 224, 224), "float32", None, model),), {}, "habit"
+
+
+def _of_timm(model: nn.Module, size: tuple[int, ...]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
+    """The configuration says what the weights were trained on; a model built otherwise says it in its layers."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = first.in_channels if first is not None and first.groups == 1 else size[0]
+    built = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(built, tuple) and (channels, *built) != size:
+        yield (_random((1, channels, *built), "float32", None, model),), {}, "timm's patch embedding"
+    for wide in dict.fromkeys((size[0], channels)):
+        yield (_random((1, wide, *size[1:]), "float32", None, model),), {}, "timm's configuration"
 
 
 def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
@@ -193,20 +205,38 @@ def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[s
     if config is None or not isinstance(main, str):
         return
     why = "transformers' configuration"
-    if main == "pixel_values":
-        side = getattr(config, "image_size", None) or 224
+    ids = _random((1, 16), "int64", "input_ids", model)
+    for value in _main_inputs(model, config, main):
+        vision = getattr(config, "vision_config", None)
+        if main == "input_ids" and vision is not None:
+            yield (), {main: value, "pixel_values": next(_main_inputs(model, vision, "pixel_values"))}, why
+        yield (), {main: value}, why
+        yield (), {main: value, "decoder_input_ids": ids}, why
+
+
+def _main_inputs(model: nn.Module, config: Any, main: str) -> Iterator[Tensor]:
+    """Values for a main input of this name: pictures, films, tokens, waves, spectrograms."""
+
+    def get(*names: str, default: Any = None) -> Any:
+        return next((v for n in names if (v := getattr(config, n, None)) is not None), default)
+
+    shapes: list[tuple[int, ...]] = []
+    if main == "input_ids":
+        yield _random((1, 16), "int64", main, model)
+    elif main == "pixel_values":
+        side = get("image_size", default=224)
         sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
-        channels = getattr(config, "num_channels", 3)
-        yield (), {main: _random((1, channels, *sides), "float32", None, model)}, why
-    elif main == "input_ids":
-        ids = _random((1, 16), "int64", main, model)
-        yield (), {main: ids}, why
-        yield (), {main: ids, "decoder_input_ids": ids}, why
+        channels, frames = get("num_channels", "in_channels", default=3), get("num_frames")
+        shapes = [(1, frames, channels, *sides)] * bool(frames) + [(1, channels, *sides)]
     elif main == "input_values":
-        yield (), {main: _random((1, 16000), "float32", None, model)}, why
+        bins, length = get("num_mel_bins"), get("max_length", default=1024)
+        shapes = [(1, length, bins)] * bool(bins) + [(1, 16000), (1, 1, 16000)]
     elif main == "input_features":
-        bins = getattr(config, "num_mel_bins", 80)
-        yield (), {main: _random((1, bins, 3000), "float32", None, model)}, why
+        bins = get("num_mel_bins", "input_feat_per_channel", default=80)
+        length = 2 * int(get("max_source_positions", default=1500))
+        shapes = [(1, bins, length), (1, 200, bins), (1, length, bins), (1, 1, 1001, bins)]
+    for shape in shapes:
+        yield _random(shape, "float32", None, model)
 
 
 _FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding)

@@ -23,6 +23,7 @@ from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
 from actswap.survey import Survey, island_of
 
+_MOST = 0.05  # in half precision: more than that is no rounding
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
 
 
@@ -154,4 +155,4 @@ def _agrees(expected: list[Tensor], plan: Plan, probe: Callable[[Plan], list[Ten
 def _rounding(reference: Sequence[Tensor]) -> float:
     """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
     eps = max((torch.finfo(t.dtype).eps for t in reference if t.is_floating_point()), default=0.0)
-    return 1e3 * eps
+    return min(1e3 * eps, _MOST)

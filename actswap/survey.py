@@ -17,7 +17,7 @@ from actswap.errors import CaptureError
 from actswap.parity import as_inputs
 from actswap.passes.isolate import check_island
 from actswap.plan import Island
-from actswap.recognize.locate import Located, locate, recurrent_sites
+from actswap.recognize.locate import Located, locate, recurrent_sites, scripted_sites
 from actswap.sites import Site
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, Marker)
@@ -91,7 +91,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
             except CaptureError as second:
                 reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second.what}"
                 unreached[owner] = reason
-    sites += recurrent_sites(tape)
+    sites += recurrent_sites(tape) + scripted_sites(tape)
     ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]
     settled = [
         replace(s, how="left", reason=unreached[s.owner]) if s.how == "island" and s.owner in unreached else s

@@ -5,8 +5,9 @@
 
 One process per model with a time limit; one JSON line per finished model in benchmarks/results, so that an interrupted
 sweep goes on where it stopped; `--summary` prints the table of what is there. Columns: census (calls of the zoo file,
-calls that ran, calls the scan lists), replaced and left with reasons, channel axis known, parity, keys kept, finite
-gradients, torch.export, ONNX parity, seconds, peak memory.
+calls that ran, calls the scan lists), replaced and left with reasons, channel axis known, and right by the zoo file,
+parity, keys kept, finite gradients, torch.export, ONNX parity, seconds, peak memory. `--families` takes one model of
+every family (names that begin with the same letters) that has several.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -98,8 +100,7 @@ def perturb(model) -> None:
                 p.add_(torch.randn(p.shape, generator=generator) * 0.1)
 
 
-def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
-
+def measure(entry: dict, target: str, start: str, deep: bool) -> dict:
     import actswap
     from actswap.capture.observe import observe
     from actswap.census import count
@@ -110,32 +111,33 @@ def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
     zoo_key = {"torchvision": "tv", "transformers": "hf", "timm": "timm", "smp": "smp"}[entry["zoo"]]
     model, args, kwargs = zoo.builder(zoo_key, BUILDERS.get(entry["name"], entry["name"]))()
     perturb(model)
-    row = {"zoo": entry["zoo"], "name": entry["name"], "target": target, "expected_core": entry["core_calls"]}
+    row = {"zoo": entry["zoo"], "name": entry["name"], "target": target, "start": start}
+    row["expected_core"] = entry["core_calls"]
     row["expected_all"] = entry["all_calls"]
     counted = count(locate(model, observe(model, args, kwargs)))
     row["ran"] = sum(counted.values())
     row["by_kind"] = counted
     row["ran_core"] = sum(n for k, n in counted.items() if k not in GATES)
-    start = time.process_time()
+    clock = time.process_time()
     sites = actswap.scan(model, args, kwargs)
-    row["scan_s"] = round(time.process_time() - start, 2)
+    row["scan_s"] = round(time.process_time() - clock, 2)
     row["sites"] = len(sites)
     keys = set(model.state_dict())
     before = run(model, args, kwargs)
-    start = time.process_time()
+    clock = time.process_time()
     try:
-        result = actswap.convert(model, target, args, kwargs)
+        result = actswap.convert(model, target, args, kwargs, start=start)
     except actswap_errors() as error:
         row["refused"] = str(error)[:600]
         return row
-    row["convert_s"] = round(time.process_time() - start, 2)
+    row["convert_s"] = round(time.process_time() - clock, 2)
     report = result.report
     core = [r for r in report.replaced if r.site.source.kind not in GATES]
     row["replaced_core"] = sum(r.site.calls for r in core)
     row["replaced"] = sum(r.site.calls for r in report.replaced)
     row["left_core"] = [(e.site.name, e.reason[:300]) for e in report.left if e.site.source.kind not in GATES]
     row["starts"] = dict(collections.Counter(r.start for r in report.replaced))
-    row["channels_known"] = sum(r.site.channels is not None for r in core)
+    row["channels_known"] = sum(r.site.calls for r in core if r.site.channels is not None)
     row["channel_layout"] = dict(
         collections.Counter(
             f"{len(r.site.shape)}-D " + ("none" if r.site.channels is None else str(r.site.channel_dim))
@@ -143,6 +145,7 @@ def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
             for _ in range(r.site.calls)
         )
     )
+    row["channel_right"] = channels_right(row["channel_layout"], entry["channels"]["core"])
     row["rel"], row["census"] = report.parity.rel, report.census.complete
     from actswap.parity import compare
 
@@ -157,6 +160,25 @@ def measure(entry: dict, target: str, folder: Path, deep: bool) -> dict:
         row["onnx"] = onnx_parity(model, result.model, args, kwargs)
     row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return row
+
+
+def channels_right(ours: dict[str, int], theirs: dict[str, int]) -> int:
+    """Core calls whose channel axis is where the zoo file has it."""
+    found: collections.Counter = collections.Counter()
+    for layout, calls in ours.items():
+        rank, axis = layout.split()
+        word = {"none": "unknown", "-1": "last"}.get(axis, "[N,C]" if rank == "2-D" else f"dim{axis}")
+        found[f"{rank} {word}"] += calls
+    return sum((found & collections.Counter(theirs)).values())
+
+
+def families(entries: list[dict]) -> list[dict]:
+    """One model, the last listed, of every family that has several."""
+    found: dict[str, list[dict]] = {}
+    for entry in entries:
+        letters = re.match("[a-z]*", entry["name"].removeprefix("smp:").lower())
+        found.setdefault(letters[0] if letters else "", []).append(entry)
+    return [members[-1] for members in found.values() if len(members) > 1]
 
 
 def actswap_errors():
@@ -233,6 +255,7 @@ def summary(rows: list[dict]) -> str:
     core = sum(r["ran_core"] for r in done)
     replaced = sum(r.get("replaced_core", 0) for r in done)
     known, sites = sum(r["channels_known"] for r in done), sum(r["replaced_core"] for r in done)
+    right = sum(r.get("channel_right", 0) for r in done)
     whole = [r for r in done if not r["left_core"] and r["replaced_core"] == r["ran_core"]]
     lines = [
         f"models {len(rows)}, converted {len(done)}, refused {sum('refused' in r for r in rows)}, "
@@ -245,7 +268,7 @@ def summary(rows: list[dict]) -> str:
         f"keys kept {sum(not r['lost_keys'] for r in done)}, "
         f"backward finite {sum(r['backward'] == 'finite' for r in done)}, "
         f"revert bit-exact {sum(r['same_again'] for r in done)}",
-        f"channel axis known at {known} of {sites} core sites",
+        f"channel axis known at {known} of {sites} core calls; right by the zoo file for {right} of {sites}",
     ]
     deep = [r for r in done if "export" in r]
     if deep:
@@ -259,6 +282,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=Path("../shared/conformance"))
     parser.add_argument("--target", default="acon_c")
+    parser.add_argument("--start", default="auto")
+    parser.add_argument("--families", action="store_true", help="one model per family")
     parser.add_argument("--only", action="append", help="zoo:name, or a part of it")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds per model")
     parser.add_argument("--deep", action="store_true", help="torch.export and ONNX too")
@@ -266,10 +291,13 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     day = datetime.date.today().isoformat()
-    out = options.out or Path(__file__).parent / "results" / f"coverage-{options.target}-{day}.jsonl"
+    name = f"coverage-{options.target}" + ("-families" if options.families else "")
+    out = options.out or Path(__file__).parent / "results" / f"{name}-{day}.jsonl"
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     finished = {(r["zoo"], r["name"]) for r in done}
     entries = [json.loads(line) for line in (options.zoo / "zoo.jsonl").read_text().splitlines()]
+    if options.families:
+        entries = families(entries)
     if options.only:
         entries = [e for e in entries if any(o in f"{e['zoo']}:{e['name']}" for o in options.only)]
         finished = set()
@@ -301,7 +329,7 @@ def in_process(entry: dict, options: argparse.Namespace) -> dict:
 
     def work() -> None:
         try:
-            sender.send(measure(entry, options.target, options.zoo, options.deep))
+            sender.send(measure(entry, options.target, options.start, options.deep))
         except BaseException:
             sender.send({**row, "crash": traceback.format_exc()[-1500:]})
 

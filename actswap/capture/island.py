@@ -397,13 +397,10 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
     install_methods(module, {"forward": forward})
 
 
-def install_methods(module: nn.Module, methods: Mapping[str, Callable[..., Any]]) -> None:
-    """Give `module` other methods, as a subclass of its class made for it alone."""
+def install_methods(module: nn.Module, methods: Mapping[str, Any]) -> None:
+    """Give `module` other methods or properties, as a subclass of its class made for it alone."""
     base = type(module)
     namespace: dict[str, Any] = {**methods, "__module__": base.__module__, "__qualname__": base.__qualname__}
-    if isinstance(module, nn.TransformerEncoderLayer):
-        # Read by torch's encoder: 0 says that its fused kernel, and the nested tensors that takes, do not fit here.
-        namespace["activation_relu_or_gelu"] = property(lambda self: 0)
     module.__class__ = type(base.__name__, (base,), {**namespace, "_actswap_base": base})
 
 

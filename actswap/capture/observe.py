@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType, GeneratorType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from actswap.activations.base import Activation
@@ -76,6 +77,29 @@ def _user_line(depth: int = 2) -> str:
 _TORCH = torch.__path__[0] + "/"
 
 
+class _Scripted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notice the operations that TorchScript makes: they reach the dispatcher without a torch call in Python."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        recorder = self.recorder
+        if recorder.stack and not recorder.running and not recorder.opaque:
+            recorder.tape.scripted.append((recorder.stack[-1], canonical(func.overloadpacket.__name__, args, {}).name))
+        recorder.opaque += 1  # the call below is a torch call in Python again
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            recorder.opaque -= 1
+
+
+def _runs_script(model: nn.Module) -> bool:
+    scripted = torch.jit._state._python_cu.get_functions()  # type: ignore[func-returns-value]
+    return bool(scripted) or any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, spots: bool) -> None:
         super().__init__()
@@ -84,21 +108,36 @@ class _Recorder(TorchFunctionMode):
         self.numbers = _Numbers(self.tape)
         self.names: dict[int, str] = {id(m): n for n, m in model.named_modules(remove_duplicate=True)}
         self.stack: list[int] = []
-        self.opaque = 0
+        self.opaque = self.running = 0
 
     def refs(self, tree: Any, constant: bool = False) -> Any:
-        return tree_map(lambda v: Ref(self.numbers.of(v, constant=constant)) if isinstance(v, Tensor) else v, tree)
+        if isinstance(tree, Tensor):
+            return Ref(self.numbers.of(tree, constant=constant))
+        if type(tree) is tuple or type(tree) is list:
+            return type(tree)([self.refs(v, constant) for v in tree])
+        if type(tree) is dict:
+            return {k: self.refs(v, constant) for k, v in tree.items()}
+        if tree is None or isinstance(tree, (int, float, str)):
+            return tree
+        return tree_map(lambda v: self.refs(v, constant) if isinstance(v, Tensor) else v, tree)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
+        self.running += 1
+        try:
+            return self.record(func, args, dict(kwargs or {}))
+        finally:
+            self.running -= 1
+
+    def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make one torch call, and write it down."""
         if self.opaque or not self.stack or getattr(func, "__name__", "") in ("__get__", "size", "dim", "stride"):
             return func(*args, **kwargs)
         norm = canonical(func, args, kwargs)
         inputs = self.refs(norm.args)
         out = func(*args, **kwargs)
-        tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        tensors = [out] if isinstance(out, Tensor) else [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if tensors:
             touched = args[0] if args else kwargs.get("input")
             aliased = norm.inplace or norm.name in ("setitem", "copy", "fill", "zero")
@@ -146,7 +185,12 @@ class _Recorder(TorchFunctionMode):
         hidden = isinstance(module, (Activation, Bounded, Morph, SourceModule))
         self.opaque += hidden
         try:
-            out = original(module, *args, **kwargs)
+            # What torch.compile returns kept the unwatched call of what it wraps.
+            out = (
+                module.get_submodule("_orig_mod")(*args, **kwargs)
+                if _is_compiled(module)
+                else original(module, *args, **kwargs)
+            )
             lazy = isinstance(out, GeneratorType)
             if lazy:
                 out = list(out)  # what it computes belongs to this call
@@ -180,7 +224,7 @@ def _is_ref(value: Any) -> bool:
 
 
 @contextmanager
-def _watched(recorder: _Recorder) -> Iterator[None]:
+def _watched(recorder: _Recorder, scripted: bool) -> Iterator[None]:
     original = nn.Module.__call__
 
     def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -188,20 +232,35 @@ def _watched(recorder: _Recorder) -> Iterator[None]:
 
     nn.Module.__call__ = watched  # type: ignore[method-assign]
     try:
-        with slow_attention(), recorder:
+        with recorder, _Scripted(recorder) if scripted else nullcontext():
             yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    """True for what torch.compile returns; its class is not imported, since that takes seconds."""
+    return type(module).__name__ == "OptimizedModule"
+
+
+def _as_written(model: nn.Module) -> AbstractContextManager[Any]:
+    """Turn the compiler off, where a part of the model is compiled."""
+    compiled = any(_is_compiled(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and turn gradients off; afterwards its state and every mode are what they were."""
+    """Put a model in eval mode and turn gradients off; afterwards its state and every mode are what they were.
+
+    torch's fused attention is off: it hides the activation, and leaves zeros where the other path computes padding.
+    What `torch.compile` wraps runs as it is written.
+    """
     modes = [(m, m.training) for m in model.modules()]
     state = State(model)
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), slow_attention(), _as_written(model):
             yield
     finally:
         state.restore()
@@ -224,7 +283,7 @@ def observe(
     for tensor in tree_leaves((args, dict(kwargs or {}))):
         if isinstance(tensor, Tensor):
             recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
-    with evaluating(model), _watched(recorder):
+    with evaluating(model), _watched(recorder, _runs_script(model)):
         try:
             out = model(*args, **dict(kwargs or {}))
             tensors = list(tensors_of(out))

@@ -156,7 +156,10 @@ class _Exchange(ast.NodeTransformer):
             name = f"_actswap_{len(self.iterators)}"
             each = ast.Call(ast.Name("iter", ast.Load()), [ast.Tuple(children, ast.Load())], [])
             self.iterators.append(ast.Assign(targets=[ast.Name(name, ast.Store())], value=each))
-            called = ast.Call(ast.Name("next", ast.Load()), [ast.Name(name, ast.Load())], [])
+            # A loop may run longer on other inputs: the last child then serves the further rounds too.
+            called = ast.Call(
+                ast.Name("next", ast.Load()), [ast.Name(name, ast.Load()), self._child(rewrite.ordinals[-1])], []
+            )
         return ast.Call(called, [argument], [])
 
     def _child(self, ordinal: int) -> ast.expr:

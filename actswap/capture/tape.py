@@ -102,13 +102,21 @@ class Call:
 
 @dataclass
 class Tape:
-    """One observed forward pass; `outputs` numbers the tensors it returned, `results` are copies of them."""
+    """One observed forward pass.
+
+    Attributes:
+        ops, values, calls: what happened.
+        outputs: numbers of the tensors it returned.
+        results: copies of them.
+        scripted: (module call, operation) of what TorchScript computed.
+    """
 
     ops: list[Op] = field(default_factory=list)
     values: dict[int, Value] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     results: tuple[Tensor, ...] = ()
+    scripted: list[tuple[int, str]] = field(default_factory=list)
 
     def producers(self) -> dict[int, Op]:
         """Map each value to the operation that made it."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, table, verb
 from actswap.errors import SelectionError
 from actswap.sites import Site
+
+if TYPE_CHECKING:
+    from actswap.survey import Sites
 
 
 @verb(
@@ -35,7 +38,7 @@ def command(
 
     sites = scan(loaded.module, inputs.args, inputs.kwargs)
     if why is not None:
-        return explain(loaded.module, sites, why)
+        return explain(sites, why)
     data = {
         "model": type(loaded.module).__name__,
         "kind": loaded.kind,
@@ -70,28 +73,18 @@ def summary(sites: Sequence[Site]) -> str:
     return text + (f"; {gates} gates, left alone unless asked for" if gates else "")
 
 
-def explain(model: Any, sites: Sequence[Site], name: str) -> Answer:
-    """Explain a site, or why a module of that name is none."""
+def explain(sites: Sites, name: str) -> Answer:
+    """Explain a site, or what happens in the module of that name."""
+    from actswap.recognize.explain import explain_site, other_calls
+
+    survey = sites.survey
     found = next((s for s in sites if s.name == name), None)
     if found is not None:
-        owner = found.owner or "the model itself"
-        ways = {
-            "swap": "replaced by swapping the module: it is called exactly once",
-            "island": f"replaced in an island: the forward of {owner} is traced and rewritten, "
-            "because the call is shared, functional or a formula",
-        }
-        axis = f"{found.channels} channels on axis {found.channel_dim}" if found.channels else "no clear channel axis"
-        gate = ": its output multiplies something; --only takes it" if found.role == "gate" else ""
-        lines = [
-            f"{name} is a site: {found.source}, called as a {found.form} by {owner}",
-            f"  at {found.line}" if found.line else "",
-            f"  input {'x'.join(map(str, found.shape))}, {axis}",
-            f"  role {found.role}{gate}",
-            f"  {ways.get(found.how, f'left: {found.reason}')}",
-        ]
-        lines = [line for line in lines if line.strip()]
-        return Answer({"name": name, "site": found.to_dict(), "why": "\n".join(lines)}, ["\n".join(lines)])
-    modules = dict(model.named_modules())
+        island = survey.islands.get(found.owner)
+        rewritten = island is not None and bool(island.rewrites)
+        text = "\n".join(explain_site(found, survey.tape, survey.located.get(found.owner), rewritten))
+        return Answer({"name": name, "site": found.to_dict(), "why": text}, [text])
+    modules = dict(survey.model.named_modules())
     if name not in modules:
         import difflib
 
@@ -101,13 +94,24 @@ def explain(model: Any, sites: Sequence[Site], name: str) -> Answer:
             why=f"nearest: {', '.join(near)}" if near else "",
             fix="actswap scan MODEL lists the sites",
         )
-    inside = [s.name for s in sites if s.owner == name or s.name.startswith(name + ".") or s.child == name]
+    below = f"{name}." if name else ""
+    inside = [s for s in sites if s.owner == name or s.name.startswith(below) or _absolute(s) == name]
+    none = [
+        line
+        for owner, located in survey.located.items()
+        if owner == name or owner.startswith(below)
+        for line in other_calls(survey.tape, located)
+    ]
     kind = type(modules[name]).__name__
-    if inside:
-        text = f"{name} is a {kind}; its sites are: {', '.join(inside)}"
-    else:
-        text = (
-            f"{name} is a {kind} in which no activation call ran on this input: "
-            "it computes none, was not reached, or is not an activation"
-        )
-    return Answer({"name": name, "site": None, "inside": inside, "why": text}, [text])
+    reached = any(c.name == name for c in survey.tape.calls)
+    lines = [f"{name or 'the model'} is a {kind}" + ("" if reached else ", which did not run on this input")]
+    lines += [f"  {s.name}: {s.source}, {s.how}{f' ({s.reason})' if s.reason else ''}, {s.line}" for s in inside]
+    lines += [f"  {line}" for line in dict.fromkeys(none)]
+    if reached and len(lines) == 1:
+        lines.append("  no activation call ran in it: none of its operations is one, nor a part of its formula")
+    text = "\n".join(lines)
+    return Answer({"name": name, "site": None, "inside": [s.name for s in inside], "none": none, "why": text}, [text])
+
+
+def _absolute(site: Site) -> str:
+    return f"{site.owner}.{site.child}" if site.owner and site.child else site.child

@@ -13,6 +13,7 @@ Cases:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,13 +34,42 @@ from actswap.capture.island import (
 )
 from actswap.capture.rewrite import rewritten
 from actswap.errors import CaptureError
-from actswap.plan import Choice, Island
+from actswap.plan import Choice, Island, Plan
 from actswap.recognize.matches import Match, find
+
+_KERNELS: Mapping[type[nn.Module], tuple[str, object]] = {
+    nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),  # its fused kernel computes the activation itself
+    nn.TransformerEncoder: ("use_nested_tensor", False),  # nested tensors are for that kernel
+}
+
+
+def fused(model: nn.Module, plan: Plan) -> list[tuple[nn.Module, str, object]]:
+    """Modules of torch whose fused kernel would pass a chosen call by, and the attribute that says it does not fit."""
+    paths = [c.path for c in plan.choices]
+    return [
+        (module, *attribute)
+        for name, module in model.named_modules()
+        for kind, attribute in _KERNELS.items()
+        if isinstance(module, kind) and any(path.startswith(f"{name}." if name else "") for path in paths)
+    ]
+
+
+def bypass_kernels(model: nn.Module, plan: Plan) -> None:
+    """Let no fused kernel pass a chosen call by."""
+    for module, name, value in fused(model, plan):
+        install_methods(module, {name: _constant(value)})
+
+
+def _constant(value: object) -> property:
+    """An attribute that is this value whatever is written to it."""
+    return property(lambda self: value, lambda self, new: None)
 
 
 def isolate_swap(model: nn.Module, choice: Choice) -> None:
     """Case 1: put a SourceModule where the activation module stands."""
-    set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
+    module = SourceModule(choice.site.source, choice.site.channel_dim)
+    take_hooks(module, model.get_submodule(choice.path))
+    set_module(model, choice.path, module)
 
 
 def check_island(model: nn.Module, island: Island) -> list[Traced]:
@@ -86,7 +116,10 @@ def isolate_island(
     below = f"{island.owner}." if island.owner else ""
     methods = rewritten(owner, island.rewrites, {o: c.path.removeprefix(below) for o, c in chosen.items()})
     for choice in choices:
-        set_module(model, choice.path, SourceModule(choice.site.source, choice.site.channel_dim))
+        module = SourceModule(choice.site.source, choice.site.channel_dim)
+        if choice.site.child:
+            take_hooks(module, owner.get_submodule(choice.site.child))
+        set_module(model, choice.path, module)
     if variants:
         install(owner, variants, constants, island.owner)
     else:
@@ -177,6 +210,15 @@ def _erase(graph: fx.Graph, match: Match, gone: set[fx.Node]) -> None:
 
 def _labels(island: Island) -> list[str]:
     return [child or kind for kind, child in zip(island.sources, island.children, strict=True)]
+
+
+_HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name and "state_dict" not in name)
+
+
+def take_hooks(module: nn.Module, standing: nn.Module) -> None:
+    """Let a module run the hooks of the one whose place it takes, from now on its own."""
+    for name in _HOOKS:
+        setattr(module, name, copy.copy(getattr(standing, name)))
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:

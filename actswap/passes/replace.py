@@ -22,7 +22,7 @@ from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded, split
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
-from actswap.passes.isolate import set_module
+from actswap.passes.isolate import set_module, take_hooks
 from actswap.plan import Choice
 from actswap.sites import Number
 
@@ -57,6 +57,7 @@ def replace(model: nn.Module, choice: Choice) -> nn.Module:
     if device is not None and device.type == "meta":
         placed = placed.to_empty(device=device)
     placed = placed.to(device=device, dtype=dtype)
+    take_hooks(placed, model.get_submodule(choice.path))
     set_module(model, choice.path, placed)
     return placed
 

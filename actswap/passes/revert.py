@@ -15,7 +15,7 @@ from torch import nn
 from actswap.capture.duplicate import duplicate
 from actswap.capture.island import uninstall
 from actswap.errors import UsageError
-from actswap.passes.isolate import set_module
+from actswap.passes.isolate import fused, set_module
 from actswap.plan import Plan
 
 _RECORD = "_actswap_record"
@@ -82,6 +82,8 @@ def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]
     """Take back one plan: the forwards of its islands, and the modules that stood at its paths."""
     for island in plan.islands:
         uninstall(model.get_submodule(island.owner))
+    for module, _, _ in fused(model, plan):
+        uninstall(module)
     _restore(model, originals)
 
 

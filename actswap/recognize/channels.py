@@ -26,11 +26,19 @@ class ChannelFinder:
         self.producers = tape.producers()
         self.consumers = tape.consumers()
         self._back: dict[int, int | None] = {}
+        self._witness: dict[int, Op] = {}
 
     def axis(self, value: int) -> int | None:
         """Return the channel axis of a value counted from the front, or None where there is no clear one."""
         back = self.back(value, 0)
         return self.forward(value, 0, frozenset()) if back is None else back
+
+    def witness(self, value: int) -> tuple[Op, bool] | None:
+        """Return the layer that tells the axis of a value, and whether it made the value (else it reads it)."""
+        made = self.back(value, 0) is not None
+        if not made and self.forward(value, 0, frozenset()) is None:
+            return None
+        return (self._witness[value], made) if value in self._witness else None
 
     def rank(self, value: int) -> int:
         """Number of dimensions."""
@@ -48,6 +56,7 @@ class ChannelFinder:
     def _of_output(self, op: Op, out: int, depth: int) -> int | None:
         made = _layer_axis(op, self.rank(out))
         if made is not None:
+            self._witness[out] = op
             return made
         if op.name in ("matmul", "bmm", "einsum", "scaled_dot_product_attention"):
             return self.rank(out) - 1 if op.name == "matmul" and self._has_weight(op) else None
@@ -58,6 +67,7 @@ class ChannelFinder:
                 continue
             axis = self.back(source, depth + 1)
             if axis is not None:
+                self._witness[out] = self._witness.get(source, op)
                 return _through(op, axis, self.values[source].shape, self.values[out].shape)
         return None
 
@@ -69,6 +79,7 @@ class ChannelFinder:
         for op in self.consumers.get(value, ()):
             made = _layer_axis(op, len(shape))
             if made is not None and op.name not in ("embedding", "pixel_shuffle"):
+                self._witness[value] = op
                 return made
             if op.name == "matmul":
                 if self._has_weight(op):
@@ -80,6 +91,7 @@ class ChannelFinder:
                     continue
                 for axis in range(len(shape)):
                     if _through(op, axis, shape, self.values[out].shape) == after:
+                        self._witness[value] = self._witness.get(out, op)
                         return axis
         return None
 

@@ -24,6 +24,9 @@ from actswap.sites import Site, Source
 
 _CLAMPS = frozenset(("clamp", "maximum", "minimum", "where"))
 RECURRENT = "the activations run inside torch's recurrent kernel, where nothing can be put"
+SCRIPT = "it runs inside TorchScript, where nothing can be put: build the model without torch.jit"
+_SCRIPTED = frozenset(("relu", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "hardtanh", "hardswish", "mish"))
+_SCRIPTED |= {"prelu", "softplus", "sigmoid", "tanh", "hardsigmoid"}
 
 
 @dataclass
@@ -130,6 +133,34 @@ def recurrent_sites(tape: Tape) -> list[tuple[int, Site]]:
             site = Site(name, kind, "gate", "module", name.rpartition(".")[0], "left", RECURRENT)
             sites.append((call.ops[0], site))
     return sites
+
+
+def scripted_sites(tape: Tape) -> list[tuple[int, Site]]:
+    """List the activations that TorchScript computes, and when: seen, but nothing can be put there."""
+    counted: Counter[tuple[str, str]] = Counter()
+    when: dict[tuple[str, str], int] = {}
+    for index, kind in tape.scripted:
+        name = next(tape.calls[c].name for c in tape.ancestors(index) if tape.calls[c].name is not None) or ""
+        if kind in _SCRIPTED:
+            counted[name, kind] += 1
+            when.setdefault((name, kind), tape.calls[index].ops[0])
+    return [
+        (
+            when[key],
+            Site(
+                ".".join(filter(None, key)) + "@script",
+                Source(key[1]),
+                role,
+                "function",
+                key[0],
+                "left",
+                SCRIPT,
+                calls=n,
+            ),
+        )
+        for key, n in counted.items()
+        for role in ("gate" if key[1] in ("sigmoid", "tanh") else "activation",)
+    ]
 
 
 def _places(tape: Tape) -> list[_Place]:

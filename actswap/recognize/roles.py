@@ -1,7 +1,7 @@
 """What an activation is for: shaping features, or gating them.
 
 1. A sigmoid, hard-sigmoid, tanh or softplus whose result multiplies something (squeeze-excite, GLU, GRU): `gate`.
-2. One whose result never reaches another layer (a probability or a box at the output): `gate`.
+2. One whose result never reaches another layer (a probability or a box at the output), or only as its weight: `gate`.
 3. Everything else: `activation`.
 
 `on_features` tells a ReLU written as clamp or maximum from the clamping of boxes, indices and positions: it has to
@@ -72,6 +72,8 @@ _LAYERS = (
     "rms_norm",
 )
 
+_PRODUCTS = ("matmul", "addmm", "bmm", "einsum")
+
 
 def role(match: Match, tape: Tape, consumers: dict[int, list[Op]]) -> str:
     """Return `activation` or `gate`."""
@@ -96,18 +98,27 @@ def _reaches_layer(value: int, tape: Tape, consumers: dict[int, list[Op]], gate_
     for _ in range(64):
         if not queue:
             return False
-        for op in consumers.get(queue.pop(0), ()):
+        here = queue.pop(0)
+        for op in consumers.get(here, ()):
             if gate_stops and op.name in ("mul", "div", "addcmul", "lerp", "einsum", "bmm", "matmul"):
                 if op.name in ("mul", "div") and not _both_vary(op, tape):
                     queue += [o for o in op.outs if o not in seen]
                     continue
                 return False
             if _is_layer(op):
-                return True
+                if _as_features(op, here):
+                    return True
+                continue
             if op.name in _CARRY or op.name in (_UNARY if gate_stops else ("mul",)):
                 queue += [o for o in op.outs if o not in seen]
                 seen.update(op.outs)
     return False
+
+
+def _as_features(op: Op, value: int) -> bool:
+    """False where a layer takes the value for its weight: softplus in a parametrization shapes no features."""
+    weights = [op.args.get(key) for key in ("1", "2", "weight", "bias")] if not op.name.startswith(_PRODUCTS) else []
+    return all(Ref(value) != weight for weight in weights)
 
 
 def _both_vary(op: Op, tape: Tape) -> bool:
