@@ -59,7 +59,8 @@ def attention(t: Tensor, ws: Tensor, bs: Tensor, tau: float, gain: float, dim: i
     weighted, features = t * per_channel(ws, t, dim).to(t.dtype), ws.numel()
     alone = t.dim() < 2 and features == 1  # no channel axis to sum over: each value is a sample of one position
     score = (weighted if alone else weighted.sum(dim, keepdim=True)) + bs.to(t.dtype).reshape(())
-    flat = score.reshape(samples(t, dim, features), -1) / tau
+    count = samples(t, dim, features)
+    flat = score.reshape(count, score.numel() // max(count, 1)) / tau
     gate = torch.clamp(torch.softmax(flat, 1) * (flat.shape[1] / 3), max=1.0)
     return gain * gate.reshape(score.shape)
 
