@@ -9,6 +9,9 @@
  *             actswap_run(&call, work, p, begin, end);
  *         });
  *
+ * Forward of an operator that does not pool writes the workspace in phase 0 alone, from its parameters: a host may keep
+ * it, share it between threads, and leave phase 0 out of later calls with the same parameters and number of channels.
+ *
  * The result has the same bits however the units are split. Arithmetic is float32 whatever the dtype, sums of
  * parameter gradients are float32 within a fixed chunk and float64 across chunks. y may be x (in place) when the
  * strides agree. Parameters and their gradients are float32 always, dense, in the shapes listed below.
