@@ -270,6 +270,8 @@ def _choose(
             left.append((site, site.reason))
         elif site.source.kind == spec.name:
             left.append((site, f"is {spec.name} already"))
+        elif site.channels is None and not spec.per_layer:
+            left.append((site, f"its channel axis is not clear, and {spec.name} needs one"))
         else:
             chosen.append(site)
     if not chosen:

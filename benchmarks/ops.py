@@ -1,8 +1,15 @@
-"""Time the operators against nn.ReLU, nn.SiLU, clone and their own formulas: interleaved, medians of ratios.
+"""Time the operators against nn.ReLU, nn.SiLU, clone and other ways to compute them: interleaved, medians of ratios.
 
-One thread is measured in CPU time of the calling thread, more in wall time. Results go to benchmarks/results/.
+One thread is measured in CPU time of the calling thread, more in wall time; the allocator keeps what is freed. Results
+go to benchmarks/results/. Other ways: `formula` (this project's, eager), `published` (as the released code writes it,
+benchmarks/published.py), `compiled` and `published-compiled` (torch.compile of these); they are slow, so they go with
+fewer rounds and shapes.
 
-    python benchmarks/ops.py --dtype float32 --rounds 15
+    python benchmarks/ops.py                                  # 1.5 minutes on a quiet core
+    python benchmarks/ops.py --threads 2
+    python benchmarks/ops.py --dtype bfloat16
+    python benchmarks/ops.py --ways published compiled --rounds 5 --shapes 32x256x14x14 \
+        --only swish acon_c meta_acon dy_relu pau_a
 """
 
 from __future__ import annotations
@@ -20,11 +27,16 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "native")]
-from cases import operator, parameters  # noqa: E402
+sys.path[:0] = [
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "tests" / "native"),
+    str(Path(__file__).parent),
+]
+from cases import FORMULAS, operator, parameters  # noqa: E402
+from published import FORMS  # noqa: E402
+from steady import keep_memory  # noqa: E402
 
 import actswap.nn  # noqa: E402, F401 - declares the operators
-from actswap import ops  # noqa: E402
 from actswap.ops import native  # noqa: E402
 
 SHAPES = {
@@ -40,28 +52,32 @@ PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
     "clone": torch.clone,
 }
-KINDS = ("swish", "acon_c", "pau_a", "pau_a_channel", "pau_b", "opau_t", "opau_he", "meta_acon", "dy_relu", "dy_relu_a")
+KINDS = (
+    "swish", "acon_c", "pau_a", "pau_a_channel", "pau_b", "opau_t", "opau_he",
+    "meta_acon", "dy_relu", "dy_relu_a", "dy_relu_c",
+)  # fmt: skip
+WAYS = ("kernel", "formula", "published", "compiled", "published-compiled")
 
 
-def candidate(kind: str, shape: tuple[int, ...], dim: int, backend: str):
-    """Return (function of x, its parameters that need gradients)."""
+def candidate(name: str, shape: tuple[int, ...], dim: int):
+    """Return (function of x, its parameters that need gradients) of `kind` or `kind/way`."""
+    kind, way = [*name.split("/"), "kernel"][:2]
     if kind in PLAIN:
         return PLAIN[kind], []
-    name, arguments = parameters(kind, shape[dim])
+    operator_name, arguments = parameters(kind, shape[dim])
     leaves = [
-        a.requires_grad_(not (name in ("pau", "opau") and i == 2)) if isinstance(a, torch.Tensor) else a
+        a.requires_grad_(not (operator_name in ("pau", "opau") and i == 2)) if isinstance(a, torch.Tensor) else a
         for i, a in enumerate(arguments)
     ]
-    function = operator(name)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        with ops.backend(backend):
-            return function(x, *leaves, dim)
-
-    def plain(x: torch.Tensor) -> torch.Tensor:
-        return function(x, *leaves, dim)
-
-    return plain if backend == "auto" else call, [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
+    wanted = [a for a in leaves if isinstance(a, torch.Tensor) and a.requires_grad]
+    if way == "kernel":
+        function = operator(operator_name)
+    else:
+        function = (FORMS if way.startswith("published") else FORMULAS)[operator_name]
+    if way.endswith("compiled"):
+        torch._dynamo.reset()
+        function = torch.compile(function, dynamic=False)
+    return lambda x: function(x, *leaves, dim), wanted
 
 
 def measure(shape, dim, dtype, names, rounds, clock):
@@ -69,7 +85,7 @@ def measure(shape, dim, dtype, names, rounds, clock):
     x = torch.randn(shape).to(dtype)
     g = torch.randn(shape).to(dtype)
     tracked = x.clone().requires_grad_()
-    made = {n: candidate(*n.split("/")[:1], shape, dim, [*n.split("/"), "auto"][1]) for n in names}
+    made = {n: candidate(n, shape, dim) for n in names}
     repeat = min(200, max(1, int(4e5 // x.numel())))
 
     def forward(n):
@@ -81,7 +97,7 @@ def measure(shape, dim, dtype, names, rounds, clock):
     def both(n):
         call, leaves = made[n]
         for _ in range(repeat):
-            torch.autograd.grad(call(tracked), [tracked, *leaves], g)
+            torch.autograd.grad(call(tracked), [tracked, *leaves], g, allow_unused=True)
 
     times = {(n, k): [] for n in names for k in "fb"}
     for r in range(rounds + 1):
@@ -127,13 +143,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--only", nargs="*", default=list(KINDS))
-    parser.add_argument("--eager", nargs="*", default=[], help="kinds whose plain formula is timed too")
+    parser.add_argument("--ways", nargs="*", default=["kernel"], choices=WAYS)
     parser.add_argument("--no-save", action="store_true")
     options = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     clock = time.thread_time if options.threads == 1 else time.perf_counter
-    names = [*PLAIN, *options.only, *(f"{k}/reference" for k in options.eager)]
+    names = [*PLAIN, *(k if way == "kernel" else f"{k}/{way}" for way in options.ways for k in options.only)]
     result = {
         "date": str(date.today()),
         "machine": platform.processor() or platform.machine(),
@@ -160,7 +177,8 @@ def main() -> None:
         if not options.no_save:
             folder = Path(__file__).parent / "results"
             folder.mkdir(exist_ok=True)
-            stem = f"ops-{result['date']}-{options.dtype}-{options.threads}t-{result['isa']}"
+            ways = "" if options.ways == ["kernel"] else f"-{'-'.join(options.ways)}"
+            stem = f"ops-{result['date']}-{options.dtype}-{options.threads}t-{result['isa']}{ways}"
             (folder / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 

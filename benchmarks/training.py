@@ -3,7 +3,7 @@
 CPU time of one thread, interleaved, medians of per-round ratios; peak resident memory in a process per variant; bytes
 that autograd keeps. SGD with momentum, batch 16, 128x128. Results go to benchmarks/results/.
 
-    python benchmarks/training.py --rounds 5
+    python benchmarks/training.py --rss                       # 5 minutes on a quiet core
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from steady import keep_memory
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -101,12 +102,15 @@ def peak(name: str, variant: str) -> float:
 def main() -> None:
     """Run and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--models", nargs="*", default=["resnet18", "mobilenet_v2"])
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), help="a name, or name/reference")
+    parser.add_argument("--variants", nargs="*", default=["silu", "acon_c", "pau", "meta_acon"],
+                        help="names, or name/reference")  # fmt: skip
     parser.add_argument("--rss", action="store_true", help="measure peak memory too, in processes of their own")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if not options.child:
+        keep_memory()
     torch.set_num_threads(1)
     if options.child:
         step = Step(*options.child)
@@ -125,7 +129,9 @@ def main() -> None:
         steps = {v: Step(name, v) for v in variants}
         times: dict[str, list[float]] = {v: [] for v in variants}
         for r in range(options.rounds + 1):
-            for v, step in steps.items():
+            # Each round begins with another one: what follows the network's own step must not always be the same.
+            for v in [*variants[r % len(variants) :], *variants[: r % len(variants)]]:
+                step = steps[v]
                 start = time.thread_time()
                 step()
                 if r:
@@ -133,7 +139,9 @@ def main() -> None:
         rows = {}
         for v, step in steps.items():
             ratio = statistics.median(a / b for a, b in zip(times[v], times["own"], strict=True))
-            rows[v] = {"time": round(ratio, 3), "seconds": round(statistics.median(times[v]), 3)}
+            spread = statistics.quantiles([a / b for a, b in zip(times[v], times["own"], strict=True)])
+            rows[v] = {"time": round(ratio, 3), "quartiles": [round(spread[0], 3), round(spread[2], 3)]}
+            rows[v]["seconds"] = round(statistics.median(times[v]), 3)
             rows[v]["kept_mb"] = round(step.kept(), 1)
         if options.rss:
             for v in variants:

@@ -29,7 +29,8 @@ class AconFReLU(SharpActivation):
         channels: width of the channel axis, needed.
         channel_dim: index of the channel axis.
         kernel_size: odd width of the depthwise kernel.
-        spatial: number of position axes, 1, 2 or 3.
+        spatial: number of position axes, 1, 2 or 3; axes that an input lacks (a linear layer's rows, tokens) count
+            as axes of length 1.
         bn: BatchNorm on x2.
         beta: sharpness at first.
         trainable: whether beta is trained.
@@ -79,20 +80,24 @@ class AconFReLU(SharpActivation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the smooth maximum of x and its convolution."""
-        if x.dim() != self.spatial + 2:
+        alone = self.channel_dim % x.dim() == 0  # one sample without a batch axis
+        first = x[None] if alone else x.movedim(self.channel_dim, 1)
+        missing = self.spatial + 2 - first.dim()
+        if missing < 0:
             raise UsageError(
                 f"AconFReLU got an input of shape {tuple(x.shape)}",
-                why=f"it convolves over {self.spatial} axes, so it needs {self.spatial + 2}",
-                fix=f"AconFReLU(channels, spatial={x.dim() - 2})",
+                why=f"it convolves over {self.spatial} axes, and this has {first.dim() - 2}",
+                fix=f"AconFReLU(channels, spatial={first.dim() - 2}), or --option spatial={first.dim() - 2}",
             )
-        first = x.movedim(self.channel_dim, 1)
+        shape = first.shape
+        first = first.reshape(shape + (1,) * missing)
         second = _CONV[self.spatial](first, self.weight, self.bias, padding=self.kernel_size // 2, groups=self.width)
         if self.bn is not None:
             second = self.bn(second)
         t = widened(first)
         beta = per_channel(self.beta, t, 1).to(t.dtype)
-        y = smooth_maximum_of_two(t, second.to(t.dtype), beta).to(x.dtype)
-        return y.movedim(1, self.channel_dim)
+        y = smooth_maximum_of_two(t, second.to(t.dtype), beta).to(x.dtype).reshape(shape)
+        return y[0] if alone else y.movedim(1, self.channel_dim)
 
 
 def _start(source: Source, context: StartContext) -> Start:
@@ -125,4 +130,5 @@ SPEC = Spec(
     },
     no_decay=("log_beta", "bias"),
     flops=_flops,
+    per_layer=False,
 )

@@ -67,6 +67,7 @@ class Spec:
         options: option name -> default value.
         no_decay: parameter names that weight decay must not touch.
         flops: floating-point operations for `flops(module, input_shape)`.
+        per_layer: whether one set can serve a whole layer, as it must where the channel axis is not clear.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Spec:
     options: Mapping[str, Any] = field(default_factory=dict)
     no_decay: tuple[str, ...] = ()
     flops: Callable[[nn.Module, tuple[int, ...]], int] | None = None
+    per_layer: bool = True
 
 
 class Activation(nn.Module):
@@ -165,12 +167,21 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def samples(x: Tensor, dim: int, features: int) -> int:
+    """How many samples a gate sees: axis 0; one where that is the channel axis; each value of a bare vector."""
+    if x.dim() < 2:
+        return x.numel() // features
+    return 1 if features > 1 and dim % x.dim() == 0 else x.shape[0]
+
+
 def pooled_mean(x: Tensor, dim: int, features: int) -> Tensor:
-    """Mean over all axes but the first and `dim`, (N, C); but the first if `features` is 1, (N, 1)."""
+    """Mean of each sample over all axes but `dim`, (N, C); over that too if `features` is 1, (N, 1)."""
+    if x.dim() < 2:
+        return x.reshape(samples(x, dim, features), features)
     if features == 1:
         return x.flatten(1).mean(1, keepdim=True)
     axes = [axis for axis in range(1, x.dim()) if axis != dim % x.dim()]
-    return x.mean(axes) if axes else x
+    return (x.mean(axes) if axes else x).reshape(-1, features)
 
 
 def affine(weight: Tensor, bias: Tensor, m: Tensor) -> Tensor:
@@ -184,7 +195,10 @@ def affine(weight: Tensor, bias: Tensor, m: Tensor) -> Tensor:
 
 def per_sample(values: Tensor, x: Tensor, channel_dim: int) -> Tensor:
     """View (N, C) or (N, 1) values so that they broadcast over x with channels on `channel_dim`."""
+    if x.dim() < 2:
+        return values.reshape(x.shape)
     shape = [1] * x.dim()
     shape[0] = values.shape[0]
-    shape[channel_dim] = values.shape[1]
+    if values.shape[1] > 1:
+        shape[channel_dim] = values.shape[1]
     return values.reshape(shape)

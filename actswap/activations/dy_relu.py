@@ -71,7 +71,7 @@ def coefficients(
     # 2 h(z) - 1, where the hard sigmoid h(z) is clamp((z + 3) / 6, 0, 1)
     theta = torch.clamp(z / 3, -1.0, 1.0) if hard else 2 * torch.sigmoid(z) - 1
     rows = lambdas.numel()
-    residual = lambdas.to(t.dtype).reshape(rows, 1) * theta.reshape(t.shape[0], rows, -1)
+    residual = lambdas.to(t.dtype).reshape(rows, 1) * theta.reshape(z.shape[0], rows, z.shape[1] // rows)
     return init.to(t.dtype) + residual
 
 

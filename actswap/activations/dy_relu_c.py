@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap import ops
-from actswap.activations.base import Spec, StartContext, elements, per_channel, widened
+from actswap.activations.base import Spec, StartContext, elements, per_channel, samples, widened
 from actswap.activations.dy_relu import OPTIONS, DyReLU, coefficients, dy_relu_flops, max_of_lines
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
 from actswap.sites import Source, Start
@@ -56,8 +56,10 @@ def dy_relu_c_formula(
 
 def attention(t: Tensor, ws: Tensor, bs: Tensor, tau: float, gain: float, dim: int) -> Tensor:
     """The factor of each position: gain min(gamma softmax, 1), one channel wide."""
-    score = (t * per_channel(ws, t, dim).to(t.dtype)).sum(dim, keepdim=True) + bs.to(t.dtype).reshape(())
-    flat = score.flatten(1) / tau
+    weighted, features = t * per_channel(ws, t, dim).to(t.dtype), ws.numel()
+    alone = t.dim() < 2 and features == 1  # no channel axis to sum over: each value is a sample of one position
+    score = (weighted if alone else weighted.sum(dim, keepdim=True)) + bs.to(t.dtype).reshape(())
+    flat = score.reshape(samples(t, dim, features), -1) / tau
     gate = torch.clamp(torch.softmax(flat, 1) * (flat.shape[1] / 3), max=1.0)
     return gain * gate.reshape(score.shape)
 

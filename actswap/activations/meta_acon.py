@@ -19,6 +19,7 @@ from actswap.activations.base import (
     per_channel,
     per_sample,
     pooled_mean,
+    samples,
     widened,
     with_sharing,
 )
@@ -143,8 +144,8 @@ class MetaAcon(Activation):
         else:
             w1, b1 = self.fc1.weight, self.fc1.bias
         if self.pool == "sum":
-            per_value = x.shape[0] * (1 if self.fc1 is None else self.width)
-            w1 = w1 * (x.numel() // per_value)
+            features = w1.shape[1]
+            w1 = w1 * (x.numel() // (samples(x, self.channel_dim, features) * features))
         if self.bn1 is not None and self.bn2 is not None:
             t = widened(x)
             z = self._normalised(affine(w1, b1, pooled_mean(t, self.channel_dim, self.width)), weight, bias)

@@ -1,93 +1,116 @@
-"""`actswap bench`: two models timed side by side."""
+"""`actswap bench`: models and ONNX files timed side by side."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, progress, table, verb
-from actswap.cli.verify import onnx_runner
+from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, progress, say, table, verb
+from actswap.errors import UsageError
+
+if TYPE_CHECKING:
+    from actswap.inputs import Inputs
+    from actswap.onnx.bench import Contender, Row
 
 
 @verb(
-    click.argument("first", metavar="A", type=click.Path()),
-    click.argument("second", metavar="B", type=click.Path()),
+    click.argument("paths", metavar="A [B ...]", nargs=-1, required=True, type=click.Path()),
     MODEL_OPTIONS,
     INPUT_OPTION,
     click.option("--runs", type=click.IntRange(min=3), default=20, show_default=True, help="Timed runs of each."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of PyTorch."),
+    click.option(
+        "--threads", type=click.IntRange(min=1), multiple=True, default=(1,), show_default=True, help="Repeatable."
+    ),
+    click.option(
+        "--batch", type=click.IntRange(min=1), multiple=True, help="Batch size, repeatable; default that of the input."
+    ),
+    click.option("--portable", is_flag=True, help="Run ONNX files in a plain ONNX Runtime, without the kernels."),
 )
 def command(
-    first: str,
-    second: str,
+    paths: tuple[str, ...],
     spec: str | None,
     allow: tuple[str, ...],
     trust_pickle: bool,
     base: str | None,
     specs: tuple[str, ...],
     runs: int,
-    threads: int,
+    threads: tuple[int, ...],
+    batch: tuple[int, ...],
+    portable: bool,
 ) -> Answer:
-    """Time A and B in turns on the same inputs; the ratio is the median over the pairs of runs."""
-    import torch
+    """Time models, bundles and ONNX files in turns on the same inputs; ratios are to the first, run by run.
 
-    torch.set_num_threads(threads)
-    loaded = load(first, spec, allow, trust_pickle, base)
-    inputs = inputs_for(loaded, specs)
-    one = _torch_runner(loaded.module, inputs.args, inputs.kwargs)
-    if Path(second).suffix == ".onnx":
-        session = onnx_runner(second)
-        two: Callable[[], Any] = lambda: session(inputs.args, inputs.kwargs)  # noqa: E731 (one expression)
-    else:
-        of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
-        two = _torch_runner(load(second, spec, allow, trust_pickle, of_first).module, inputs.args, inputs.kwargs)
+    One thread is timed by its CPU time, which other programs disturb less; more threads by the clock.
+    """
+    from actswap.onnx.bench import bench
+
+    contenders, inputs = _contenders(paths, spec, allow, trust_pickle, base, specs, portable)
     with progress() as update:
-        pairs = _interleave(one, two, runs, update)
-    a, b = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-    ratios = sorted(y / x for x, y in pairs)
-    low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
+        report = bench(
+            contenders,
+            inputs.args if inputs is not None else None,
+            example_kwargs=inputs.kwargs if inputs is not None else None,
+            batches=batch or None,
+            threads=threads,
+            rounds=runs,
+            progress=update,
+        )
+    last = report.rows[-1]
     data = {
-        "first_ms": a * 1e3,
-        "second_ms": b * 1e3,
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": [low, high],
-        "runs": runs,
-        "threads": threads,
-        "input": inputs.said,
+        **report.to_dict(),
+        "ratio": last.ratio,
+        "ratio_quartiles": [last.low, last.high],
+        "input": inputs.said if inputs is not None else "random, by the files' own shapes",
     }
-    rows = table("", "model", "median ms", "relative to A", right=("median ms", "relative to A"))
-    rows.add_row(first, f"{a * 1e3:.2f}", "1.00")
-    rows.add_row(second, f"{b * 1e3:.2f}", f"{data['ratio']:.2f} ({low:.2f} to {high:.2f})")
+    numbers = ("threads", "batch", "median ms", "p90", "p99", "relative to A")
+    rows = table("", "model", "way", *numbers, right=numbers)
+    for row in report.rows:
+        rows.add_row(*_cells(row))
     return Answer(data, [rows])
 
 
-def _torch_runner(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-    import torch
+def _contenders(
+    paths: tuple[str, ...],
+    spec: str | None,
+    allow: tuple[str, ...],
+    trust_pickle: bool,
+    base: str | None,
+    specs: tuple[str, ...],
+    portable: bool,
+) -> tuple[list[Contender], Inputs | None]:
+    """Open everything; the inputs are those of the first model, or given, or left to the files."""
+    from actswap.inputs import parse
+    from actswap.onnx.bench import Contender
 
-    def run() -> Any:
-        with torch.inference_mode():
-            return model(*args, **kwargs)
+    contenders: list[Contender] = []
+    inputs: Inputs | None = None
+    original = base
+    for path in paths:
+        if Path(path).suffix == ".onnx":
+            if not Path(path).is_file():
+                raise UsageError(f"there is no file {path}", fix=f"actswap export MODEL -o {path}")
+            contenders.append(Contender(path, path, "portable" if portable else "auto"))
+            continue
+        loaded = load(path, spec, allow, trust_pickle, original if Path(path).is_dir() or base else None)
+        if original is None and Path(path).is_file():
+            original = path  # what later bundles were made from
+        inputs = inputs or inputs_for(loaded, specs)
+        contenders.append(Contender(path, loaded.module))
+    if inputs is None and specs:
+        inputs = parse(specs)
+        say(f"Input: {inputs.said}")
+    return contenders, inputs
 
-    return run
 
-
-def _interleave(one: Callable[[], Any], two: Callable[[], Any], runs: int, update: Any) -> list[tuple[float, float]]:
-    """Time the two in turns, after two runs of each that do not count; the order alternates."""
-    for _ in range(2):
-        one(), two()
-    pairs = []
-    for k in range(runs):
-        times = {}
-        for name, call in ((0, one), (1, two)) if k % 2 else ((1, two), (0, one)):
-            began = time.perf_counter()
-            call()
-            times[name] = time.perf_counter() - began
-        pairs.append((times[0], times[1]))
-        if update is not None:
-            update(k + 1, runs, "timing")
-    return pairs
+def _cells(row: Row) -> tuple[str, ...]:
+    times = (f"{ms:.2f}" for ms in (row.median, row.p90, row.p99))
+    return (
+        row.label,
+        row.way,
+        str(row.threads),
+        str(row.batch),
+        *times,
+        f"{row.ratio:.2f} ({row.low:.2f}-{row.high:.2f})",
+    )

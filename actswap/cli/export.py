@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ from actswap.files import refuse_overwrite
     click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
     click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
+    click.option(
+        "--simplify/--no-simplify",
+        default=True,
+        show_default=True,
+        help="Write what has become a plain operator as one; fold scales into the layers around.",
+    ),
     click.option("--half", is_flag=True, help="Write float16 weights."),
     click.option(
         "--for-this-machine",
@@ -49,6 +56,7 @@ def command(
     dynamic_batch: bool,
     opset: int,
     decompose: bool,
+    simplify: bool,
     half: bool,
     for_this_machine: bool,
     force: bool,
@@ -71,6 +79,7 @@ def command(
             opset=opset,
             decompose=decompose,
             half=half,
+            simplify=simplify,
             overwrite=force,
             progress=update,
         )
@@ -81,12 +90,21 @@ def command(
         f"{out}: {data['bytes'] / 1e6:.2f} MB, opset {opset}, {sum(data['operators'].values())} nodes",
         "actswap nodes: " + (", ".join(f"{n} {name}" for name, n in own.items()) or "none"),
         f"ONNX Runtime agrees with PyTorch to {number(worst)} relative on {len(data['checked'])} inputs",
+        *_simplified(report.simplified),
         *data["notes"],
     ]
     if for_this_machine:
         lines.append(_prepared(out, force))
     say(f"Next: actswap verify {path} {out}")
     return Answer({**data, "input": inputs.said}, lines)
+
+
+def _simplified(done: Mapping[str, str]) -> list[str]:
+    """What was simplified, as one line per kind."""
+    sites: dict[str, list[str]] = {}
+    for site, what in done.items():
+        sites.setdefault(what, []).append(site)
+    return [f"simplified, {what}: {', '.join(names)}" for what, names in sites.items()]
 
 
 def _prepared(out: Path, force: bool) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from actswap.errors import UsageError
+from actswap.onnx.capture import Inputs, batch_size, tensors, with_batch
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int, str], None]
@@ -50,7 +50,8 @@ class Row:
         batch: samples per call.
         clock: `cpu` (CPU time of the calling thread, where there is one thread) or `wall`.
         median: 50th percentile; p90 and p99 the others, best the fastest call.
-        ratio: median over the rounds of this one's time over the first contender's in the same round.
+        ratio: median over the rounds of this one's time over the first contender's in the same round; low and high
+            its quartiles.
         best_ratio: fastest call over the first contender's fastest.
     """
 
@@ -64,6 +65,8 @@ class Row:
     p99: float
     best: float
     ratio: float
+    low: float
+    high: float
     best_ratio: float
 
 
@@ -83,7 +86,8 @@ def bench(
     subjects: Sequence[Contender | nn.Module | str | os.PathLike[str]],
     example_inputs: Any = None,
     *,
-    batches: Sequence[int] = (1,),
+    example_kwargs: Mapping[str, Any] | None = None,
+    batches: Sequence[int] | None = None,
     threads: Sequence[int] = (1,),
     rounds: int = 30,
     warmup: int = 3,
@@ -93,9 +97,10 @@ def bench(
 
     Args:
         subjects: modules, ONNX files, or `Contender`s that say more. The first is what the others are compared to.
-        example_inputs: a tensor or a tuple of tensors; its first axis is changed to the batch size. Files can do
-            without where only their batch is dynamic.
-        batches: batch sizes.
+        example_inputs: a tensor, or a tuple of the positional arguments; tensors whose first axis is the batch are
+            repeated or cut to the batch size. Files can do without where only their batch is dynamic.
+        example_kwargs: keyword arguments of modules; their tensors are further inputs of files.
+        batches: batch sizes; None is that of the example, or 1.
         threads: numbers of threads.
         rounds: measured calls of each contender.
         warmup: calls before that.
@@ -107,8 +112,12 @@ def bench(
     contenders = [_contender(subject, k) for k, subject in enumerate(subjects)]
     if not contenders or rounds < 1:
         raise UsageError("nothing to measure", fix="bench([model, 'model.onnx'], inputs, rounds=30)")
-    examples = None if example_inputs is None else _arrays(example_inputs)
-    settings = [(count, batch) for count in threads for batch in batches]
+    examples: Inputs | None = None
+    if example_inputs is not None or example_kwargs:
+        args = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+        examples = (tuple(args) if example_inputs is not None else (), dict(example_kwargs or {}))
+    own = batch_size(examples) if examples is not None else None
+    settings = [(count, batch) for count in threads for batch in batches or (own or 1,)]
     rows: list[Row] = []
     for k, (count, batch) in enumerate(settings):
         (progress or (lambda step, steps, text: None))(k, len(settings), f"{count} threads, batch {batch}")
@@ -116,8 +125,8 @@ def bench(
             runs = [_runner(each, examples, batch, count) for each in contenders]
             times = _interleaved([run for run, _ in runs], rounds, warmup, count)
         first = times[0]
-        for contender, (_, way), own in zip(contenders, runs, times, strict=True):
-            milliseconds = np.asarray(own) * 1e3
+        for contender, (_, way), taken in zip(contenders, runs, times, strict=True):
+            milliseconds, ratios = np.asarray(taken) * 1e3, np.asarray(taken) / np.asarray(first)
             rows.append(
                 Row(
                     contender.label,
@@ -129,8 +138,10 @@ def bench(
                     p90=float(np.percentile(milliseconds, 90)),
                     p99=float(np.percentile(milliseconds, 99)),
                     best=float(milliseconds.min()),
-                    ratio=statistics.median(a / b for a, b in zip(own, first, strict=True)),
-                    best_ratio=min(own) / min(first),
+                    ratio=float(np.median(ratios)),
+                    low=float(np.percentile(ratios, 25)),
+                    high=float(np.percentile(ratios, 75)),
+                    best_ratio=min(taken) / min(first),
                 )
             )
     return BenchReport(tuple(rows), rounds)
@@ -144,33 +155,28 @@ def _contender(subject: Contender | nn.Module | str | os.PathLike[str], k: int) 
     return Contender(type(subject).__name__ if isinstance(subject, nn.Module) else Path(subject).name, subject)
 
 
-def _arrays(example_inputs: Any) -> list[Array]:
-    tensors = example_inputs if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
-    return [t.detach().cpu().numpy() if isinstance(t, Tensor) else np.asarray(t) for t in tensors]
-
-
-def _of_batch(arrays: Sequence[Array], batch: int) -> list[Array]:
-    return [np.ascontiguousarray(a[np.arange(batch) % a.shape[0]]) if a.ndim and len(a) else a for a in arrays]
-
-
-def _runner(
-    contender: Contender, examples: Sequence[Array] | None, batch: int, threads: int
-) -> tuple[Callable[[], Any], str]:
+def _runner(contender: Contender, examples: Inputs | None, batch: int, threads: int) -> tuple[Callable[[], Any], str]:
     subject = contender.subject
+    inputs = None if examples is None else with_batch(examples, batch)
     if isinstance(subject, nn.Module):
-        if examples is None:
+        if inputs is None:
             raise UsageError(f"{contender.label} needs example inputs", fix="bench(models, example_inputs)")
-        model, tensors = subject.eval(), [torch.from_numpy(a) for a in _of_batch(examples, batch)]
+        model, (args, kwargs) = subject.eval(), inputs
 
         def call() -> Any:
             with torch.inference_mode():
-                return model(*tensors)
+                return model(*args, **kwargs)
 
         return call, "torch"
     session = _session(subject, contender.way, threads)
-    inputs = session.get_inputs()
-    arrays = _of_batch(examples, batch) if examples is not None else [_random(value, batch) for value in inputs]
-    feed = {value.name: array for value, array in zip(inputs, arrays, strict=True)}
+    values = session.get_inputs()
+    if inputs is None:
+        arrays = [_random(value, batch) for value in values]
+    else:
+        arrays = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in tensors(inputs)]
+    if len(arrays) != len(values):
+        raise UsageError(f"{contender.label} takes {len(values)} inputs, {len(arrays)} were given")
+    feed = {value.name: array for value, array in zip(values, arrays, strict=True)}
     return lambda: session.run(None, feed), getattr(session, "actswap_way", "portable")
 
 

@@ -179,24 +179,47 @@ def _run(model: onnx.ModelProto, feed: Feed) -> list[Array]:
 
 
 def _random_feed(model: onnx.ModelProto) -> Feed:
+    """Made-up inputs that the outputs depend on; of the sizes and numbers tried, the first."""
     session = _session(model)
-    random = np.random.default_rng(0)
+    runs = False
     for size in _FREE_SIZES:
-        feed = {}
-        for value in session.get_inputs():
-            free = (1 if axis == 0 and len(value.shape) > 1 else size for axis in range(len(value.shape)))
-            shape = [d if isinstance(d, int) else f for d, f in zip(value.shape, free, strict=True)]
-            feed[value.name] = random.standard_normal(shape).astype(np.float32)
-        try:
-            session.run(None, feed)
-        except Exception:  # these sizes do not suit the model: the next
-            continue
-        return feed
+        for number in (lambda random, k: random.standard_normal(), lambda random, k: 10.0 * 100.0**k):
+            first, second = (_made_up(session, size, number, seed) for seed in (0, 1))
+            try:
+                results = [session.run(None, dict(feed)) for feed in (first, second)]
+            except Exception:  # these sizes do not suit the model: the next
+                continue
+            runs = True
+            if any(_tells(*pair) for pair in zip(*results, strict=True)):
+                return first
+    shown = [(v.name, v.type, v.shape) for v in session.get_inputs()]
     raise UsageError(
         "no inputs can be made up for this file",
-        why=f"its inputs are {[(v.name, v.type, v.shape) for v in session.get_inputs()]}",
+        why=("its outputs do not depend on random ones" if runs else "it runs on none") + f"; its inputs are {shown}",
         fix="convert(..., calibration=[{'input': array}])",
     )
+
+
+def _made_up(session: Any, size: int, number: Callable[[np.random.Generator, int], float], seed: int) -> Feed:
+    """Random arrays; inputs without axes, often limits, get numbers of their own, the k-th `number(random, k)`."""
+    random = np.random.default_rng(seed)
+    feed: dict[str, Array] = {}
+    scalars = 0
+    for value in session.get_inputs():
+        free = (1 if axis == 0 and len(value.shape) > 1 else size for axis in range(len(value.shape)))
+        shape = [d if isinstance(d, int) else f for d, f in zip(value.shape, free, strict=True)]
+        if shape:
+            feed[value.name] = random.standard_normal(shape).astype(np.float32)
+        else:
+            feed[value.name] = np.asarray(number(random, scalars), np.float32)
+            scalars += 1
+    return feed
+
+
+def _tells(first: Array, second: Array) -> bool:
+    """Whether an output shows anything: finite, and not the same whatever goes in."""
+    finite = np.isfinite(first).all() and np.isfinite(second).all()
+    return bool(finite) and first.size > 0 and (first.shape != second.shape or not np.array_equal(first, second))
 
 
 def _calibrate(

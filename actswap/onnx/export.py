@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from torch.utils import _pytree as pytree
 
 from actswap.activations.base import OnnxFunction
 from actswap.errors import ExportError, FileError, UsageError
-from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, to_graph, with_batch
+from actswap.onnx.algebra.simplify import Simplified, simplified_graph
+from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, tensors, to_graph, with_batch
 from actswap.onnx.finish import finish, operators
 from actswap.onnx.parity import OutputParity
-from actswap.onnx.proof import Proof, output_names, plain_session, prove, takes_other_sizes
+from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
+from actswap.passes.revert import plan_of
 
 LOWEST_OPSET = 18
 # A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.
@@ -46,6 +50,7 @@ class ExportReport:
         checked: input shapes of each check.
         inputs: shape of every input; a name stands for an axis of any length.
         bytes: size of the file, with its data file where there is one.
+        simplified: by site, the plain operator written in its place, or `folded`.
         notes: what should be known: an axis that had to stay fixed, a check that the model itself refused.
     """
 
@@ -56,6 +61,7 @@ class ExportReport:
     checked: tuple[tuple[tuple[int, ...], ...], ...]
     inputs: Mapping[str, tuple[int | str, ...]]
     bytes: int
+    simplified: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +80,7 @@ def export_onnx(
     opset: int = LOWEST_OPSET,
     decompose: bool = False,
     half: bool = False,
+    simplify: bool = True,
     check: bool = True,
     overwrite: bool = False,
     metadata: Mapping[str, str] | None = None,
@@ -96,10 +103,13 @@ def export_onnx(
         opset: version of the standard operators, 18 or newer.
         decompose: standard operators in place of the project's nodes, for runtimes without functions.
         half: weights, inputs and outputs in float16.
+        simplify: write activations that are a plain operator within the tolerance as that operator, and fold the
+            scales of the others into the layers around them (see `actswap.onnx.algebra`); the report says where.
         check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
             there.
         overwrite: replace an existing file.
-        metadata: further entries of the file's metadata, e.g. the hash of the plan.
+        metadata: further entries of the file's metadata; the tool's version and, for a converted model, the hash of
+            its plan (`actswap.plan`) are there without.
         progress: called with (step, steps, text).
 
     Raises:
@@ -120,6 +130,7 @@ def export_onnx(
     inputs: Inputs = (args, dict(example_kwargs or {}))
     tell = progress or (lambda step, steps, text: None)
     notes: list[str] = []
+    entries = {**_plan_entry(model), **(metadata or {})}
     with evaluating(model), _workspace(target) as folder:
         exported = copy.deepcopy(model).half() if half else model
         given = _half_inputs(inputs) if half else inputs
@@ -132,14 +143,23 @@ def export_onnx(
             try:
                 tell(0, 4, "capture")
                 graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
-                proto = finish(graph, functions, opset, decompose, metadata or {}, names, type(model).__name__)
-                tell(2, 4, "write")
-                file = _write(proto, folder / target.name)
-                tell(3, 4, "check")
-                session = plain_session(file)
-                proof = Proof((), (), ())
-                if check:
-                    proof = prove(session, model, inputs, exported if half else None, given)
+                choices = _choices(graph, functions, opset, given, simplify and not half, notes)
+                for choice in choices:
+                    try:
+                        title = type(model).__name__
+                        proto = finish(choice.model, choice.functions, opset, decompose, entries, names, title)
+                        tell(2, 4, "write")
+                        file = _write(proto, folder / target.name)
+                        tell(3, 4, "check")
+                        session = plain_session(file)
+                        proof = Proof((), (), ())
+                        if check:
+                            proof = prove(session, model, inputs, exported if half else None, given)
+                        break
+                    except ExportError as error:
+                        if choice is choices[-1]:
+                            raise
+                        notes.append(f"not simplified: {error.what}; {error.why}")
                 break
             except ExportError as error:
                 if size == sizes[-1]:
@@ -153,11 +173,21 @@ def export_onnx(
             checked=proof.checked,
             inputs={value.name: tuple(value.shape) for value in session.get_inputs()},
             bytes=sum(part.stat().st_size for part in folder.iterdir()),
+            simplified={**choice.plain, **dict.fromkeys(choice.folded, "scales folded into the layers around it")},
             notes=(*notes, *proof.notes),
         )
         _move(file, target)
         tell(4, 4, "done")
     return report
+
+
+def _plan_entry(model: nn.Module) -> dict[str, str]:
+    """The hash of the plan that made a converted model."""
+    plan = plan_of(model)
+    if plan is None:
+        return {}
+    text = json.dumps(plan.to_dict(), sort_keys=True, default=str)
+    return {"actswap.plan": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def _target(path: Path, overwrite: bool) -> Path:
@@ -198,6 +228,22 @@ def _graph(
     tell(1, 4, "translate")
     graph = to_graph(program, opset)
     return graph, lower_nodes(graph)
+
+
+def _choices(
+    graph: ir.Model, functions: list[OnnxFunction], opset: int, given: Inputs, simplify: bool, notes: list[str]
+) -> list[Simplified]:
+    """The graphs to try, the simplified one first where there is one."""
+    plain = Simplified(graph, tuple(functions))
+    if not simplify or not functions:
+        return [plain]
+    stored = (value.const_value for value in graph.graph.initializers.values())
+    if sum(tensor.nbytes for tensor in stored if tensor is not None) > _INLINE_BYTES:
+        notes.append("not simplified: the model is too large to be run from memory")
+        return [plain]
+    feed = [leaf.detach().cpu().numpy() for leaf in tensors(given)]
+    found = simplified_graph(graph, functions, opset, feed, TOLERANCE / 2)
+    return [found, plain] if found.model is not graph else [plain]
 
 
 def _write(proto: onnx.ModelProto, file: Path) -> Path:

@@ -79,6 +79,19 @@ SWISH = OnnxFunction(
     yf = Mul (xf, s)
 """),
 )
+# An ACON whose scales have gone into the layers around it: runtimes know x sigmoid(x) as one operator.
+SWISH_SKIP = OnnxFunction(
+    "SwishSkip",
+    ("x", "beta", "skip"),
+    {},
+    _body("""
+    z = Mul (xf, beta)
+    s = Sigmoid (z)
+    u = Mul (xf, s)
+    v = Mul (xf, skip)
+    yf = Add (u, v)
+"""),
+)
 ACON_B = OnnxFunction(
     "AconB",
     ("x", "p", "beta"),

@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import NodeProto, helper, numpy_helper
 
 from actswap.errors import ExportError
+from actswap.onnx.algebra.caps import fuse_caps
 from actswap.onnx.blocked import block_size, channels, fits, padded
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
@@ -58,7 +60,7 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     """
     if folder:
         onnx.load_external_data_for_model(source, folder)
-    marked, kept = _mark(source)
+    marked, kept = _mark(_capped(source))
     total = sum(node.domain == DOMAIN for node in source.graph.node)
     if not kept:
         raise ExportError("no activation of this file stands between convolutions")
@@ -71,6 +73,12 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     found = Prepared(optimised, total, blocked)
     _check(source, found)
     return found
+
+
+def _capped(source: onnx.ModelProto) -> onnx.ModelProto:
+    graph = ir.from_proto(source)
+    fuse_caps(graph)
+    return ir.to_proto(graph)
 
 
 def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[NodeProto, list[Array]]]]:

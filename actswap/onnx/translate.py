@@ -20,6 +20,7 @@ from onnxscript import values
 
 from actswap.activations.base import OnnxFunction
 from actswap.errors import ExportError
+from actswap.onnx.algebra.values import initializer
 from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower
 
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)"]
@@ -97,7 +98,7 @@ def _lower_node(main: ir.Graph, node: ir.Node, taken: set[str]) -> OnnxFunction:
     taken.add(site)
     inputs: list[ir.Value | None] = [x]
     for name, array in zip(lowered.function.inputs[1:], lowered.inputs, strict=True):
-        inputs.append(_initializer(main, f"{site}.{name}", array))
+        inputs.append(initializer(main, f"{site}.{name}", array))
     new = ir.Node(
         DOMAIN,
         lowered.function.op,
@@ -127,14 +128,6 @@ def _free(name: str, taken: Collection[str]) -> str:
     """The name, with `@k` where it is taken."""
     numbered = (f"{name}@{k}" for k in itertools.count(1))
     return name if name not in taken else next(n for n in numbered if n not in taken)
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    unique = _free(name, graph.initializers)
-    tensor = ir.tensor(array, name=unique)
-    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
 
 
 def constants(wanted: Sequence[ir.Value], opset: int, where: str = "") -> list[Array]:

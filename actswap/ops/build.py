@@ -13,8 +13,8 @@ from actswap.errors import UsageError
 SOURCE = Path(__file__).parents[2] / "native"
 
 
-# Library and the folder of the package it belongs to: the torch side's, and ONNX Runtime's.
-_PLACES = {"libactswap_kernels": "ops", "libactswap_ort": "onnx"}
+# Library and the folder of the package it belongs to: the torch side's with its extension, and ONNX Runtime's.
+_PLACES = {"libactswap_kernels": "ops", "_direct": "ops", "libactswap_ort": "onnx"}
 
 
 def build(
@@ -40,14 +40,20 @@ def build(
     if cmake is None:
         raise UsageError("the kernels are not built", why="CMake is missing", fix="pip install cmake")
     with tempfile.TemporaryDirectory() as folder:
-        for command in ([cmake, "-S", str(source), "-B", folder, *options], [cmake, "--build", folder, "-j2"]):
+        python = f"-DPython_EXECUTABLE={sys.executable}"
+        for command in ([cmake, "-S", str(source), "-B", folder, python, *options], [cmake, "--build", folder, "-j2"]):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise UsageError("the kernels are not built", why=(done.stdout + done.stderr)[-2000:])
-        found = [p for p in sorted(Path(folder).rglob("libactswap_*")) if p.stem in _PLACES and p.is_file()]
+        made = (p for p in sorted(Path(folder).rglob("*")) if p.suffix in (".so", ".dylib"))
+        found = [p for p in made if _name(p) in _PLACES]
         if not found:
             raise UsageError("the kernels are not built", why="no C++ compiler", fix="apt-get install g++")
-        return [_replace(p, package / _PLACES[p.stem] / p.name) for p in found]
+        return [_replace(p, package / _PLACES[_name(p)] / p.name) for p in found]
+
+
+def _name(library: Path) -> str:
+    return library.name.split(".")[0]
 
 
 def _replace(built: Path, target: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from actswap.ops.direct import connect
 from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
@@ -21,7 +22,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 _BASES = {"chebyshev_t": 0, "chebyshev_u": 1, "legendre": 2, "laguerre": 3, "hermite_prob": 4, "hermite_phys": 5}
 _ACON, _META_ACON, _DY_RELU, _PAU, _OPAU = range(5)
-_BACKWARD, _SPATIAL_ALL = 1, 2
+_BACKWARD, _SPATIAL_ALL, _ATTENTION = 1, 2, 8
 _SLOTS = 10
 _HEAD, _POINTERS = struct.Struct("<I9i2I16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q")  # struct actswap_call
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings
@@ -56,6 +57,7 @@ class Plan(NamedTuple):
     pieces: int = 0
     flags: int = 0
     gated: bool = False
+    constants: tuple[int, Tensor] | None = None  # a slot, and the numbers in it
 
 
 def _load() -> tuple[Any, Status]:
@@ -77,6 +79,10 @@ _library, _status = _load()
 _run: Any = None if _library is None else _library.actswap_host_run
 if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_Direct = None if _run is None else connect(ctypes.cast(_run, ctypes.c_void_p).value or 0, _SMALL)
+if _run is not None and _Direct is None:
+    _absent = "; calls on small tensors cost more than they need (Python headers, torch >= 2.10, actswap.ops.build)"
+    _status = _status._replace(note=_status.note + _absent)
 
 
 def status() -> Status:
@@ -121,14 +127,47 @@ class _Calls:
         positions: tuple[int, ...],
         plan_of: Callable[[Sequence[Any]], Plan],
         objection: Callable[[Sequence[Any]], str],
+        constant: int,
     ) -> None:
         self.positions, self.plan_of, self.objection = positions, plan_of, objection
         self.after = positions[-1] + 1
         self.plans: dict[Any, Plan | str] = {}
         self.heads: dict[Any, bytes | None] = {}
+        self.direct = None if _Direct is None else _Direct(self.lay, self.after, constant)
 
     def key(self, args: Sequence[Any]) -> tuple[Any, ...]:
         return (args[0].shape, *[args[p].shape for p in self.positions], *args[self.after :])
+
+    def plan(self, args: Sequence[Any]) -> Plan | str:
+        """Return the plan of a call, or why there is none."""
+        key = self.key(args)
+        plan = self.plans.get(key)
+        if plan is None:
+            _forget(self.plans)
+            x = args[0]
+            bare = x.numel() == 0 or not -x.dim() <= args[-1] < x.dim()
+            why = "the input is empty or has no channel axis" if bare else self.objection(args)
+            plan = self.plans[key] = why or self.plan_of(args)
+        return plan
+
+    def lay(
+        self, args: tuple[Any, ...], grad: Tensor | None
+    ) -> tuple[bytes, tuple[tuple[int, int], ...], tuple[int, ...] | None, Any] | None:
+        """Lay a call out for `direct`: the struct, (slot, position) pairs, the means' shape, what must stay alive."""
+        x = args[0]
+        plan = self.plan(args)
+        if isinstance(plan, str) or x.dtype not in _DTYPES:
+            return None
+        y = torch.empty_like(x)
+        others = [y] if grad is None else [y, grad]
+        head = _head(plan, args, [(t.shape, t.stride()) for t in others], grad is not None)
+        if head is None:
+            return None
+        pointers = [0] * (4 + 2 * _SLOTS)
+        if plan.constants is not None:
+            pointers[4 + plan.constants[0]] = plan.constants[1].data_ptr()
+        slots = tuple((s.slot, s.position) for s in plan.slots)
+        return head + _POINTERS.pack(*pointers), slots, _mean_shape(x, plan) if plan.gated else None, plan
 
     def refuses(self, args: Sequence[Any]) -> str:
         x = args[0]
@@ -136,16 +175,12 @@ class _Calls:
             return f"the kernels compute float32, bfloat16 and float16, not {x.dtype}"
         if not x.is_cpu:
             return "x is not on the CPU"
+        if x.layout is not torch.strided or x.is_neg() or x._is_zerotensor() or torch._is_functional_tensor(x):
+            return "x is not plain memory: sparse, a lazy negation or zero, or under a transform"
         for position in self.positions:
             if not args[position].is_cpu:
                 return f"argument {position} is not on the CPU"
-        key = self.key(args)
-        plan = self.plans.get(key)
-        if plan is None:
-            _forget(self.plans)
-            empty = x.numel() == 0 or x.dim() == 0
-            why = "the input is empty or has no axis" if empty else self.objection(args)
-            plan = self.plans[key] = why or self.plan_of(args)
+        plan = self.plan(args)
         if isinstance(plan, str):
             return plan
         if plan.op >= _PAU and args[3].requires_grad:
@@ -158,7 +193,7 @@ class _Calls:
         key = self.key(args)
         plan = self.plans.get(key) or self.plan_of(args)
         assert not isinstance(plan, str), plan
-        mean = torch.empty(x.shape[0], x.shape[plan.dim], dtype=torch.float32) if plan.gated else None
+        mean = torch.empty(_mean_shape(x, plan), dtype=torch.float32) if plan.gated else None
         self.run(plan, key, args, y, None, mean, {})
         return y, mean
 
@@ -204,6 +239,8 @@ class _Calls:
                 p = p.detach().to(torch.float32).contiguous()
                 keep.append(p)
             pointers[slot] = p.data_ptr()
+        if plan.constants is not None:
+            pointers[plan.constants[0]] = plan.constants[1].data_ptr()
         for slot, buffer in grads.items():
             pointers[_SLOTS + slot] = buffer.data_ptr()
         others = [] if y is None else [y]
@@ -240,6 +277,13 @@ class _Calls:
             raise RuntimeError(f"actswap kernel refused the call: {why}")
 
 
+def _mean_shape(x: Tensor, plan: Plan) -> tuple[int]:
+    """What forward leaves for backward: the mean of each sample and channel, then the attention of each position."""
+    samples, channels = x.shape[0], x.shape[plan.dim]
+    attention = x.numel() // channels if plan.flags & _ATTENTION else 0
+    return (samples * channels + attention,)
+
+
 def _forget(cache: dict[Any, Any]) -> None:
     """Bound a cache: shapes may change with every call."""
     if len(cache) > 2000:
@@ -250,9 +294,10 @@ def _kernel(
     positions: tuple[int, ...],
     plan_of: Callable[[Sequence[Any]], Plan],
     objection: Callable[[Sequence[Any]], str],
+    constant: int = -1,
 ) -> Kernel:
-    calls = _Calls(positions, plan_of, objection)
-    return Kernel("native", calls.refuses, calls.forward, calls.backward)
+    calls = _Calls(positions, plan_of, objection, constant)
+    return Kernel("native", calls.refuses, calls.forward, calls.backward, calls.direct)
 
 
 def _sizes(args: Sequence[Any], dim: int, slots: Sequence[Slot]) -> str:
@@ -319,6 +364,17 @@ def _lines_plan(args: Sequence[Any]) -> Plan:
     return plan._replace(pieces=rows // 2, flags=flags)
 
 
+def _attended_plan(args: Sequence[Any]) -> Plan:
+    plan = _lines_plan([*args[:7], args[11]])
+    slots = (*plan.slots, Slot(6, 7, 1), Slot(7, 8, 0))
+    return plan._replace(slots=slots, flags=plan.flags | _ATTENTION, constants=(8, torch.tensor(args[9:11])))
+
+
+def _attended_objection(args: Sequence[Any]) -> str:
+    dim = args[11]
+    return _lines_objection([*args[:7], dim]) or _sizes(args, dim, (Slot(6, 7, 1),))
+
+
 def _lines_objection(args: Sequence[Any]) -> str:
     x, w1, w2, init, rows, dim = args[0], args[1], args[3], args[5], args[6].numel(), args[7]
     channels = x.shape[dim]
@@ -340,7 +396,8 @@ KERNELS: Mapping[str, Kernel] = (
         "acon_c": _acon((Slot(0, 1, 1), Slot(1, 2, 1), Slot(2, 3, 1))),
         "meta_acon": _kernel((1, 2, 3, 4, 5, 6, 7), _meta_plan, _meta_objection),
         "dy_relu": _kernel((1, 2, 3, 4, 5, 6), _lines_plan, _lines_objection),
-        "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection),
-        "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection),
+        "dy_relu_c": _kernel(tuple(range(1, 9)), _attended_plan, _attended_objection),
+        "pau": _kernel((1, 2, 3), _pau_plan, _rational_objection, constant=3),
+        "opau": _kernel((1, 2, 3), _opau_plan, _rational_objection, constant=3),
     }
 )

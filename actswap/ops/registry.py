@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from actswap.ops.kernel import choose
+from actswap.errors import UsageError
+from actswap.ops import kernel, switch
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
@@ -29,6 +30,7 @@ _peek_functorch = torch._C._functorch.peek_interpreter_stack
 _has_torch_function = torch.overrides.has_torch_function
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_compiling = torch.compiler.is_compiling
+_is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 _jit_tracing = torch._C._get_tracing_state
 
 
@@ -40,13 +42,13 @@ class Operator:
         name: name in the namespace `actswap`.
         schema: its torch schema.
         formula: plain PyTorch, differentiable: the oracle and the fallback.
-        tensors: positions of the tensor arguments, x first.
+        tensors: the first so many arguments are tensors, x before all.
     """
 
     name: str
     schema: str
     formula: Callable[..., Tensor]
-    tensors: tuple[int, ...]
+    tensors: int
 
     def reference(self, *args: Any) -> Tensor:
         """Compute the formula; half precision in float32, the result in x's dtype."""
@@ -62,13 +64,13 @@ class Operator:
         held = list(args)
         with torch.enable_grad():
             if not create_graph:
-                for position, need in zip(self.tensors, needs, strict=True):
+                for position, need in enumerate(needs):
                     held[position] = args[position].detach().requires_grad_(need)
             else:
                 # A fresh node per argument: a tensor passed twice keeps two gradients.
-                for position in self.tensors:
+                for position in range(self.tensors):
                     held[position] = args[position].view_as(args[position])
-            wanted = [held[p] for p, need in zip(self.tensors, needs, strict=True) if need]
+            wanted = [tensor for tensor, need in zip(held, needs, strict=False) if need]
             y = self.reference(*held)
             found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, allow_unused=True))
         return [next(found) if need else None for need in needs]
@@ -88,16 +90,22 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     """Declare `torch.ops.actswap.<name>` and return the function to call.
 
     Args:
-        schema: `name(Tensor x, Tensor p, ..., int dim)`; the result is one tensor like x.
+        schema: `name(Tensor x, Tensor p, ..., int dim)`, the tensors first; the result is one tensor like x.
         formula: the same arguments, plain PyTorch. It is differentiated where no kernel fits.
 
     Returns:
         A function with the operator's positional arguments.
+
+    Raises:
+        UsageError: a tensor comes after another argument.
     """
     schema = schema if "->" in schema else f"{schema} -> Tensor"
     parsed = torch._C.parse_schema(f"{NAMESPACE}::{schema}")
     name = parsed.name.split("::")[1]
-    tensors = tuple(i for i, a in enumerate(parsed.arguments) if str(a.type) == "Tensor")
+    is_tensor = [str(a.type) == "Tensor" for a in parsed.arguments]
+    tensors = sum(is_tensor)
+    if not all(is_tensor[:tensors]):
+        raise UsageError(f"operator {schema}", why="its tensors must come first", fix="reorder the arguments")
     operator = Operator(name, schema, formula, tensors)
     _operators[name] = operator
 
@@ -109,22 +117,20 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     function: Any = _function(operator, op, backward_op)
 
     def compute(*args: Any) -> Tensor:
-        kernel = choose(name, args)
-        return _dense_like(args[0], operator.reference(*args)) if kernel is None else kernel.forward(args)[0]
+        found = kernel.forward(name, args)
+        return _dense_like(args[0], operator.reference(*args)) if found is None else found[0]
 
     def compute_backward(grad: Tensor, *rest: Any) -> list[Tensor]:
         args, aux, needs = rest[:-2], rest[-2], rest[-1]
-        kernel = choose(name, args)
-        if kernel is None:
+        found = kernel.backward(name, grad, args, aux, needs)
+        if found is None:
             found = operator.reference_gradients(grad, args, needs, create_graph=False)
-        else:
-            found = kernel.backward(grad, args, aux, needs)
-        return _complete(args, tensors, found)
+        return _complete(args, found)
 
     def differentiable(*args: Any) -> Tensor:
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
             return operator.reference(*args)
-        if torch.is_grad_enabled() and any(args[i].requires_grad for i in tensors):
+        if torch.is_grad_enabled() and any(a.requires_grad for a in args[:tensors]):
             result: Tensor = function.apply(*args)
             return result
         with torch._C._AutoDispatchBelowAutograd():
@@ -143,15 +149,23 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     torch.library.register_fake(
         f"{NAMESPACE}::{name}_backward",
         lambda grad, *rest: _complete(
-            rest[:-2],
-            tensors,
-            [torch.empty_like(rest[i]) if need else None for i, need in zip(tensors, rest[-1], strict=True)],
+            rest, [torch.empty_like(a) if need else None for a, need in zip(rest, rest[-1], strict=False)]
         ),
         lib=_library,
     )
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
 
+    direct = kernel.direct(name)
+    # Without Function.apply's own Python, which looks for transforms: a plain call is under none.
+    apply = super(torch.autograd.Function, function).apply
+
     def call(*args: Any) -> Tensor:
+        if not _is_dynamo_compiling() and switch._current == "auto" and direct is not None:
+            found = direct(*args)
+            if found is False:
+                found = apply(*args)
+            if found is not None:
+                return found
         if (
             _is_compiling()
             or type(args[0]) not in _PLAIN
@@ -163,15 +177,13 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
             return traced
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
             return operator.reference(*args)
-        kernel = choose(name, args)
-        if kernel is None:
+        fitting = kernel.choose(name, args)
+        if fitting is None:
             return operator.reference(*args)
-        if torch.is_grad_enabled():
-            for position in tensors:
-                if args[position].requires_grad:
-                    result: Tensor = function.apply(*args)
-                    return result
-        return kernel.forward(args)[0]
+        if torch.is_grad_enabled() and any(a.requires_grad for a in args[:tensors]):
+            result: Tensor = function.apply(*args)
+            return result
+        return fitting.forward(args)[0]
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = formula.__doc__
@@ -180,49 +192,43 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
 
 
 def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autograd.Function]:
-    tensors = operator.tensors
+    name, tensors = operator.name, operator.tensors
 
     class Activation(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Tensor:
-            ctx.args = [None if i in tensors else a for i, a in enumerate(args)]
-            aux = None
-            kernel = choose(operator.name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
-            if kernel is not None:
-                y, aux = kernel.forward(args)
-            else:
+            found = kernel.forward(name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
+            if found is None:
                 with torch._C._AutoDispatchBelowAutograd():
-                    y = op(*args)
-            ctx.save_for_backward(*[args[i] for i in tensors], aux)
+                    found = op(*args), None
+            y, aux = found
+            ctx.options = args[tensors:]
+            ctx.save_for_backward(*args[:tensors], aux)
             return y
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
             *saved, aux = ctx.saved_tensors
-            args = list(ctx.args)
-            for position, tensor in zip(tensors, saved, strict=True):
-                args[position] = tensor
-            needs = [ctx.needs_input_grad[i] for i in tensors]
-            found: Sequence[Tensor | None]
+            args = (*saved, *ctx.options)
+            needs = list(ctx.needs_input_grad[:tensors])
+            found: Sequence[Tensor | None] | None = None
             if torch.is_grad_enabled():
                 found = operator.reference_gradients(grad, args, needs, create_graph=True)
-            elif type(grad) in _PLAIN and not _dispatch_modes() and (kernel := choose(operator.name, args)):
-                found = kernel.backward(grad, args, aux, needs)
-            else:
+            elif type(grad) in _PLAIN and not _dispatch_modes():
+                found = kernel.backward(name, grad, args, aux, needs)
+            if found is None:
                 found = backward_op(grad, *args, aux, needs)
-            gradients: list[Tensor | None] = [None] * len(args)
-            for position, need, gradient in zip(tensors, needs, found, strict=True):
-                gradients[position] = gradient if need else None
-            return tuple(gradients)
+            wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))
+            return *wanted, *[None] * len(ctx.options)
 
     Activation.__name__ = f"{operator.name}_function"
     return Activation
 
 
-def _complete(args: Sequence[Any], tensors: Sequence[int], found: Sequence[Tensor | None]) -> list[Tensor]:
+def _complete(args: Sequence[Any], found: Sequence[Tensor | None]) -> list[Tensor]:
     """Fill the places of gradients that nobody needs: operators cannot return None in a list."""
-    pairs = zip(tensors, found, strict=True)
-    return [args[i].new_empty(0) if g is None else _dense_like(args[i], g) for i, g in pairs]
+    pairs = zip(args, found, strict=False)
+    return [a.new_empty(0) if g is None else _dense_like(a, g) for a, g in pairs]
 
 
 def _dense_like(x: Tensor, y: Tensor) -> Tensor:

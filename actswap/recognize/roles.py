@@ -53,13 +53,19 @@ _CARRY = frozenset(
     )
     + ("adaptive_avg_pool1d", "max_pool1d", "adaptive_max_pool2d", "adaptive_avg_pool3d", "max_pool3d", "sum")
 )
+_UNARY = frozenset(
+    ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "selu", "silu", "gelu", "mish", "hardswish", "hardtanh")
+    + ("clamp", "tanh", "sigmoid", "hardsigmoid", "softplus", "softsign")
+)
 _LAYERS = (
     "conv",
     "linear",
     "batch_norm",
     "layer_norm",
     "group_norm",
+    "instance_norm",
     "matmul",
+    "mm",
     "addmm",
     "bmm",
     "einsum",
@@ -103,7 +109,7 @@ def _reaches_layer(value: int, tape: Tape, consumers: dict[int, list[Op]], gate_
                 if _as_features(op, here):
                     return True
                 continue
-            if op.name in _CARRY or (op.name == "mul" and not gate_stops):
+            if op.name in _CARRY or op.name in (_UNARY if gate_stops else ("mul",)):
                 queue += [o for o in op.outs if o not in seen]
                 seen.update(op.outs)
     return False

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from actswap.activations.base import Activation
 from actswap.errors import UsageError
+from actswap.passes.revert import plan_of
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -29,17 +30,20 @@ def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def paired_modules(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Name the modules whose outputs are compared: each trainable activation, or its nearest owner the
-    teacher has.
+    """Name the modules whose outputs are compared: that of each replaced site, or its nearest owner that the
+    teacher has; in a network that was written with trainable activations, each of those.
 
     A swapped module has its counterpart under the same name. Where the converted network had a function or a
     module called several times, the counterpart is the innermost module that encloses it in both.
     """
     known = {name for name, _ in teacher.named_modules() if name}
+    plan = plan_of(student)
+    if plan is not None:
+        sites = [choice.path for choice in plan.choices]
+    else:
+        sites = [name for name, module in student.named_modules() if isinstance(module, Activation)]
     chosen: dict[str, None] = {}
-    for name, module in student.named_modules():
-        if not isinstance(module, Activation):
-            continue
+    for name in sites:
         while name and name not in known:
             name = name.rpartition(".")[0]
         if name:
@@ -63,7 +67,7 @@ class FeaturePairs:
         if not self.names:
             raise UsageError(
                 "no site to take features from",
-                why="the network has no trainable activation that the teacher has a module for",
+                why="the network has no replaced activation that the teacher has a module for",
                 fix="distill_features = 0",
             )
         self._outputs: tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]] = ({}, {})

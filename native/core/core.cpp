@@ -1,4 +1,5 @@
 // The C ABI: checks, phases, and the choice of the instruction-set build. Compiled for the baseline processor.
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,14 +63,19 @@ static const Build &build() {
 
 enum Phase { PREPARE, APPLY, FINISH, BLOCKS, POOL, BRANCH, SUM, BACK, GRAD, WEIGHTS };
 
-// meta-ACON's gradient costs an exponential: in float32 it is computed once and the mean's share added afterwards.
-// In the half types that would round twice.
-static bool adds(const actswap_call &c) { return c.y && c.op == ACTSWAP_META_ACON && c.dtype == ACTSWAP_F32; }
+// In float32 the gradient is computed once and the mean's share added afterwards; in the half types that would round
+// twice. The attention's pass goes over x again anyway.
+static bool adds(const actswap_call &c) { return c.y && c.dtype == ACTSWAP_F32 && !(c.flags & ACTSWAP_ATTENTION); }
 
 static bool wants_sums(const actswap_call &c) {
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)
         if (c.grad_param[i]) return true;
     return false;
+}
+
+// Whether the pass that writes grad_x is made: that of the attention's weights goes with it.
+static bool wants_grad(const actswap_call &c) {
+    return c.y || (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && c.grad_param[6]);
 }
 
 static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
@@ -88,7 +94,7 @@ static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
         p[n++] = BRANCH;
         p[n++] = back ? SUM : APPLY;
         if (back) p[n++] = BACK;
-        if (back && c.y) p[n++] = GRAD;
+        if (back && wants_grad(c)) p[n++] = GRAD;
     }
     if (sums) p[n++] = WEIGHTS, p[n++] = FINISH;
     return n;
@@ -110,6 +116,9 @@ static float value(const actswap_call &c, int slot, int64_t channel, int width, 
     return c.param[slot] ? c.param[slot][((c.shared >> slot & 1) ? 0 : channel * width) + i] : absent;
 }
 
+// Within the range of float32, so that times 0 it is 0; NaN stays.
+static float finite(float v) { return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : v; }
+
 static void prepare(const actswap_call &c, const Layout &l, float *work) {
     float *t = work + l.at_table;
     const int64_t row = l.padded;
@@ -117,7 +126,7 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
     if (c.op == ACTSWAP_ACON) {
         for (int64_t ch = 0; ch < l.C; ++ch) {
             float p1 = value(c, 0, ch, 1, 0, 1), p2 = value(c, 1, ch, 1, 0, 0), d = p1 - p2;
-            t[ch] = d, t[row + ch] = p2, t[2 * row + ch] = d * value(c, 2, ch, 1, 0, 1);
+            t[ch] = d, t[row + ch] = p2, t[2 * row + ch] = finite(d * value(c, 2, ch, 1, 0, 1));
         }
         return;
     }
@@ -199,6 +208,19 @@ static void finish_lines(const actswap_call &c, const Layout &l, const double *t
     }
 }
 
+static void finish_attention(const actswap_call &c, const Layout &l, float *work) {
+    Gradient ws(c, 6);
+    const int64_t rows = c.batch * l.chunks;
+    const float *from = work + l.at_partial + l.sums * rows * l.padded;
+    for (int64_t ch = 0; ch < l.C && ws.to; ++ch) {
+        double sum = 0;
+        for (int64_t r = 0; r < rows; ++r) sum += from[r * l.padded + ch];
+        ws.add(ch, 1, 0, sum);
+    }
+    ws.close(1);
+    if (c.grad_param[7]) c.grad_param[7][0] = 0;
+}
+
 static void finish(const actswap_call &c, const Layout &l, float *work) {
     double *total = (double *)(work + l.at_total);
     if (!l.gated) build().total(c, l, work, 0, 1);
@@ -206,6 +228,7 @@ static void finish(const actswap_call &c, const Layout &l, float *work) {
         case ACTSWAP_ACON: return finish_acon(c, l, total, nullptr);
         case ACTSWAP_META_ACON: return finish_acon(c, l, total, work + l.at_branch);
         case ACTSWAP_DY_RELU:
+            if (l.attended) finish_attention(c, l, work);
             if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, total, work + l.at_branch);
             return;
         default: finish_rational(c, l, total);
@@ -226,7 +249,7 @@ static void blocks(const actswap_call &c, const Layout &l, float *work, int64_t 
         b.apply(c, l, work, adds(c) ? BOTH : SUMS, from, to);
         b.total(c, l, work, s, e);
         b.branch_back(c, l, work, s, e);
-        if (c.y) b.apply(c, l, work, adds(c) ? ADD : GRADIENT, from, to);
+        if (wants_grad(c)) b.apply(c, l, work, adds(c) ? ADD : GRADIENT, from, to);
     }
 }
 
@@ -276,6 +299,8 @@ static const char *check(const actswap_call &c) {
         if (c.hidden < 1) return "hidden must be positive";
         if (!c.param[first] || !c.param[first + 2]) return "a weight is missing";
         if (c.op == ACTSWAP_DY_RELU && (!c.param[4] || !c.param[5])) return "init or lambdas is missing";
+        if (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && (!c.param[6] || !c.param[8]))
+            return "the attention's weights, or its temperature and gain, are missing";
     }
     return "";
 }

@@ -19,24 +19,41 @@ struct Table {
 };
 
 // Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
-template <bool ROUGH> struct Acon {
+// An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
+struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0;
-    vf d, p2, bd;
+    vf d, p2, bd, power;
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
+        f.power = f.bd * -1.44269504f;
     }
     INLINE vf value(const Acon &f, vf x) {
-        vf r = f.d * sigmoid<ROUGH>(f.bd * x, nullptr) + f.p2;
-        return pick(r == 0, (vf)((vi)x & INT32_MIN), x * r);  // a line of slope 0 stays 0 at infinity
+        vf y = x * (f.d * logistic2(f.power * x) + f.p2);
+        if (__builtin_expect(!any_infinite(x), 1)) return y;
+        vf r = slope_at_infinity(f, x);
+        y = pick(is_infinite(x), x * r, y);
+        return pick((vi)(r == 0) & is_infinite(x), (vf)((vi)x & INT32_MIN), y);  // a line of slope 0 stays 0
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
-        vf ds, s = sigmoid<ROUGH>(f.bd * x, &ds);
+        if (__builtin_expect(!any_infinite(x), 1)) return finite<SUM>(f, x, g, sums);
+        // As in the formula, infinite elements have no part in the gradients of the parameters.
+        vi out = is_infinite(x);
+        vf dx = finite<SUM>(f, pick(out, splat(0.f), x), pick(out, splat(0.f), g), sums);
+        return pick(out, g * slope_at_infinity(f, x), dx);
+    }
+    template <bool SUM> INLINE vf finite(const Acon &f, vf x, vf g, vf *sums) {
+        vf ds, s = sigmoid(f.bd * x, &ds);
         vf w = x * ds, t = s + f.bd * w;
         if (SUM) {
             vf gx = g * x;
             sums[0] += gx, sums[1] += gx * t, sums[2] += gx * w;
         }
         return g * (f.d * t + f.p2);
+    }
+    // The greater line's, the lesser one's where beta < 0, their mean's where beta or the difference is 0.
+    INLINE vf slope_at_infinity(const Acon &f, vf x) {
+        vf z = f.bd * x;  // infinite, or NaN where it is 0 times infinity
+        return f.d * pick(z > 0, splat(1.f), pick(z < 0, splat(0.f), splat(0.5f))) + f.p2;
     }
 };
 

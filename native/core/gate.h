@@ -1,7 +1,8 @@
-// The two-layer branch of the gated activations, from the mean of a sample to its coefficients, and back.
+// The two-layer branch of the gated activations, from the mean of a sample to its coefficients, and back; beside it the
+// softmax of the attention.
 // Every result is one dot product or one sum over samples in a fixed order, whatever the range of the call.
 #pragma once
-#include "passes.h"
+#include "attention.h"
 
 namespace ACTSWAP_BUILD {
 
@@ -33,36 +34,46 @@ static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sa
     }
 }
 
-// out[s][r] = bias[r] + sum_i w[r][i] in[s][i] for S samples and N rows.
+// Accumulators of a tile of products: as many as leave registers for the operands.
+constexpr int TILE = W == 16 ? 4 : 2;
+
+// out[s][r] = bias[r] + sum_i w[r][i] in[s][i] for S samples and 4 or 1 rows.
 template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *in, int64_t ins, const float *w,
                                          const float *bias, int64_t n) {
     vf acc[S][N];
     for (int a = 0; a < S; ++a)
         for (int b = 0; b < N; ++b) acc[a][b] = splat(0.f);
-    for (int64_t i = 0; i < n; i += W) {
-        int m = (int)actswap::smaller(W, n - i);
+    auto add = [&](int64_t i, int m) __attribute__((always_inline)) {
         vf row[N];
         for (int b = 0; b < N; ++b) row[b] = load_f32(w + b * n + i, m);
         for (int a = 0; a < S; ++a) {
             vf v = load_f32(in + a * ins + i, m);
             for (int b = 0; b < N; ++b) acc[a][b] += v * row[b];
         }
-    }
+    };
+    int64_t i = 0;
+    for (; i + W <= n; i += W) add(i, W);
+    if (i < n) add(i, (int)(n - i));
     for (int a = 0; a < S; ++a) {
-        if (N == 4) hsum4(out + a * outs, acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
-        else out[a * outs] = hsum(acc[a][0]);
-        for (int b = 0; bias && b < N; ++b) out[a * outs + b] += bias[b];
+        float sum[4] = {};
+        if (N == 4) hsum4(sum, acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
+        else sum[0] = hsum(acc[a][0]);
+        for (int b = 0; b < N; ++b) out[a * outs + b] = bias ? sum[b] + bias[b] : sum[b];
     }
 }
 
 // Rows outside, samples inside: the weights are read once for all samples.
 static void affine(float *out, const float *in, const float *w, const float *bias, int64_t samples, int64_t rows,
                    int64_t n) {
+    const int64_t share = 4 * n / samples;  // of the next rows of weights, fetched meanwhile
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
         const float *b = bias ? bias + r : nullptr;
         int64_t s = 0;
-        for (; s + 4 <= samples; s += 4) dots<4, 4>(out + s * rows + r, rows, in + s * n, n, w + r * n, b, n);
+        for (; s + TILE <= samples; s += TILE) {
+            for (int64_t i = s * share; i < (s + TILE) * share; i += 16) __builtin_prefetch(w + (r + 4) * n + i);
+            dots<TILE, 4>(out + s * rows + r, rows, in + s * n, n, w + r * n, b, n);
+        }
         for (; s < samples; ++s) dots<1, 4>(out + s * rows + r, rows, in + s * n, n, w + r * n, b, n);
     }
     for (; r < rows; ++r)
@@ -70,13 +81,12 @@ static void affine(float *out, const float *in, const float *w, const float *bia
             dots<1, 1>(out + s * rows + r, rows, in + s * n, n, w + r * n, bias ? bias + r : nullptr, n);
 }
 
-// out[a][i] = sum_k left[a * left_a + k * left_k] right[k][i] for A rows and B vectors of columns, n in all.
+// out[a][i] = sum_k left[a * left_a + k * left_k] right[k][i] for A rows and B vectors of columns, the last of `last`.
 template <int A, int B> INLINE void outer(float *out, int64_t outs, const float *left, int64_t left_a, int64_t left_k,
-                                          const float *right, int64_t rights, int64_t count, int64_t n) {
+                                          const float *right, int64_t rights, int64_t count, int last) {
     vf acc[A][B];
     for (int a = 0; a < A; ++a)
         for (int b = 0; b < B; ++b) acc[a][b] = splat(0.f);
-    int last = (int)actswap::smaller(W, n - (B - 1) * W);
     for (int64_t k = 0; k < count; ++k) {
         vf v[B];
         for (int b = 0; b < B; ++b) v[b] = load_f32(right + k * rights + b * W, b == B - 1 ? last : W);
@@ -91,27 +101,59 @@ template <int A, int B> INLINE void outer(float *out, int64_t outs, const float 
 
 static void product(float *out, int64_t outs, const float *left, int64_t left_a, int64_t left_k, const float *right,
                     int64_t rights, int64_t rows, int64_t count, int64_t n) {
-    for (int64_t i = 0; i < n; i += 4 * W) {
-        const bool wide = n - i > 3 * W;
+    for (int64_t i = 0; i < n;) {
+        const int64_t rest = n - i;
+        const int wide = rest >= TILE * W ? TILE * W : (int)actswap::smaller(rest, W);
         for (int64_t r = 0; r < rows;) {
-            const bool four = rows - r >= 4;
             float *to = out + r * outs + i;
-            const float *from = left + r * left_a;
-            if (wide && four) outer<4, 4>(to, outs, from, left_a, left_k, right + i, rights, count, n - i);
-            else if (wide) outer<1, 4>(to, outs, from, left_a, left_k, right + i, rights, count, n - i);
-            else
-                for (int64_t k = i; k < n; k += W) {
-                    if (four) outer<4, 1>(to + k - i, outs, from, left_a, left_k, right + k, rights, count, n - k);
-                    else outer<1, 1>(to + k - i, outs, from, left_a, left_k, right + k, rights, count, n - k);
-                }
+            const float *from = left + r * left_a, *by = right + i;
+            const bool four = rows - r >= 4;
+            if (wide > W && four) outer<4, TILE>(to, outs, from, left_a, left_k, by, rights, count, W);
+            else if (wide > W) outer<1, TILE>(to, outs, from, left_a, left_k, by, rights, count, W);
+            else if (four) outer<4, 1>(to, outs, from, left_a, left_k, by, rights, count, wide);
+            else outer<1, 1>(to, outs, from, left_a, left_k, by, rights, count, wide);
             r += four ? 4 : 1;
         }
+        i += wide;
     }
 }
 
 // out[s][i] = sum_r in[s][r] w[r][i].
 static void transposed(float *out, int64_t outs, const float *in, const float *w, int64_t samples, int64_t rows, int64_t n) {
     product(out, outs, in, rows, 1, w, n, samples, rows, n);
+}
+
+// Scores to probabilities, unless forward left these, and to the factors.
+static void softmax(const actswap_call &c, const Layout &l, float *work, int64_t sample) {
+    const float tau = c.param[8][0], gain = c.param[8][1], gamma = (float)c.inner / 3.f;
+    float *p = probability_of(c, l, work, sample), *factor = work + l.at_factor + sample * c.inner;
+    if (!(c.flags & ACTSWAP_BACKWARD) || !c.mean) {
+        float most = p[0] / tau;
+        for (int64_t i = 0; i < c.inner; ++i) p[i] /= tau, most = p[i] > most ? p[i] : most;
+        double sum = 0;
+        sweep(c.inner, [&](int64_t i, int n) __attribute__((always_inline)) {
+            store_f32(p + i, exp_minus(most - load_f32(p + i, n)), n);
+        });
+        for (int64_t i = 0; i < c.inner; ++i) sum += p[i];
+        for (int64_t i = 0; i < c.inner; ++i) p[i] = (float)(p[i] / sum);
+    }
+    for (int64_t i = 0; i < c.inner; ++i) {
+        float a = gamma * p[i];
+        factor[i] = gain * (a > 1.f ? 1.f : a);
+    }
+}
+
+// The factors' gradients to the scores'.
+static void softmax_back(const actswap_call &c, const Layout &l, float *work, int64_t sample) {
+    const float tau = c.param[8][0], gain = c.param[8][1], gamma = (float)c.inner / 3.f;
+    const float *p = probability_of(c, l, work, sample);
+    float *d = work + l.at_slope + sample * c.inner;
+    double mean = 0;
+    for (int64_t i = 0; i < c.inner; ++i) {
+        d[i] = gamma * p[i] <= 1.f ? d[i] * gain * gamma : 0.f;
+        mean += (double)p[i] * d[i];
+    }
+    for (int64_t i = 0; i < c.inner; ++i) d[i] = (float)(p[i] * (d[i] - mean) / tau);
 }
 
 INLINE float at(const actswap_call &c, int slot, int64_t i, float absent) {
@@ -129,10 +171,11 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
     affine(z, h, c.param[first + 2], c.param[first + 3], n, R, H);
     for (int64_t i = 0; i < n * R; i += W) {
         int m = (int)actswap::smaller(W, n * R - i);
-        vf s = sigmoid<false>(load_f32(z + i, m), nullptr);
+        vf s = sigmoid(load_f32(z + i, m), nullptr);
         store_f32(z + i, meta ? s : 2.f * s - 1.f, m);
     }
     for (; sample < end; ++sample, z += R) {
+        if (l.attended) softmax(c, l, work, sample);
         float *table = work + l.at_table + sample * l.table * l.padded;
         if (meta) {
             for (int64_t i = 0; i < l.C; ++i) {
@@ -160,6 +203,7 @@ static void branch_back(const actswap_call &c, const Layout &l, float *work, int
     float *dz = work + l.at_dz, *dh = work + l.at_dh + sample * H, *dm = work + l.at_dm + sample * l.padded;
     for (int64_t b = sample; b < end; ++b) {
         const double *sums = total_of(l, work) + b * l.sums * l.padded;
+        if (l.attended) softmax_back(c, l, work, b);
         if (meta) {
             for (int64_t i = 0; i < l.C; ++i) {
                 float d = at(c, 0, i, 1) - at(c, 1, i, 0), s = branch[b * R + i];

@@ -1,13 +1,13 @@
 // One instruction-set build: compiled several times, with ACTSWAP_BUILD naming its namespace and its table.
+#include "apply.h"
 #if defined(ACTSWAP_BF16_ONLY)
-#include "passes.h"
 
 // The processor's own bfloat16 conversion: only that dtype's bodies differ from the AVX-512 build.
 extern "C" const actswap::Build *actswap_build_avx512();
 
 namespace ACTSWAP_BUILD {
 static void apply(const actswap_call &c, const Layout &l, float *work, Mode mode, int64_t unit, int64_t end) {
-    Unit run = c.dtype == ACTSWAP_BF16 ? common<BF16, true>(c, l, mode) : nullptr;
+    Unit run = c.dtype == ACTSWAP_BF16 ? common<BF16>(c, l, mode) : nullptr;
     if (!run) return actswap_build_avx512()->apply(c, l, work, mode, unit, end);
     for (; unit < end; ++unit) run(c, l, work, unit);
 }

@@ -11,6 +11,7 @@ constexpr int MAX_TABLE = 40;    // rows of the largest table: 16 + 16 coefficie
 struct Layout {
     bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
     bool gated;        // coefficients depend on the sample's mean
+    bool attended;     // and a factor on the position: units are positions with all their channels
     int64_t C, padded; // channels of the parameters, and padded to whole vectors
     int table, sums;   // rows of the parameter table, and of the parameter gradients
     int64_t span;      // planar: positions per chunk; else rows per chunk
@@ -20,7 +21,8 @@ struct Layout {
     int64_t block;     // gated: samples of one unit
     int64_t R;         // gated: rows of w2
     // offsets in the workspace, in floats
-    int64_t at_table, at_partial, at_total, at_mean, at_hidden, at_branch, at_dz, at_dh, at_dm, size;
+    int64_t at_table, at_partial, at_total, at_mean, at_hidden, at_branch, at_dz, at_dh, at_dm;
+    int64_t at_score, at_factor, at_slope, size;
 };
 
 // static: an instruction-set build must not lend its copy of these to the others.
@@ -32,6 +34,7 @@ static inline Layout layout_of(const actswap_call &c) {
     Layout l = {};
     l.planar = c.x_stride[3] == 1;
     l.gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
+    l.attended = c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION;
     l.C = c.groups * c.channels;
     l.padded = ceil_div(l.C, 16) * 16 + 16;
     int p = c.degree_p + 1, q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
@@ -41,7 +44,12 @@ static inline Layout layout_of(const actswap_call &c) {
         case ACTSWAP_DY_RELU: l.table = l.sums = 2 * c.pieces; break;
         default: l.table = p + q + 5, l.sums = p + q;
     }
-    if (l.planar) {
+    if (l.planar && l.attended) {
+        l.span = CHUNK / 8;  // a few positions' worth of everything stays in the first-level cache
+        l.chunks = larger(1, ceil_div(c.inner, l.span));
+        l.planes = l.C;
+        l.per_sample = l.chunks;
+    } else if (l.planar) {
         l.span = CHUNK;
         l.chunks = larger(1, ceil_div(c.inner, CHUNK));
         l.planes = l.chunks > 1 ? 1 : larger(1, CHUNK / larger(1, c.inner));
@@ -51,7 +59,7 @@ static inline Layout layout_of(const actswap_call &c) {
         l.span = larger(8, l.span);
         l.chunks = larger(1, ceil_div(c.inner, l.span));
         l.planes = 1;
-        l.per_sample = c.groups * l.chunks;
+        l.per_sample = (l.attended ? 1 : c.groups) * l.chunks;
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
     // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: a quarter
@@ -68,7 +76,7 @@ static inline Layout layout_of(const actswap_call &c) {
         return here;
     };
     l.at_table = take(sets * l.table * l.padded);
-    l.at_partial = back || l.gated ? take((back ? l.sums : 1) * c.batch * l.chunks * l.padded) : 0;
+    l.at_partial = back || l.gated ? take((back ? l.sums + l.attended : 1) * c.batch * l.chunks * l.padded) : 0;
     l.at_total = back ? take(sets * l.sums * l.padded * 2) : 0;
     if (l.gated) {
         l.at_mean = take(c.mean ? 0 : c.batch * l.C);
@@ -77,6 +85,11 @@ static inline Layout layout_of(const actswap_call &c) {
         l.at_dz = back ? take(c.batch * l.R) : 0;
         l.at_dh = back ? take(c.batch * c.hidden) : 0;
         l.at_dm = back ? take(c.batch * l.padded) : 0;
+    }
+    if (l.attended) {
+        l.at_score = take(c.mean ? 0 : c.batch * c.inner);
+        l.at_factor = take(c.batch * c.inner);
+        l.at_slope = take(back ? c.batch * c.inner : 0);
     }
     l.size = at;
     return l;

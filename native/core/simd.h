@@ -29,6 +29,7 @@ INLINE vf bits_to_float(vi a) { return (vf)a; }
 INLINE vi float_to_bits(vf a) { return (vi)a; }
 INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 INLINE vf pick(vi mask, vf yes, vf no) { return mask ? yes : no; }
+INLINE vi is_infinite(vf a) { return vabs(a) == splat(__builtin_inff()); }
 INLINE vf sign(vf a) { return pick(a > 0, splat(1.f), pick(a < 0, splat(-1.f), a)); }
 
 #if defined(__AVX512F__)
@@ -73,9 +74,7 @@ INLINE vf reciprocal(vf a) {  // of 1..inf; one Newton step on 14 bits gives 1 u
     __m512 e = _mm512_fnmadd_ps((__m512)a, r, _mm512_set1_ps(1.f));
     return (vf)_mm512_fmadd_ps(r, e, r);
 }
-INLINE vf rough_reciprocal(vf a) { return (vf)_mm512_rcp14_ps((__m512)a); }
-INLINE vf vround(vf a) { return (vf)_mm512_roundscale_ps((__m512)a, _MM_FROUND_TO_NEAREST_INT); }
-INLINE vf scale2(vf a, vf n) { return (vf)_mm512_scalef_ps((__m512)a, (__m512)n); }
+INLINE bool any_infinite(vf a) { return _mm512_fpclass_ps_mask((__m512)a, 0x18) != 0; }
 INLINE float hsum(vf v) {
     __m512 a = (__m512)v;
     __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -163,8 +162,19 @@ INLINE void store_f16(uint16_t *p, vf v, int n) {
     store_u16(p, __builtin_convertvector(r | s, vh), n);
 }
 #endif
+INLINE bool any_infinite(vf a) {
+    vi far = is_infinite(a);
+#if defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)far, (__m256i)far);
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)far) != 0;
+#else
+    int32_t found = 0;
+    for (int i = 0; i < W; ++i) found |= far[i];
+    return found != 0;
+#endif
+}
 INLINE vf reciprocal(vf a) { return 1.f / a; }
-INLINE vf rough_reciprocal(vf a) { return 1.f / a; }
 INLINE vf scale2(vf a, vf n) {  // a 2^n for n in [-126, 127]
     return a * bits_to_float((__builtin_convertvector(n, vi) + 127) << 23);
 }
@@ -202,29 +212,64 @@ struct Any {
     }
 };
 
-// exp(-a) for a >= 0 (or NaN); relative error 1e-7, or 3e-6 where ROUGH (enough for half precision). Results below
-// e^-48 = 1.4e-21 become 0: they are lost in every sum with values of ordinary size, and left in place they become
-// subnormal in the next layer's products, where each costs a hundred cycles (a sharp ACON makes millions of them).
-template <bool ROUGH> INLINE vf exp_minus(vf a) {
-    vi tiny = a > 48.f;
-    a = tiny ? splat(48.f) : a;
-    vf n = vround(a * -1.44269504f);
-    vf r = (-a - n * 0.693359375f) + n * 2.12194440e-4f;
-    vf p;
-    if (ROUGH)
-        p = ((4.151318852e-2f * r + 1.678794691e-1f) * r + 5.000303823e-1f) * r + 9.999665808e-1f;
-    else
-        p = ((((1.384346600e-3f * r + 8.374316650e-3f) * r + 4.166801282e-2f) * r + 1.666642941e-1f) * r +
-             4.999999414e-1f) * r + 1.000000033f;
-    return tiny ? splat(0.f) : scale2(p * r + 1.f, n);
+// e^-z - 1 = r p(r) on |r| <= ln 2 / 2, the reduced argument of e^-z = 2^n (1 + r p(r)); relative error 1e-7.
+INLINE vf exp_tail(vf r) {
+    return ((((1.384346600e-3f * r + 8.374316650e-3f) * r + 4.166801282e-2f) * r + 1.666642941e-1f) * r +
+            4.999999414e-1f) * r + 1.000000033f;
+}
+INLINE vf reduced(vf z, vf n) { return (-z - n * 0.693359375f) + n * 2.12194440e-4f; }
+
+// e^-a for a >= 0 (or NaN), 0 from e^-48 on.
+INLINE vf exp_minus(vf a) {
+    vf kept = vmin(splat(48.f), a), n = (kept * -1.44269504f + 12582912.f) - 12582912.f, r = reduced(kept, n);
+    vf power = bits_to_float((__builtin_convertvector(n, vi) + 127) << 23);
+    return pick(a > 48.f, splat(0.f), (exp_tail(r) * r + 1.f) * power);
 }
 
-// sigmoid(z) = s and sigmoid'(z) = ds without cancellation on either side.
-template <bool ROUGH> INLINE vf sigmoid(vf z, vf *ds) {
-    vf e = exp_minus<ROUGH>(vabs(z));
-    vf q = ROUGH ? rough_reciprocal(1.f + e) : reciprocal(1.f + e);
-    if (ds) *ds = e * q * q;
-    return pick(z < 0, e * q, q);
+// sigmoid(z) = s and sigmoid'(z) = ds = e^-z s^2, neither of which cancels. Results below e^-48 = 1.4e-21 become 0:
+// they are lost in every sum with values of ordinary size, and left in place they become subnormal in the next layer's
+// products, where each costs a hundred cycles (a sharp ACON makes millions of them).
+INLINE vf sigmoid(vf z, vf *ds) {
+#if defined(__AVX512F__)
+    // Beyond +-48 the lanes hold whatever came of it, and are masked out; NaN is inside both comparisons.
+    const __m512 magic = _mm512_set1_ps(12582912.f), v = (__m512)z;
+    const __mmask16 above = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-48.f), _CMP_NLE_UQ);
+    const __mmask16 inside = _mm512_mask_cmp_ps_mask(above, v, _mm512_set1_ps(48.f), _CMP_NGE_UQ);
+    __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(v, _mm512_set1_ps(-1.44269504f), magic), magic);
+    vf r = reduced(z, (vf)n);
+    __m512 e = _mm512_maskz_scalef_ps(inside, (__m512)(exp_tail(r) * r + 1.f), n);
+    __m512 sum = _mm512_add_ps(e, _mm512_set1_ps(1.f)), q = _mm512_rcp14_ps(sum);
+    vf s = (vf)_mm512_maskz_fmadd_ps(above, _mm512_fnmadd_ps(sum, q, _mm512_set1_ps(1.f)), q, q);  // a Newton step
+    if (ds) *ds = (vf)e * s * s;
+    return s;
+#else
+    vf kept = vmin(splat(48.f), vmax(splat(-48.f), z)), n = vround(kept * -1.44269504f), r = reduced(kept, n);
+    vf e = pick(z >= 48.f, splat(0.f), scale2(exp_tail(r) * r + 1.f, n));
+    vf s = pick(z <= -48.f, splat(0.f), 1.f / (1.f + e));
+    if (ds) *ds = e * s * s;
+    return s;
+#endif
+}
+
+// 1 / (1 + 2^t): sigmoid(z) for t = -z log2(e), relative error 3e-7 |t|, which only counts where the result is small.
+// 0 from t = 69 on, for the reason given above. Without the derivative this is shorter than `sigmoid`.
+INLINE vf logistic2(vf t) {
+    // Powers out of range cost a hundred cycles each. NaN in t stays: it is second.
+    vf u = vmax(splat(-60.f), vmin(splat(70.f), t));
+#if defined(__AVX512F__)
+    vf r = (vf)_mm512_reduce_ps((__m512)u, _MM_FROUND_TO_NEG_INF);
+#else
+    vf n = vround(u - 0.5f), r = u - n;
+#endif
+    vf p = (((((1.877576658e-03f * r + 8.989340131e-03f) * r + 5.582631802e-02f) * r + 2.401536171e-01f) * r +
+             6.931530732e-01f) * r + 9.999999251e-01f);  // 2^r, relative error 2e-7
+#if defined(__AVX512F__)
+    __m512 sum = _mm512_add_ps(_mm512_scalef_ps((__m512)p, (__m512)u), _mm512_set1_ps(1.f)), q = _mm512_rcp14_ps(sum);
+    vf s = (vf)_mm512_fmadd_ps(_mm512_fnmadd_ps(sum, q, _mm512_set1_ps(1.f)), q, q);  // a Newton step
+#else
+    vf s = 1.f / (1.f + scale2(p, n));
+#endif
+    return pick(u > 69.f, splat(0.f), s);
 }
 
 }  // namespace ACTSWAP_BUILD

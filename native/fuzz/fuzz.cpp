@@ -127,6 +127,10 @@ bool one(int number) {
         if (all || between(0, 1)) c.shared |= 1u << 4, whole(4, 2 * c.pieces);
         else whole(4, 2 * c.pieces * C);
         whole(5, 2 * c.pieces);
+        if (between(0, 2) == 0) {
+            c.flags |= ACTSWAP_ATTENTION;
+            slot(6, 1, true), whole(7, 1), c.param[8] = numbers(2);
+        }
     } else {
         c.form = (int)between(c.op == ACTSWAP_OPAU ? 0 : 0, c.op == ACTSWAP_OPAU ? 1 : 3);
         c.basis = (int)between(0, 5);
@@ -140,7 +144,7 @@ bool one(int number) {
     Tensor x(c, planar, c.dtype, true), g(c, planar, c.dtype, true);
     bool gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
     if (gated && between(0, 1)) {
-        c.mean = numbers(c.batch * C);
+        c.mean = numbers(c.batch * (C + (c.flags & ACTSWAP_ATTENTION ? c.inner : 0)));
         if (back) {  // what forward would have left there
             actswap_call f = c;
             f.flags &= ~ACTSWAP_BACKWARD;

@@ -46,6 +46,8 @@ enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
  *   DY_RELU   y = max_k(a_k x + b_k), coef = init + lambda_j * (2 sigmoid(w2 relu(w1 m + b1) + b2) - 1).
  *             0 w1 (H, C), 1 b1 (H), 2 w2 (2K*C, H), 3 b2 (2K*C), 4 init (2K, C), 5 lambdas (2K);
  *             variant A (one set of lines for all channels): ACTSWAP_SPATIAL_ALL, w2 (2K, H), b2 (2K), init (2K, 1).
+ *             Variant C: ACTSWAP_ATTENTION, y times gain min(inner/3 softmax((ws . x + bs) / tau), 1) of the position;
+ *             6 ws (C), 7 bs (1) or NULL: no part in the result, its gradient is 0, 8 tau and gain (2), no gradient.
  *   PAU       t = clamp(x, lo, hi) / s, y = P(t)/Q(t) + slope_lo * min(x-lo, 0) + slope_hi * max(x-hi, 0).
  *             0 a (C, degree_p + 1), 1 b (C, degree_q) or for form C (C, degree_q + 1),
  *             2 tails (C, 5) = s, lo, hi, slope_lo, slope_hi.
@@ -75,7 +77,9 @@ enum actswap_basis {
 enum actswap_flags {
     ACTSWAP_BACKWARD = 1,    /* compute grad_x and the grad_param slots that are not NULL; y is not touched */
     ACTSWAP_SPATIAL_ALL = 2, /* DY_RELU variant A */
-    ACTSWAP_SPLIT = 4        /* META_ACON, DY_RELU: phases over planes instead of samples (few samples, many threads) */
+    ACTSWAP_SPLIT = 4,       /* META_ACON, DY_RELU: phases over planes instead of samples (few samples, many threads) */
+    ACTSWAP_ATTENTION = 8,   /* DY_RELU variant C */
+    ACTSWAP_CAPPED = 16      /* forward: y = min(y, cap); NaN stays */
 };
 
 /* A tensor is [batch][groups][channels][inner] with strides in elements, of which either the inner or the channel
@@ -95,7 +99,7 @@ typedef struct actswap_call {
     int32_t hidden;      /* H */
     int32_t pieces;      /* K, at most 4 */
     uint32_t shared;     /* bit i: parameter slot i holds one value (or one row) for all channels */
-    uint32_t reserved;   /* 0 */
+    float cap;           /* with ACTSWAP_CAPPED: forward computes min(y, cap) */
     int64_t batch, groups, channels, inner;
     int64_t x_stride[4]; /* batch, group, channel, inner; the same layout (which one is 1) in all tensors */
     int64_t y_stride[4]; /* of y, and of grad_x in backward */
@@ -103,8 +107,8 @@ typedef struct actswap_call {
     const void *x;
     void *y;             /* forward: y; backward: grad_x (META_ACON, DY_RELU: or NULL where not wanted) */
     const void *grad_y;
-    float *mean;         /* META_ACON, DY_RELU, (batch, C): written by forward where not NULL; read by backward,
-                            which computes it again where NULL */
+    float *mean;         /* META_ACON, DY_RELU, (batch, C), then for ACTSWAP_ATTENTION the softmax, (batch, inner):
+                            written by forward where not NULL; read by backward, which computes it again where NULL */
     const float *param[ACTSWAP_SLOTS];
     float *grad_param[ACTSWAP_SLOTS]; /* same shapes as param; NULL where not wanted */
 } actswap_call;

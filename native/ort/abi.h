@@ -81,6 +81,7 @@ enum Slot {
     kKernelContextGetOutput = 91,
     kReleaseStatus = 93,
     kReleaseTensorTypeAndShapeInfo = 99,
+    kKernelInfoGetConstantInput = 249,
     kShapeInferGetInputTypeShape = 268,
     kShapeInferSetOutputTypeShape = 270,
     kKernelContextParallelFor = 274,
@@ -132,6 +133,10 @@ struct Runtime {
     OrtStatus *attribute(const OrtKernelInfo *info, const char *name, int64_t *out) const {
         using F = OrtStatus *(*)(const OrtKernelInfo *, const char *, int64_t *);
         return at<F>(kKernelInfoGetAttributeInt64)(info, name, out);
+    }
+    OrtStatus *constant(const OrtKernelInfo *info, size_t index, int *is_constant, const OrtValue **out) const {
+        using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, int *, const OrtValue **);
+        return at<F>(kKernelInfoGetConstantInput)(info, index, is_constant, out);
     }
     OrtStatus *input(const OrtKernelContext *context, size_t index, const OrtValue **out) const {
         using F = OrtStatus *(*)(const OrtKernelContext *, size_t, const OrtValue **);

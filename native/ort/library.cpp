@@ -21,15 +21,33 @@ template <class T> void optional(Runtime runtime, const OrtKernelInfo *info, con
         *value = found;
 }
 
+/* Whether every parameter is a constant of the model. */
+bool constants(const Definition &definition, const OrtKernelInfo *info) {
+    for (int i = 1; i < definition.inputs; ++i) {
+        int constant = 0;
+        const OrtValue *value = nullptr;
+        if (OrtStatus *status = definition.runtime.constant(info, size_t(i), &constant, &value)) {
+            definition.runtime.release(status);
+            return false;
+        }
+        if (!constant)
+            return false;
+    }
+    return true;
+}
+
 OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **out) {
     const Definition *definition = self(op);
-    auto *kernel = new (std::nothrow) Kernel{definition};
+    auto *kernel = new (std::nothrow) Kernel;
     if (!kernel)
         return definition->runtime.status(ORT_FAIL, "actswap: out of memory");
+    kernel->definition = definition;
     optional(definition->runtime, info, "dim", &kernel->dim);
     optional(definition->runtime, info, "block", &kernel->block);
     optional(definition->runtime, info, "tau", &kernel->tau);
     optional(definition->runtime, info, "gain", &kernel->gain);
+    optional(definition->runtime, info, "cap", &kernel->cap);
+    kernel->constant = constants(*definition, info);
     *out = kernel;
     return nullptr;
 }
@@ -90,6 +108,7 @@ std::vector<Definition> table(Runtime runtime) {
             list.push_back(Definition{face(), name, kind, type, inputs, form, basis, p, q, runtime});
     };
     add("Swish", Kind::kSwish, 2);
+    add("SwishSkip", Kind::kSwishSkip, 3);
     add("AconB", Kind::kAconB, 3);
     add("AconC", Kind::kAconC, 4);
     add("MetaAcon", Kind::kMetaAcon, 8);

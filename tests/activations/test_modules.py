@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections import OrderedDict
 
 import pytest
@@ -137,12 +138,8 @@ def test_gradients_of_plain_activations(kind: str) -> None:
 def test_layouts(name: str, shape: tuple[int, ...], dim: int) -> None:
     """A module on another axis computes what it computes on axis 1."""
     options = {}
-    if name == "acon_frelu":
-        if len(shape) == 2:
-            pytest.skip("a convolution needs positions")
+    if name == "acon_frelu" and len(shape) > 4:
         options = {"spatial": len(shape) - 2}
-    if name in ("acon_frelu",) and len(shape) == 3 and dim == -1:
-        options = {"spatial": 1}
     first = built(name, **options)
     other = activations.get(name).build(C, dim, **options)
     other.load_state_dict(first.state_dict())
@@ -373,7 +370,7 @@ def test_default_rationals_are_leaky_relu() -> None:
         lambda: AN.AconC(0),
         lambda: AN.AconFReLU(None),
         lambda: AN.AconFReLU(C, kernel_size=2),
-        lambda: AN.AconFReLU(C)(sample(2, C, 5)),
+        lambda: AN.AconFReLU(C)(sample(2, C, 5, 2, 2)),
         lambda: AN.LinearSchedule(0.0, 1.0, 0),
         lambda: AN.Morph(nn.ReLU(), nn.SiLU(), t=1.5),
     ],
@@ -392,6 +389,34 @@ def test_swish_constant_or_trained() -> None:
     assert [p.numel() for p in shared.parameters()] == [1] and [p.numel() for p in own.parameters()] == [C]
     x = sample()
     torch.testing.assert_close(constant(x), x * torch.sigmoid(1.702 * x))
+
+
+@EVERY
+@pytest.mark.parametrize("shape", [(C,), (C, 5), (C, 3, 4)])
+def test_an_input_without_samples(name: str, shape: tuple[int, ...]) -> None:
+    """Layers run on a single image too; its channels are on axis 0 then, and it is one sample."""
+    one = randomised(activations.get(name).build(C, 0))
+    many = activations.get(name).build(C, 1)
+    many.load_state_dict(one.state_dict())
+    x = sample(*shape)
+    torch.testing.assert_close(one(x), many(x[None])[0])
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if n != "acon_frelu"])
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_values_without_channels(name: str, shape: tuple[int, ...]) -> None:
+    """Each value of a vector, and a lone number, is a sample of one channel."""
+    module = randomised(activations.get(name).build(None, 1))
+    x = sample(math.prod(shape)).reshape(shape)
+    torch.testing.assert_close(module(x), module(x.reshape(-1, 1)).reshape(shape))
+
+
+@pytest.mark.parametrize("rows", [(4, C), (4, C, 5)])
+def test_axes_that_an_input_lacks_have_length_one_for_acon_frelu(rows: tuple[int, ...]) -> None:
+    module = randomised(activations.get("acon_frelu").build(C))
+    x = sample(*rows)
+    image = x.reshape(rows + (1,) * (4 - len(rows)))
+    torch.testing.assert_close(module(x), module(image).reshape(rows))
 
 
 def test_acon_frelu_with_batch_norm() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from nets import ROWS, X, net, rows, same_state, shape_of, state_of
-from torch import nn
+from torch import Tensor, nn
 
 import actswap
 import actswap.errors
@@ -184,3 +184,22 @@ def test_the_other_call_of_a_shared_module_in_a_second_conversion() -> None:
     back = actswap.revert(second.model)
     assert shape_of(back) == shape_of(net())
     assert torch.equal(back(X), model(X))
+
+
+class Flat(nn.Module):
+    """Its second ReLU sees a value without channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.act, self.b, self.flat = nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(self.b(self.act(self.a(x))).flatten())
+
+
+def test_a_target_that_needs_channels_leaves_the_sites_that_have_none() -> None:
+    report = actswap.convert(Flat(), "acon_frelu", ROWS).report
+    assert [r.site.name for r in report.replaced] == ["act"]
+    assert [(e.site.name, e.reason) for e in report.left] == [
+        ("flat", "its channel axis is not clear, and acon_frelu needs one")
+    ]

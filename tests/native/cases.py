@@ -8,6 +8,7 @@ from actswap import ops
 from actswap.activations.acon_b import acon_b_formula
 from actswap.activations.acon_c import acon_c_formula
 from actswap.activations.dy_relu import dy_relu_formula
+from actswap.activations.dy_relu_c import dy_relu_c_formula
 from actswap.activations.meta_acon import meta_acon_formula
 from actswap.activations.opau import opau_formula
 from actswap.activations.pau import pau_formula
@@ -19,6 +20,7 @@ FORMULAS = {
     "acon_c": acon_c_formula,
     "meta_acon": meta_acon_formula,
     "dy_relu": dy_relu_formula,
+    "dy_relu_c": dy_relu_c_formula,
     "pau": pau_formula,
     "opau": opau_formula,
 }
@@ -73,6 +75,11 @@ def _dy(c: int, k: int, shared: bool) -> tuple:
             torch.randn(2 * k, width), _positive(2 * k))  # fmt: skip
 
 
+def _attention(c: int, width: int) -> tuple:
+    # Scores of a few units: some factors are cut off at 1, most are not.
+    return torch.randn(width) * (2 / c**0.5), torch.randn(1), 0.7, 3.0
+
+
 CASES = {
     "swish": ("swish", lambda c: (_positive(c),)),
     "swish_layer": ("swish", lambda c: (_positive(1),)),
@@ -83,6 +90,8 @@ CASES = {
     "dy_relu": ("dy_relu", lambda c: _dy(c, 2, False)),
     "dy_relu_a": ("dy_relu", lambda c: _dy(c, 2, True)),
     "dy_relu_3": ("dy_relu", lambda c: _dy(c, 3, False)),
+    "dy_relu_c": ("dy_relu_c", lambda c: (*_dy(c, 2, False), *_attention(c, c))),
+    "dy_relu_c_3": ("dy_relu_c", lambda c: (*_dy(c, 3, True), *_attention(c, 1))),
     "pau_a": ("pau", lambda c: (_a(), _b(), tails(), "A")),
     "pau_a_channel": ("pau", lambda c: (_a(c), _b(c), tails((c,)), "A")),
     "pau_b": ("pau", lambda c: (_a(), _b(), tails(), "B")),

@@ -1,13 +1,16 @@
-"""The package's CMake project where there is no compiler."""
+"""The package's build where there is no compiler."""
 
 import shutil
 import subprocess
 import sys
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
+_BACKEND = find_spec("scikit_build_core") is not None and find_spec("pip") is not None
 
 
 def _tool(name):
@@ -23,3 +26,23 @@ def test_without_a_compiler_it_configures_and_says_what_to_do(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "No C++ compiler" in done.stderr and "actswap.ops.build" in done.stderr
+
+
+@pytest.mark.skipif(not (_tool("cmake") and _tool("ninja") and _BACKEND), reason="needs the build's tools")
+def test_without_a_compiler_a_wheel_is_built_that_holds_the_package_and_no_library(tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("cmake", "ninja"):
+        (tmp_path / "bin" / name).symlink_to(_tool(name))
+    root, source = NATIVE.parent, tmp_path / "source"
+    shutil.copytree(root / "actswap", source / "actswap", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copytree(NATIVE, source / "native")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source)
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "-w", str(tmp_path)]
+    command = [sys.executable, "-m", "pip", "wheel", str(source), *options]
+    environment = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "actswap/ops/native.py" in names and not [n for n in names if n.endswith(".so")]

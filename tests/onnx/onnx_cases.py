@@ -24,7 +24,8 @@ from actswap.onnx.finish import body
 from actswap.onnx.functions import DOMAIN, VERSION, lower
 
 C = 8
-# NCHW odd and even, no sample, vector, last axis, one spatial axis, and planes that fill no block.
+# NCHW odd and even, no sample, vector, last axis, one spatial axis, planes that fill no
+# block, and channels in the middle.
 LAYOUTS = (
     ((2, C, 5, 7), 1),
     ((1, C, 4, 8), 1),
@@ -34,6 +35,7 @@ LAYOUTS = (
     ((2, C, 9), 1),
     ((2, 3, 4, C), 3),
     ((1, C, 1, 1), 1),
+    ((2, 3, C, 5), 2),
 )
 FORMULAS: Mapping[str, Callable[..., Tensor]] = {
     "swish": swish_formula,

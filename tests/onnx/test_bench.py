@@ -36,7 +36,7 @@ def test_ratios_percentiles_and_order(monkeypatch: pytest.MonkeyPatch) -> None:
         warmup=0,
     )
     a, b = report.rows
-    assert (a.ratio, b.ratio, b.best_ratio) == (1.0, 3.0, 3.0)
+    assert (a.ratio, b.ratio, b.best_ratio) == (1.0, 3.0, 3.0) and (b.low, b.high) == (3.0, 3.0)
     assert (b.median, b.best) == (3000.0, 3000.0) and b.p99 > b.p90 > b.median
     assert (a.way, a.clock, a.batch) == ("torch", "cpu", 4)
     assert [shape for _, shape in calls] == [(4, 2)] * 10

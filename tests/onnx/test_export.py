@@ -13,6 +13,7 @@ import torch
 from onnx_cases import C, Case, cases
 from torch import Tensor, nn
 
+import actswap
 from actswap.activations import TRAINABLE
 from actswap.errors import CaptureError, ExportError, FileError, UsageError
 from actswap.onnx.export import export_onnx
@@ -114,6 +115,17 @@ def test_node_names_shapes_and_metadata(tmp_path: Path) -> None:
     assert str(Path(__file__).parent).encode() not in text and b"stack_trace" not in text
 
 
+def test_the_file_names_the_plan_that_made_it(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 4)
+    found = []
+    for name, target in (("a", "acon_c"), ("b", "acon_c"), ("c", "swish")):
+        export_onnx(actswap.convert(model, target, x).model, x, tmp_path / f"{name}.onnx", dynamic_size=False)
+        props = {p.key: p.value for p in onnx.load(tmp_path / f"{name}.onnx").metadata_props}
+        assert props["actswap.version"] == actswap.__version__
+        found.append(props["actswap.plan"])
+    assert found[0] == found[1] != found[2] and len(found[0]) == 16
+
+
 def test_every_variant_of_every_operator(tmp_path: Path) -> None:
     bounded = [nn.Sequential(act(label), nn.Tanh()) for label in sorted(BY_LABEL)]
     report = export_onnx(Net(*bounded), torch.randn(2, 3, 7, 10), tmp_path / "m.onnx")
@@ -126,7 +138,7 @@ def test_every_variant_of_every_operator(tmp_path: Path) -> None:
 
 def test_every_module_of_the_list(tmp_path: Path) -> None:
     modules = [nn.Sequential(spec.build(C, 1), nn.Tanh()) for spec in TRAINABLE]
-    report = export_onnx(Net(*modules), torch.randn(2, 3, 7, 10), tmp_path / "m.onnx")
+    report = export_onnx(Net(*modules), torch.randn(2, 3, 7, 10), tmp_path / "m.onnx", simplify=False)
     nodes = [node for node in onnx.load(tmp_path / "m.onnx").graph.node if node.domain == DOMAIN]
     assert {node.name.split(".")[1] for node in nodes} >= {
         str(k) for k, spec in enumerate(TRAINABLE) if spec.name != "acon_frelu"

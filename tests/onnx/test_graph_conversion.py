@@ -104,3 +104,25 @@ def test_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(VerificationError, match="does not preserve"):
         convert(tmp_path / "a.onnx", "acon_c", tmp_path / "b.onnx", tolerance=1e-9)
     assert not (tmp_path / "b.onnx").exists()
+
+
+def made(body: str, inputs: str) -> onnx.ModelProto:
+    return parser.parse_model(f"{HEAD} g ({inputs}) => (float[N, 4] y) {{ {body} }}")
+
+
+def test_made_up_inputs_must_show_something(tmp_path: Path) -> None:
+    """With random limits the output is NaN whatever goes in; then inputs are asked for, not agreement claimed."""
+    body = "r = Relu (x)\n z = Sub (r, r)\n y = Div (z, z)"
+    onnx.save(made(body, "float[N, 4] x"), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="no inputs can be made up") as caught:
+        convert(tmp_path / "m.onnx", "acon_c", tmp_path / "n.onnx")
+    assert "do not depend" in caught.value.why and not (tmp_path / "n.onnx").exists()
+
+
+def test_numbers_are_made_up_so_that_the_outputs_show_something(tmp_path: Path) -> None:
+    """sqrt(high - low) is NaN for the first, random numbers here; 10 and 1000 are tried next."""
+    body = "r = Relu (x)\n d = Sub (high, low)\n t = Constant <value_float = 900.0> ()\n e = Sub (d, t)\n"
+    body += " s = Sqrt (e)\n y = Mul (r, s)"
+    onnx.save(made(body, "float[N, 4] x, float low, float high"), tmp_path / "m.onnx")
+    report = convert(tmp_path / "m.onnx", "acon_c", tmp_path / "n.onnx")
+    assert 0 < report.parity[0].relative <= 1e-3

@@ -21,16 +21,20 @@ from actswap import ops
 from cases import FORMULAS, operator, parameters
 torch.manual_seed(0)
 kinds = ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c")
+kinds += ("pau_32", "opau_t", "opau_he", "opau_unsafe", "opau_lag", "meta_acon", "dy_relu", "dy_relu_a", "dy_relu_3")
+kinds += ("dy_relu_c",)
 inputs = ((2, 3, 5, 5), 1, torch.float32), ((2, 5, 6), -1, torch.float32), ((2, 3, 9), 1, torch.bfloat16)
-for kind in (*kinds, "pau_32"):
-    for shape, dim, dtype in inputs:
+constants = {"pau": 3, "opau": 3, "dy_relu_c": 8}  # tails have no gradient; that of an attention's bias is zero
+for kind in kinds:
+    gated = kind.startswith(("meta", "dy"))
+    for shape, dim, dtype in (*inputs, *([((2, 2, 3, 5), 2, torch.float32)] if gated else [])):
         name, params = parameters(kind, shape[dim])
         x, g = (2 * torch.randn(shape)).to(dtype), torch.randn(shape).to(dtype)
         results = []
         for function, kind_of in ((operator(name), torch.float32), (FORMULAS[name], torch.float64)):
             leaves = [x.to(dtype if kind_of == torch.float32 else kind_of), *params]
             leaves = [a.to(kind_of) if i and isinstance(a, torch.Tensor) else a for i, a in enumerate(leaves)]
-            leaves = [a.requires_grad_(not (name == "pau" and i == 3)) if isinstance(a, torch.Tensor) else a
+            leaves = [a.requires_grad_(i != constants.get(name)) if isinstance(a, torch.Tensor) else a
                       for i, a in enumerate(leaves)]
             with ops.backend("triton" if kind_of == torch.float32 else "reference"):
                 y = function(*leaves, dim)
@@ -39,7 +43,7 @@ for kind in (*kinds, "pau_32"):
         for i, (a, b) in enumerate(zip(*results)):
             # float32: some tens of roundings of 6e-8; the interpreter truncates to bfloat16, one unit of 2^-7.
             limit = 2**-7 if dtype == torch.bfloat16 and i < 2 else 2e-5
-            error = float((a - b).abs().max() / b.abs().max())
+            error = float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
             assert error < limit, (kind, shape, dtype, i, error)
 """
 
@@ -48,19 +52,29 @@ import sys; sys.path[:0] = sys.argv[1:]
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from actswap.ops.triton import acon, pau
+from actswap.ops.triton import acon, gated, opau, pau
 pointers = ("x", "g", "y")
-for function, constants in ((acon._acon, {}), (pau._pau, {"P": 6, "Q": 4, "FORM": 1})):
-    for backward in (False, True):
-        for planar in (False, True):
-            fixed = {"PLANAR": planar, "BACKWARD": backward, "ROWS": 8, "COLUMNS": 128, **constants}
+numbers = ("rows", "columns", "channels", "span")
+modes = {"BACKWARD": False}, {"BACKWARD": True}
+every = {"MODE": 0}, {"MODE": 1}, {"MODE": 2}
+for function, constants, passes in (
+    (acon._acon, {}, modes),
+    (pau._pau, {"P": 4, "Q": 2, "FORM": 1}, modes),
+    (opau._opau, {"P": 4, "Q": 2, "TOP": 3, "SAFE": True}, modes),
+    (gated._gated, {"OP": 0, "K": 1}, every),
+    (gated._gated, {"OP": 1, "K": 2}, every),
+):
+    for one in passes:
+        # Forward and grad_x do not care which way the tile lies; the sums do.
+        for planar in (True, False) if one in (modes[1], every[1]) else (True,):
+            fixed = {"PLANAR": planar, "ROWS": 8, "COLUMNS": 128, **constants, **one}
             signature = {}
             for name in function.arg_names:
                 if name in fixed:
                     signature[name] = "constexpr"
                 elif name in pointers:
                     signature[name] = "*bf16"
-                elif name.startswith("step") or name in ("rows", "columns", "channels"):
+                elif name.startswith("step") or name in numbers:
                     signature[name] = "i32"
                 else:
                     signature[name] = "*fp32"

@@ -391,6 +391,8 @@ def test_a_sigmoid_at_the_output_is_a_gate_and_one_between_layers_an_activation(
     assert [s.role for s in scan(model, ROWS)] == ["activation", "gate"]
     model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1))
     assert [s.role for s in scan(model, ROWS)] == ["activation"]
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.SiLU(), nn.Linear(6, 1))
+    assert [s.role for s in scan(model, ROWS)] == ["activation", "activation"]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from actswap import activations
 from actswap.activations.acon_c import AconC
 from actswap.activations.morph import Morph
+from actswap.conversion import convert
 from actswap.errors import UsageError
 from actswap.train import Data, Ramp, TuneConfig, checkpoint, draw_curve, load_data, param_groups, reestimate
 from actswap.train.average import Average
@@ -152,6 +153,14 @@ def test_features_are_compared_at_sites_and_where_those_are_hidden_at_their_owne
     assert not student.act._forward_hooks and not teacher.block._forward_hooks
     with pytest.raises(UsageError, match="no site"):
         FeaturePairs(nn.Sequential(nn.ReLU()), nn.Sequential(nn.ReLU()))
+
+
+def test_features_of_plain_targets_are_compared_too():
+    """A deployment recipe (SiLU to Hardswish) has no trainable activation, but sites all the same."""
+    teacher = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2)).eval()
+    x = torch.randn(3, 4)
+    for start in ("morph", "none"):
+        assert paired_modules(convert(teacher, "hardswish", x, start=start, verify=False).model, teacher) == ["1"]
 
 
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 5))

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from actswap.ops.kernel import Kernel
-from actswap.ops.triton.tiles import flat, kernel, like, per_parameter, tiles
+from actswap.ops.triton.tiles import flat, kernel, like, no_tails_gradient, per_parameter, tiles
 
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 
@@ -123,8 +123,4 @@ def _backward(grad: Tensor, args: Sequence[Any], needs: Sequence[bool]) -> list[
     return [dx if needs[0] else None, da, db, None]
 
 
-def _objection(args: Sequence[Any]) -> str:
-    return "the kernels give no gradient of the tails" if args[3].requires_grad else ""
-
-
-KERNELS: Mapping[str, Kernel] = {"pau": kernel(lambda args: _run(args, None)[0], _backward, _objection)}
+KERNELS: Mapping[str, Kernel] = {"pau": kernel(lambda args: _run(args, None)[0], _backward, no_tails_gradient)}

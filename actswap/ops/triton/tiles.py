@@ -86,23 +86,29 @@ def per_parameter(total: Tensor, parameter: Tensor) -> Tensor:
     return total.reshape(parameter.shape).to(parameter.dtype)
 
 
+def refusal(args: Sequence[Any]) -> str:
+    """Say why no kernel takes this input, "" where they do."""
+    if args[0].dtype not in DTYPES:
+        return f"the kernels compute float32, bfloat16 and float16, not {args[0].dtype}"
+    if args[0].numel() == 0 or args[0].dim() == 0:
+        return "the input is empty or has no axis"
+    return ""
+
+
+def no_tails_gradient(args: Sequence[Any]) -> str:
+    """Object to tails that want a gradient: the kernels of PAU and OPAU give none."""
+    return "the kernels give no gradient of the tails" if args[3].requires_grad else ""
+
+
 def kernel(
     forward: Callable[[Sequence[Any]], Tensor],
     backward: Callable[[Tensor, Sequence[Any], Sequence[bool]], list[Tensor | None]],
     objection: Callable[[Sequence[Any]], str],
 ) -> Kernel:
     """Wrap two functions as the kernel of an operator."""
-
-    def refuses(args: Sequence[Any]) -> str:
-        if args[0].dtype not in DTYPES:
-            return f"the kernels compute float32, bfloat16 and float16, not {args[0].dtype}"
-        if args[0].numel() == 0 or args[0].dim() == 0:
-            return "the input is empty or has no axis"
-        return objection(args)
-
     return Kernel(
         "triton",
-        refuses,
+        lambda args: refusal(args) or objection(args),
         lambda args: (forward(args), None),
         lambda grad, args, aux, needs: backward(grad, args, needs),
     )

@@ -1,0 +1,28 @@
+/* The part of DLPack 1.x's C ABI that reading a tensor takes (https://dmlc.github.io/dlpack, c_api and c_exchange_api).
+ * torch.Tensor.__dlpack_c_exchange_api__ is a capsule of the table below, from torch 2.10 on.
+ */
+#ifndef ACTSWAP_DLPACK_H
+#define ACTSWAP_DLPACK_H
+#include <stdint.h>
+
+#define ACTSWAP_DLPACK_CAPSULE "dlpack_exchange_api"
+enum { DLPACK_MAJOR = 1, DLPACK_CPU = 1, DLPACK_FLOAT = 2, DLPACK_BFLOAT = 4 };
+
+typedef struct {
+    void *data;
+    int32_t device_type, device_id;
+    int32_t ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+} DLTensor;
+
+typedef struct DLPackTable {
+    uint32_t major, minor;
+    struct DLPackTable *older;
+    void *allocate, *to_managed, *from_managed;
+    int (*read)(void *py_object, DLTensor *out); /* borrowed; -1 with a Python exception where it has no memory */
+    void *stream;
+} DLPackTable;
+#endif
