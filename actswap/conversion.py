@@ -67,7 +67,8 @@ class Report:
         target: the target asked for.
         replaced: the replaced sites, in the order in which they run.
         left: the others, each with its reason.
-        parity: outputs of the original and of the converted model on the example inputs; None without `verify`.
+        parity: outputs of the original and of the converted model on the example inputs; None without `verify`, and on
+            the meta device, where there are no values.
         census: activation calls before and after; None without `verify`.
         tolerance: the relative output error that was allowed.
         seconds: time of each step.
@@ -217,7 +218,8 @@ def convert(
         if verify:
             again = observe(work, args, kwargs)
             results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
-            parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
+            if measurable:
+                parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
             counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
             clock.lap("verify")
         report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps, _peak())

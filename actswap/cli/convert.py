@@ -114,6 +114,8 @@ def command(
         )
     after = measure(result.model, inputs.args, inputs.kwargs)
     report = result.report.to_dict()
+    steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in report["seconds"].items())
+    say(f"Time: {steps}" + (f"; memory at most {report['peak_bytes'] / 1e6:,.0f} MB" if report["peak_bytes"] else ""))
     shown = [*report_tables(report), cost_table(before.to_dict(), after.to_dict())]
     data = {
         "model": type(loaded.module).__name__,
