@@ -16,7 +16,7 @@ from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
-ABI = 1
+ABI = 2
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}

@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define ACTSWAP_ABI 1
+#define ACTSWAP_ABI 2
 #define ACTSWAP_SLOTS 10
 
 enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
