@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -26,7 +28,8 @@ from actswap.sites import Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
 _STORED_BINS = 64  # of each site's histogram, in the plan
-_STEP = 1.2  # the search ends when the interval is this narrow
+_STEP = 1.2  # the search ends when the interval, or what is left of the tolerance, is this narrow
+_TRIES = 6  # after which the search stops believing the law of the error and takes middles
 _SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees, the rest is for inputs it does not
 Progress = Callable[[int, int, str], None]
 
@@ -74,11 +77,11 @@ def choose_starts(
             progress(i + 1, len(choices), "replacing")
     limits = [c for c in choices if c.start.kind == "limit"]
     if limits and error is not None:
-        k = _smallest_sharpness(limits, placed, starter, tolerance * _SHARE, error, progress)
+        k, attained = _smallest_sharpness(limits, placed, starter, tolerance * _SHARE, error, progress)
         choices = [replace(c, start=starter.start(c, k)) if c.start.kind == "limit" else c for c in choices]
         for c in choices:
             load_start(placed[c.path], c.start.params)
-        if kind == "auto" and error() > tolerance:
+        if kind == "auto" and attained > tolerance:
             choices = [_as_morph(c) for c in choices]
             for c in choices:
                 replace_module(model, c)
@@ -168,25 +171,35 @@ def _smallest_sharpness(
     tolerance: float,
     error: Callable[[], float],
     progress: Progress | None,
-) -> float:
-    """Bisect the logarithm of the sharpness; the error falls as 1/beta or faster."""
-    tries = 0
+) -> tuple[float, float]:
+    """Search the sharpness at which the error is just within the tolerance, or the sharpest; return it and the error.
 
-    def fine(sharpness: float) -> bool:
-        nonlocal tries
-        tries += 1
+    From one try the error is taken to fall as 1 / sharpness, from two on either side of the goal as a power of it. The
+    modules are left at the last sharpness tried.
+    """
+    low, high = (1.0, math.inf), (math.inf, 0.0)  # (sharpness, error), too large and fine; the first is never tried
+    goal, sharpness = tolerance / math.sqrt(_STEP), 100.0
+    for tries in itertools.count(1):
         for c in limits:
             load_start(placed[c.path], starter.start(c, sharpness).params)
         if progress is not None:
             progress(tries, 0, f"sharpness {sharpness:.3g}")
-        return error() <= tolerance
-
-    low, high = 1.0, 100.0
-    while not fine(high):
-        low, high = high, high * 10
-        if high > _SHARPEST:
-            return _SHARPEST
-    while high / low > _STEP:
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if fine(middle) else (middle, high)
-    return high
+        found = error()
+        found = max(found, 1e-3 * goal) if found < math.inf else math.inf  # NaN is too large
+        if found <= tolerance:
+            high = (sharpness, found)
+        elif sharpness >= _SHARPEST:
+            return sharpness, found
+        else:
+            low = (sharpness, found)
+        if high[0] < low[0] * _STEP or goal / math.sqrt(_STEP) < found <= tolerance:
+            return high
+        if high[0] < math.inf and low[1] < math.inf and tries < _TRIES:
+            power = math.log(low[1] / goal) / math.log(low[1] / high[1])
+            sharpness = low[0] * (high[0] / low[0]) ** power
+        elif tries < _TRIES:
+            sharpness *= min(found / goal, 1e3)
+        else:
+            sharpness = math.sqrt(low[0] * min(high[0], _SHARPEST))
+        sharpness = min(max(sharpness, low[0] * 1.05), high[0] / 1.05, _SHARPEST)
+    raise AssertionError("the search ends")
