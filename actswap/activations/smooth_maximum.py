@@ -34,20 +34,22 @@ def smooth_maximum_of_two(first: Tensor, second: Tensor, beta: Tensor | float) -
 def smooth_maximum_of_lines(x: Tensor, p1: Tensor | float, p2: Tensor | float, beta: Tensor | float) -> Tensor:
     """Smooth maximum of the lines p1 x and p2 x; all arguments broadcast and have the type of x.
 
-    Where a product leaves the range of the type (x infinite, or p1 x too large) the value is the formula's
-    limit: the greater line (the lesser for beta < 0, their mean for beta = 0), and 0 where its slope is 0.
+    Infinite x gives the formula's limit: the greater line (the lesser for beta < 0, their mean for beta = 0), and 0
+    where its slope is 0; it has no part in the gradients of p1, p2 and beta.
     """
     difference, zero = p1 - p2, torch.zeros((), dtype=x.dtype, device=x.device)
+    sharpness = beta * difference
+    infinite = torch.isinf(x)
+    inner = x.masked_fill(infinite, 0.0)
+    y = inner * (difference * torch.sigmoid(sharpness * inner) + p2)
     with torch.no_grad():
-        beyond = ~torch.isfinite((difference * x).abs() + (p2 * x).abs())
-        side = torch.sign(zero + beta) * torch.sign(zero + difference) * torch.sign(x)
-        slope = torch.where(side > 0, p1, torch.where(side < 0, p2, (zero + p1 + p2) / 2))
-    inner, outer = (
-        torch.where(beyond, zero, x),
-        torch.where(beyond & ((slope != 0) | ~torch.isinf(x)), x, zero),
-    )
-    dpx = difference * inner
-    return dpx * torch.sigmoid(beta * dpx) + p2 * inner + slope * outer
+        z, first, second = zero + sharpness, zero + p1, zero + p2
+        mean = (first + second) / 2
+        rising = torch.where(z > 0, first, torch.where(z < 0, second, mean))
+        falling = torch.where(z < 0, first, torch.where(z > 0, second, mean))
+        slope = torch.where(x > 0, rising, falling)
+        far = infinite & (slope != 0)
+    return y + slope * torch.where(far, x, zero)
 
 
 def smooth_maximum_of(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, beta: Tensor | float) -> Tensor:
