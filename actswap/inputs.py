@@ -68,7 +68,9 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
                 f"--input {spec} asks for {np.prod(shape, dtype=float):.0f} numbers",
                 fix="--input 1,3,224,224",
             )
-        value = _random(shape, match["dtype"] or "float32", match["name"], model, seed=index)
+        value = _random(
+            shape, match["dtype"] or str(_precision(model)).removeprefix("torch."), match["name"], model, seed=index
+        )
         if match["name"]:
             kwargs[match["name"]] = value
         else:
@@ -119,7 +121,10 @@ def guess(model: nn.Module) -> Inputs:
         CaptureError: nothing that was tried runs.
     """
     tried: list[str] = []
+    precision = _precision(model)
     for args, kwargs, why in _candidates(model):
+        args = tuple(_in(precision, value) for value in args)
+        kwargs = {name: _in(precision, value) for name, value in kwargs.items()}
         try:
             with evaluating(model):
                 model(*args, **kwargs)
@@ -162,6 +167,16 @@ def _random(shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Modu
     if name and "type" in name:
         return torch.zeros(shape, dtype=kind)
     return torch.randint(0, _vocabulary(model), shape, generator=generator).to(kind)
+
+
+def _precision(model: nn.Module | None) -> torch.dtype:
+    """The type of the first layer's weights: what the network takes its inputs in."""
+    weights = model.parameters() if model is not None else iter(())
+    return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
+
+
+def _in(precision: torch.dtype, value: Any) -> Any:
+    return value.to(precision) if isinstance(value, Tensor) and value.dtype is torch.float32 else value
 
 
 def _vocabulary(model: nn.Module | None) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import CaptureError
-from actswap.inputs import guess
+from actswap.inputs import guess, parse
 
 
 class Speaking(nn.Module):
@@ -72,6 +72,14 @@ def test_timm_configurations(channels: int, built: tuple[int, int] | None, wante
         model.patch_embed.img_size = built  # type: ignore[assignment]
     inputs = guess(model)
     assert tuple(inputs.args[0].shape) == wanted and "timm" in inputs.said
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_have_the_precision_of_the_network(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).to(dtype)
+    assert guess(model).args[0].dtype is dtype
+    assert parse(["1,3,8,8"], model).args[0].dtype is dtype
+    assert parse(["1,3,8,8:float16"], model).args[0].dtype is torch.float16
 
 
 def test_nothing_fits() -> None:
