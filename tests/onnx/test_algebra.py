@@ -144,20 +144,26 @@ def test_a_capped_relu_becomes_one_clip(tmp_path: Path) -> None:
     assert report.operators["Clip"] == 1 and "Relu" not in report.operators and error <= 5e-5
 
 
-def test_the_tolerance_decides_by_the_range_that_was_seen() -> None:
-    """A slope of 1e-3 is nothing on [-1, 10], and a tenth of the largest value on [-1000, 10]."""
-    p1, p2, beta = (np.full((C, 1, 1), v, np.float32) for v in (1.0, 1e-3, 1e5))
+@pytest.mark.parametrize(
+    ("p2", "low", "plain"),
+    [
+        (1e-5, -1.0, {"one": "relu"}),  # 160 of that slope are 1.6e-3 beside a largest value of 10
+        (1e-3, -1.0, {}),
+        (0.25, 0.5, {}),  # a run without negative inputs must not make it an identity
+    ],
+)
+def test_what_one_run_shows_gives_the_scale_and_no_more(p2: float, low: float, plain: dict[str, str]) -> None:
+    parameters = {"p1": 1.0, "p2": p2, "beta": 1e5}
     graph = f"g (float[1,{C},H,W] x, float[{C},1,1] p1, float[{C},1,1] p2, float[{C},1,1] beta) => (float[1,{C},H,W] y)"
     head = f'<ir_version: 10, opset_import: ["" : 18, "{DOMAIN}" : 1]>'
     proto = onnx.parser.parse_model(f"{head} {graph} {{ [one] y = {DOMAIN}.AconC (x, p1, p2, beta) }}")
     del proto.graph.input[1:]
-    for name, array in (("p1", p1), ("p2", p2), ("beta", beta)):
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    for low, plain in ((-1.0, {"one": "relu"}), (-1000.0, {})):
-        model = ir.from_proto(proto)
-        seen = {"one": ranges(np.broadcast_to(np.array([low, 10.0]).reshape(1, 1, 2, 1), (1, C, 2, 1)), -3)}
-        close = [c for c in closeness(model, seen, [body(ACON_C, 18)])["one"] if c.plain.op == "Relu"]
-        assert write_plain(model, {"one": close}, 1e-3) == plain
+    for name, value in parameters.items():
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.full((C, 1, 1), value, np.float32), name))
+    model = ir.from_proto(proto)
+    seen = {"one": ranges(np.broadcast_to(np.array([low, 10.0]).reshape(1, 1, 2, 1), (1, C, 2, 1)), -3)}
+    close = [c for c in closeness(model, seen, [body(ACON_C, 18)])["one"] if c.plain.op in ("Relu", "Identity")]
+    assert write_plain(model, {"one": close}, 1e-3) == plain
 
 
 @pytest.mark.skipif(find_library() is None, reason="the ONNX Runtime library was not built")

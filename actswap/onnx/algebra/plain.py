@@ -1,11 +1,13 @@
 """Activations that have become a plain operator are written as that operator.
 
-Requires, per node: no pooling, constant parameters, and the range of its input as seen in a run. Ensures that on this
-range, channel by channel, the operator differs from the activation by at most `tolerance` times the activation's
-largest value there (looked at on a grid that is dense around 0); nothing else changes. A cap that follows a ReLU
-becomes one Clip with it, which runtimes fuse into a convolution. Candidates, cheapest first:
+Requires, per node: no pooling, constant parameters, and the range of its input as seen in a run. Ensures that for every
+input up to 16 times as large, of either sign and in every channel, the operator differs from the activation by at most
+`tolerance` times the larger of the value itself and the largest value on the range seen (looked at on a grid that is
+dense around 0). The range seen only gives the scale: what one run happened to show must not decide what the file
+computes. Nothing else changes. A cap that follows a ReLU becomes one Clip with it, which runtimes fuse into a
+convolution. Candidates, cheapest first:
 
-1. Identity, Relu, LeakyRelu and PRelu with the slopes that the activation has at the ends of its range,
+1. Identity, Relu, LeakyRelu and PRelu with the slopes that the activation has far out,
 2. HardSwish,
 3. x Sigmoid(alpha x): SiLU, QuickGELU, and the alpha of an ACON without a second slope.
 """
@@ -24,6 +26,7 @@ from actswap.onnx.algebra.values import constant, initializer, only_reader
 from actswap.onnx.functions import DOMAIN, Array
 
 _POINTS = 129
+_FAR = 16.0  # times the largest input seen: how far out a candidate must agree
 _POOLING = ("MetaAcon", "DyReLU")
 _RATIONAL = ("Pau", "Opau")
 
@@ -94,9 +97,10 @@ def closeness(
         if grid is None:
             continue
         y = _evaluate(node, functions[node.op_type], grid, channel_axis(node), opset)
-        largest = float(np.abs(y).max()) or 1.0
+        seen_there = np.abs(grid) <= np.abs(grid).max() / _FAR
+        size = np.maximum(np.abs(y), np.abs(y[seen_there]).max() or 1.0)
         found[str(node.name)] = [
-            Close(plain, float(np.abs(values - y).max()) / largest)
+            Close(plain, float((np.abs(values - y) / size).max()))
             for plain, values in _candidates(node, grid, y, opset)
         ]
     return found
@@ -114,16 +118,15 @@ def write_plain(model: ir.Model, close: Mapping[str, list[Close]], tolerance: fl
 
 
 def _grid(range_: Range) -> Array | None:
-    """(C, points) from the smallest to the largest value of every channel, 0 among them where it lies between."""
-    low, high = (np.asarray(end, np.float64) for end in range_)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()) or not low.size:
+    """(C, points), the same for all channels: both signs, far beyond what was seen."""
+    ends = np.abs(np.asarray(range_, np.float64))
+    far = _FAR * ends.max() if ends.size and np.isfinite(ends).all() else 0.0
+    if far == 0.0:
         return None
-    points = np.linspace(low, high, _POINTS, axis=1)
     # Dense around 0, where a sharp activation differs most from a kink.
-    near = np.concatenate([-np.geomspace(1e-6, 1, 48)[::-1], [0.0], np.geomspace(1e-6, 1, 48)])
-    near = near * np.maximum(np.abs(low), np.abs(high))[:, None]
-    found: Array = np.concatenate([points, np.clip(near, low[:, None], high[:, None])], axis=1)
-    return found
+    near = np.geomspace(1e-7, 1, 96)
+    points = far * np.unique(np.concatenate([np.linspace(-1, 1, _POINTS), near, -near]))
+    return np.tile(points, (ends.shape[1], 1))
 
 
 def _evaluate(node: ir.Node, body: onnx.FunctionProto, grid: Array, axis: int | None, opset: int) -> Array:
