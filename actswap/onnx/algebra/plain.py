@@ -9,7 +9,7 @@ convolution. Candidates, cheapest first:
 
 1. Identity, Relu, LeakyRelu and PRelu with the slopes that the activation has far out,
 2. HardSwish,
-3. x Sigmoid(alpha x): SiLU, QuickGELU, and the alpha of an ACON without a second slope.
+3. x Sigmoid(alpha x): SiLU, QuickGELU; an ACON without a second slope becomes a Swish of this project with one beta.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from actswap.onnx.algebra.values import constant, initializer, only_reader
 from actswap.onnx.functions import DOMAIN, Array
 
 _POINTS = 129
+_STANDARD = (1.0, 1.702)  # SiLU and QuickGELU: what runtimes know as one operator
 _FAR = 16.0  # times the largest input seen: how far out a candidate must agree
 _POOLING = ("MetaAcon", "DyReLU")
 _RATIONAL = ("Pau", "Opau")
@@ -166,7 +167,7 @@ def _candidates(node: ir.Node, x: Array, y: Array, opset: int) -> Iterator[tuple
             yield Plain(name, f"{name.lower()} {_said(slope)}", slope), values
     if opset >= 14:
         yield Plain("HardSwish", "hardswish"), x * np.clip(x / 6 + 0.5, 0, 1)
-    for alpha in dict.fromkeys((1.0, 1.702, *_sharpness(node))):
+    for alpha in dict.fromkeys((*_STANDARD, *_sharpness(node))):
         with np.errstate(over="ignore"):
             values = x / (1 + np.exp(-alpha * x))
         yield Plain("Swish", f"x sigmoid({alpha:g} x)", np.float64(alpha)), values
@@ -189,7 +190,8 @@ def _sharpness(node: ir.Node) -> tuple[float, ...]:
     if any(array is None for array in arrays):
         return ()
     if node.op_type == "Swish":
-        return (float(np.median(arrays[0])),)  # type: ignore[arg-type]
+        beta = arrays[0]
+        return (float(np.median(beta)),) if beta is not None and beta.size > 1 else ()
     if node.op_type == "AconB":
         return (float(np.median((1 - arrays[0]) * arrays[1])),)  # type: ignore[operator]
     if node.op_type == "AconC":
@@ -214,6 +216,9 @@ def _write(graph: ir.Graph, node: ir.Node, plain: Plain, axis: int | None) -> st
         last, text = reader, f"relu capped at {cap:g}"
     elif plain.op == "Swish":
         alpha = float(plain.number)  # type: ignore[arg-type]
+        if alpha not in _STANDARD:  # one node of ours: as good as three without the kernels, better with them
+            made = ir.node("Swish", [x, stored("beta", np.float32(alpha))], domain=DOMAIN)
+            return _put(node, node, [made], text)
         steps = [] if alpha == 1 else [ir.node("Mul", [x, stored("alpha", np.float32(alpha))])]
         sigmoid = ir.node("Sigmoid", [steps[0].outputs[0] if steps else x])
         new = [*steps, sigmoid, ir.node("Mul", [x, sigmoid.outputs[0]])]
@@ -225,6 +230,13 @@ def _write(graph: ir.Graph, node: ir.Node, plain: Plain, axis: int | None) -> st
         new = [ir.node("PRelu", [x, stored("slope", slopes.reshape(shape or (1,)))])]
     else:
         new = [ir.node(plain.op, [x])]
+    return _put(node, last, new, text)
+
+
+def _put(node: ir.Node, last: ir.Node, new: Sequence[ir.Node], text: str) -> str:
+    """Replace `node`, and `last` where that is another, by the new nodes."""
+    graph = node.graph
+    assert graph is not None
     new[-1].name = node.name
     old, made = last.outputs[0], new[-1].outputs[0]
     made.name, made.shape, made.type = old.name, old.shape, old.type
