@@ -113,13 +113,14 @@ def table(rewrite: bool) -> None:
         if rewrite:
             text = (RECIPES / name).read_text()
             text = text[: text.index("\n[[measured]]")] if "\n[[measured]]" in text else text
-            seeds = len(runs)
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            spread_said = f", standard deviation over seeds {spread:.2f}" if len(runs) > 1 else ""
             (RECIPES / name).write_text(
                 f'{text.rstrip()}\n\n[[measured]]\ndate = "{max(row["date"] for row in runs)}"\n'
                 f'what = "stand-in: a {runs[0]["source"]} ResNet of 77,754 parameters on Fashion-MNIST, one epoch, '
-                f'{seeds} seeds (python benchmarks/recipes.py run)"\n'
+                f'{seeds} (python benchmarks/recipes.py run)"\n'
                 f"before = {before[0]:.2f}\nafter = {statistics.mean(after):.2f}\n"
-                f'note = "start {runs[0]["starts"]}, standard deviation over seeds {spread:.2f}"\n'
+                f'note = "start {runs[0]["starts"]}{spread_said}"\n'
             )
 
 
