@@ -71,7 +71,7 @@ def test_compiled_into_one_graph_in_training_and_in_eval():
     assert graphs and all(_nodes(g.graph) == [f"actswap.{name}.default" for name in MODULES] for g in graphs)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by what inductor imports, by version
+@pytest.mark.filterwarnings("ignore")  # inductor imports setuptools and distutils, which warn by version and order
 def test_inductor_trains_and_evaluates():
     """The whole of a small network, as users compile it."""
     torch._dynamo.reset()
