@@ -21,6 +21,7 @@ _LARGEST = 1 << 23  # elements; larger tensors are quantised weights rather than
 _MOST = 4096  # entries of a container that are looked into; data sets and vocabularies are not
 _DEPTH = 4
 _OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters", "_modules"}  # mode and hooks, nn.Module's own
+_PLAIN = frozenset((type(None), bool, int, float, str))  # most of what modules hold; a look-up is all they cost
 _OPAQUE = (type, FunctionType, MethodType, ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
 _FOREIGN = ("torch", "logging", "threading", "functools")
 _MISSING = object()
@@ -51,11 +52,12 @@ class State:
             self._containers.append((name, item, before))
             if len(item) <= _MOST:
                 for key, value in _entries(before):
-                    if depth or key not in _OWN:
+                    if type(value) not in _PLAIN and (depth or key not in _OWN):
                         self._keep(_below(name, key), value, depth + 1, seen)
         elif isinstance(item, tuple) and len(item) <= _MOST:
             for key, value in _entries(item):
-                self._keep(_below(name, key), value, depth + 1, seen)
+                if type(value) not in _PLAIN:
+                    self._keep(_below(name, key), value, depth + 1, seen)
         elif not isinstance(item, nn.Module) and type(item).__module__.partition(".")[0] not in _FOREIGN:
             self._keep(name, getattr(item, "__dict__", None), depth + 1, seen)
 

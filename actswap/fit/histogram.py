@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from actswap.errors import UsageError
 
 Array = NDArray[np.float64]
-_CHUNK = 1 << 20  # values handled at once: bounds the memory of one update
+_CHUNK = 1 << 15  # values handled at once, so that what is computed of them stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,16 +189,19 @@ class HistogramStream:
         return [self._row(row, limit) for row in range(len(self._total))]
 
     def _add(self, row: int, values: Array) -> None:
-        finite = np.isfinite(values)
-        if not finite.all():
-            self._excluded[row] += values.size - int(finite.sum())
-            values = values[finite]
-        if not values.size:
+        lo, hi = values.min(), values.max()
+        if not (np.isfinite(lo) and np.isfinite(hi)):
+            finite = values[np.isfinite(values)]
+            self._excluded[row] += values.size - finite.size
+            if finite.size:
+                self._add(row, finite)
             return
-        self._lo[row] = min(self._lo[row], values.min())
-        self._hi[row] = max(self._hi[row], values.max())
+        self._lo[row], self._hi[row] = min(self._lo[row], lo), max(self._hi[row], hi)
         self._widen(row)
-        index = np.floor(np.ldexp(values, -self._exponent[row])).astype(np.int64) - self._first[row]
+        place = values * np.ldexp(1.0, -self._exponent[row])  # exact: a power of two
+        np.floor(place, out=place)
+        place -= self._first[row]
+        index = place.astype(np.int64)
         self._count[row] += np.bincount(index, minlength=self._bins)
         self._sum[row] += np.bincount(index, values, minlength=self._bins)
 
@@ -206,7 +209,9 @@ class HistogramStream:
         mean = values.mean()
         gap = mean - self._mean[row]
         self._total[row] = old + new
-        self._m2[row] += np.square(values - mean).sum() + gap**2 * (old * new / (old + new))
+        np.subtract(values, mean, out=place)
+        np.square(place, out=place)
+        self._m2[row] += place.sum() + gap**2 * (old * new / (old + new))
         self._mean[row] += gap * (new / (old + new))
 
     def _widen(self, row: int) -> None:
