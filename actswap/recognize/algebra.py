@@ -8,12 +8,16 @@ Products and sums are flattened, sorted, and carry their numbers in front; `0.5*
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 Expr = tuple[Any, ...]
 
 X: Expr = ("*", 1.0, ((("x",), 1.0),))
 TENSOR: Expr = ("*", 1.0, ((("t",), 1.0),))
+
+
+_ODD = ("tanh", "erf")
 
 
 def number(c: float) -> Expr:
@@ -27,8 +31,36 @@ def is_constant(e: Expr) -> bool:
 
 
 def fn(name: str, arg: Expr, *numbers: float) -> Expr:
-    """Apply a named function; `numbers` are its constants."""
+    """Apply a named function; `numbers` are its constants. Odd functions give the sign of their argument away."""
+    if name in _ODD and arg[0] == "*" and arg[1] < 0:
+        return mul(number(-1), fn(name, mul(number(-1), arg), *numbers))
     return ("*", 1.0, ((("f", name, arg, tuple(float(n) for n in numbers)), 1.0),))
+
+
+def clamp(arg: Expr, low: float, high: float) -> Expr:
+    """Cut at both bounds, which may be infinite; ReLU is the cut at zero from below, and a cut of a cut is one cut."""
+    inner = _cut(arg)
+    if inner is not None:
+        arg, least, most = inner
+        low, high = min(max(low, least), most), max(min(high, most), least)
+    if (low, high) == (0.0, math.inf):
+        return fn("relu", arg)
+    if (low, high) == (-math.inf, 0.0):
+        return mul(number(-1), fn("relu", mul(number(-1), arg)))
+    return fn("clamp", arg, low, high)
+
+
+def bounds(e: Expr) -> tuple[float, float] | None:
+    """The bounds of an expression that is nothing but x, cut."""
+    cut = _cut(e)
+    return None if cut is None or cut[0] != X else cut[1:]
+
+
+def _cut(e: Expr) -> tuple[Expr, float, float] | None:
+    if e[0] != "*" or e[1] != 1.0 or len(e[2]) != 1 or e[2][0][1] != 1.0 or e[2][0][0][0] != "f":
+        return None
+    _, name, arg, numbers = e[2][0][0]
+    return (arg, 0.0, math.inf) if name == "relu" else (arg, *numbers) if name == "clamp" else None
 
 
 def fn2(name: str, a: Expr, b: Expr) -> Expr:

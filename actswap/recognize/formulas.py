@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from actswap.recognize.algebra import TENSOR, Expr, X, add, fn, fn2, mul, number, power, skeleton
+from actswap.recognize.algebra import TENSOR, Expr, X, add, clamp, fn, fn2, mul, number, power, skeleton
 
 _TOLERANCE = 1e-3  # constants are written with 3 to 8 digits in people's code: 1.702, 0.7979, 0.044715
 
@@ -26,10 +26,6 @@ def _c(value: float, e: Expr) -> Expr:
     return mul(number(value), e)
 
 
-def _clamp(e: Expr, low: float, high: float) -> Expr:
-    return fn("clamp", e, low, high)
-
-
 def _sigmoid(e: Expr) -> Expr:
     return fn("sigmoid", e)
 
@@ -40,6 +36,11 @@ def _logistic(e: Expr) -> Expr:
 
 _RELU = fn("relu", X)
 _SOFTPLUS = fn("softplus", X)
+_EXP = fn("exp", X)
+_FALL = add(number(1), _c(-1, _EXP))  # 1 - exp(x)
+_RISE = add(power(_EXP, 2), _c(2, _EXP))  # (1 + exp(x))^2 - 1
+_SQUARE = power(add(number(1), _EXP), 2)
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _CUBIC = add(X, _c(0.044715, power(X, 3)))
 _CUBIC_FACTORED = mul(X, add(number(1), _c(0.044715, power(X, 2))))
 _ROOT = math.sqrt(2 / math.pi)
@@ -61,25 +62,36 @@ _FORMS = [
     Form("gelu_tanh", lambda: mul(X, _sigmoid(_c(2 * _ROOT, _CUBIC)))),
     Form("gelu_tanh", lambda: mul(X, _sigmoid(_c(2 * _ROOT, _CUBIC_FACTORED)))),
     Form("mish", lambda: mul(X, fn("tanh", _SOFTPLUS))),
-    Form("hardswish", lambda: _c(1 / 6, mul(X, _clamp(add(X, number(3)), 0, 6)))),
-    Form("hardswish", lambda: mul(X, _clamp(add(_c(1 / 6, X), number(0.5)), 0, 1))),
+    Form("mish", lambda: mul(mul(X, _RISE), power(add(_RISE, number(2)), -1))),
+    Form("mish", lambda: mul(mul(X, add(_SQUARE, number(-1))), power(add(_SQUARE, number(1)), -1))),
+    Form("hardswish", lambda: _c(1 / 6, mul(X, clamp(add(X, number(3)), 0, 6)))),
+    Form("hardswish", lambda: mul(X, clamp(add(_c(1 / 6, X), number(0.5)), 0, 1))),
     Form("hardswish", lambda: mul(X, fn("hardsigmoid", X))),
-    Form("hardsigmoid", lambda: _c(1 / 6, _clamp(add(X, number(3)), 0, 6))),
-    Form("hardsigmoid", lambda: _clamp(add(_c(1 / 6, X), number(0.5)), 0, 1)),
+    Form("hardsigmoid", lambda: _c(1 / 6, clamp(add(X, number(3)), 0, 6))),
+    Form("hardsigmoid", lambda: clamp(add(_c(1 / 6, X), number(0.5)), 0, 1)),
     Form("relu2", lambda: power(_RELU, 2)),
     Form("star_relu", lambda scale, bias: add(_c(scale, power(_RELU, 2)), number(bias)), ("scale", "bias")),
-    Form("relu", lambda: fn2("maximum", X, number(0))),
     Form("relu", lambda: _c(0.5, add(X, fn("abs", X)))),
-    Form("relu", lambda: fn("where", X, 0)),
+    Form("relu", lambda: _RELU),
     Form("relu", lambda: mul(X, fn("step", X))),
     Form("leaky_relu", lambda slope: fn2("maximum", X, _c(slope, X)), ("slope",), lambda s: 0 < s < 1),
     Form("leaky_relu", lambda slope: fn("where", X, slope), ("slope",)),
     Form("leaky_relu", lambda slope: add(_RELU, _c(-slope, fn("relu", _c(-1, X)))), ("slope",)),
     Form("elu", lambda alpha: fn("where_elu", X, alpha), ("alpha",)),
-    Form("relu6", lambda: fn2("minimum", _RELU, number(6))),
+    Form("elu", lambda alpha: add(_RELU, _c(-1, fn("relu", _c(alpha, _FALL)))), ("alpha",)),
+    Form("selu", lambda: _c(_SELU_SCALE, fn("where_elu", X, _SELU_ALPHA))),
+    Form("selu", lambda: _c(_SELU_SCALE, add(_RELU, _c(-1, fn("relu", _c(_SELU_ALPHA, _FALL)))))),
+    Form("relu6", lambda: clamp(X, 0, 6)),
     Form("softplus", lambda: fn("log", add(number(1), fn("exp", X)))),
     Form("softplus", lambda: fn2("logaddexp", X, number(0))),
+    Form("softplus", lambda: add(_RELU, fn("log", add(number(1), fn("exp", _c(-1, fn("abs", X))))))),
+    Form("softplus", lambda: _SOFTPLUS),
+    Form("softsign", lambda: mul(X, power(add(number(1), fn("abs", X)), -1))),
+    Form("tanhshrink", lambda: add(X, _c(-1, fn("tanh", X)))),
+    Form("logsigmoid", lambda: fn("log", _sigmoid(X))),
     Form("sigmoid", lambda: _logistic(X)),
+    Form("sigmoid", lambda: _c(0.5, add(number(1), fn("tanh", _c(0.5, X))))),
+    Form("silu", lambda: mul(X, _c(0.5, add(number(1), fn("tanh", _c(0.5, X)))))),
     Form("swish", lambda beta: mul(X, power(add(number(1), fn("exp", _c(-beta, X))), -1)), ("beta",)),
 ]
 

@@ -22,7 +22,7 @@ from actswap.recognize.matches import Match, find
 from actswap.recognize.roles import on_features, role
 from actswap.sites import Site, Source
 
-_CLAMPS = frozenset(("clamp", "maximum", "minimum", "where"))
+_CLAMPS = frozenset(("clamp", "maximum", "minimum", "where", "masked_fill", "neg"))
 RECURRENT = "the activations run inside torch's recurrent kernel, where nothing can be put"
 SCRIPT = "it runs inside TorchScript, where nothing can be put: build the model without torch.jit"
 _SCRIPTED = frozenset(("relu", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "hardtanh", "hardswish", "mish"))

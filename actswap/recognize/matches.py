@@ -18,12 +18,13 @@ from actswap.recognize.algebra import Expr
 from actswap.sites import Source
 
 _DEPTH = 12
-_SMOOTH = ("sigmoid", "tanh", "erf", "exp", "abs", "hardsigmoid")
+_SMOOTH = ("sigmoid", "tanh", "erf", "exp", "abs", "hardsigmoid", "erfc", "ndtr", "logsigmoid")
 _PASS = frozenset(("contiguous", "clone", "identity", "to", "float", "type_as", "type", "half", "bfloat16", "alias"))
 _ROOTS = frozenset(
     ("mul", "div", "add", "sub", "pow", "square", "maximum", "minimum", "where", "log", "log1p", "reciprocal")
-    + ("logaddexp", "clamp", "hardtanh")
+    + ("logaddexp", "clamp", "hardtanh", "neg", "masked_fill")
 )
+_CUTS = frozenset(("clamp", "hardtanh", "maximum", "minimum"))
 
 
 _ASKS = frozenset(("size", "dim", "getattr", "shape", "ndim", "numel"))  # they read no value
@@ -134,12 +135,13 @@ def _formula(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -
     times_one = (op.name == "mul" and left == 1) or (op.name in ("mul", "div") and right == 1)
     if times_one:
         return None  # the formula ends before it
-    if op.name in ("clamp", "hardtanh"):
-        bounds = _bounds(op)
-        x = op.args.get("input")
-        if isinstance(x, Ref) and values[x.id].floating and op.outs and not _has_parts(x.id, producers):
-            return _bounded(op, x.id, bounds)
+    x = op.args.get("input")
+    if op.name in ("clamp", "hardtanh") and isinstance(x, Ref) and op.outs and values[x.id].floating:
+        bounds = _bounds(op, values)
+        if bounds is not None and not _has_parts(x.id, producers):
+            return _bounded(bounds, x.id, op, (op,))
     candidates = _cone(op, producers, values)
+    cut = None
     for x in candidates:
         reader = _Reader(x, producers, values)
         expression = reader.op(op, 0)
@@ -153,33 +155,46 @@ def _formula(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -
                 source = Source("silu")
             ops = tuple(sorted(reader.ops.values(), key=lambda o: o.index))
             return Match(source, x, op, ops)
-    if op.name in ("clamp", "hardtanh") and isinstance(op.args.get("input"), Ref) and op.outs:
-        x = op.args["input"].id
-        return _bounded(op, x, _bounds(op)) if values[x].floating else None
-    return None
+        if cut is None and op.name in _CUTS and expression is not None:
+            bounds = algebra.bounds(expression)
+            ops = tuple(sorted(reader.ops.values(), key=lambda o: o.index))
+            cut = None if bounds is None else _bounded(bounds, x, op, ops)
+    return cut
 
 
-def _bounded(op: Op, x: int, bounds: tuple[float, float]) -> Match | None:
+def _bounded(bounds: tuple[float, float], x: int, root: Op, ops: tuple[Op, ...]) -> Match | None:
     low, high = bounds
     if bounds == (0.0, 6.0):
-        return Match(Source("relu6"), x, op, (op,))
+        return Match(Source("relu6"), x, root, ops)
+    if any(op.name == "relu" for op in ops):
+        return None  # a guard against large numbers: the ReLU is the activation, and the guard stays
     if bounds == (0.0, float("inf")):
-        return Match(Source("relu"), x, op, (op,))
+        return Match(Source("relu"), x, root, ops)
     if float("-inf") < low < high < float("inf"):
-        return Match(Source.of("hardtanh", low=low, high=high), x, op, (op,))
+        return Match(Source.of("hardtanh", low=low, high=high), x, root, ops)
     return None
 
 
-def _bounds(op: Op) -> tuple[float, float]:
-    low, high = ("min_val", "max_val") if op.name == "hardtanh" else ("min", "max")
-    default = (-1.0, 1.0) if op.name == "hardtanh" else (float("-inf"), float("inf"))
-    return _float(op.args.get(low), default[0]), _float(op.args.get(high), default[1])
+def _bounds(op: Op, values: Mapping[int, Value]) -> tuple[float, float] | None:
+    """The bounds of a clamp: numbers, or tensors of one constant; None where they vary or differ by element."""
+    names = ("min_val", "max_val") if op.name == "hardtanh" else ("min", "max")
+    found = (-1.0, 1.0) if op.name == "hardtanh" else (float("-inf"), float("inf"))
+    for i, name in enumerate(names):
+        given = op.args.get(name)
+        constant = _constant(given, values)
+        if constant is not None and constant.numel() == 1 and not constant.is_meta:
+            given = float(constant)
+        if isinstance(given, Ref):
+            return None
+        found = (_float(given, found[0]), found[1]) if i == 0 else (found[0], _float(given, found[1]))
+    return found
 
 
 def _has_parts(x: int, producers: Mapping[int, Op]) -> bool:
-    """True where a clamp may be the outer part of a longer formula: clamp(x/6 + 0.5, 0, 1)."""
+    """True where a clamp may be the outer part of a longer formula: clamp(x/6 + 0.5, 0, 1), x.clamp(0).clamp(max=6)."""
     made = producers.get(x)
-    return made is not None and made.name in ("add", "mul", "div") and any(is_number(a) for a in made.args.values())
+    scaled = made is not None and made.name in ("add", "mul", "div") and any(is_number(a) for a in made.args.values())
+    return scaled or (made is not None and made.name in _CUTS)
 
 
 def _cone(op: Op, producers: Mapping[int, Op], values: Mapping[int, Value]) -> list[int]:
@@ -249,13 +264,23 @@ class _Reader:
             return algebra.number(0)
         if name == "expm1":
             return algebra.add(algebra.fn("exp", a), algebra.number(-1))
+        if name == "erfc":
+            return algebra.add(algebra.number(1), algebra.mul(algebra.number(-1), algebra.fn("erf", a)))
+        if name == "ndtr":  # the normal distribution function
+            inner = algebra.mul(algebra.number(0.5**0.5), a)
+            return algebra.mul(algebra.number(0.5), algebra.add(algebra.number(1), algebra.fn("erf", inner)))
+        if name == "logsigmoid":
+            minus = algebra.number(-1)
+            return algebra.mul(minus, algebra.fn("softplus", algebra.mul(minus, a)))
         if name in _SMOOTH:
             return algebra.fn(name, a)
         if name == "relu":
-            return algebra.fn("relu", a)
+            return algebra.clamp(a, 0.0, float("inf"))
         if name in ("clamp", "hardtanh"):
-            low, high = _bounds(op)
-            return algebra.fn("relu", a) if (low, high) == (0.0, float("inf")) else algebra.fn("clamp", a, low, high)
+            bounds = _bounds(op, self.values)
+            return None if bounds is None else algebra.clamp(a, *bounds)
+        if name == "masked_fill":
+            return self._filled(op, a, depth)
         if name == "softplus":
             plain = _float(args.get("beta"), 1.0) == 1.0
             return algebra.fn("softplus", a) if plain else None
@@ -288,11 +313,23 @@ class _Reader:
         if name in ("add", "sub"):
             alpha = _float(args.get("alpha"), 1.0)
             return algebra.add(a, algebra.mul(algebra.number(alpha if name == "add" else -alpha), b))
+        if name in ("maximum", "minimum") and (algebra.is_constant(a) or algebra.is_constant(b)):
+            varying, limit = (b, a[1]) if algebra.is_constant(a) else (a, b[1])
+            infinite = float("inf")
+            return algebra.clamp(varying, *((limit, infinite) if name == "maximum" else (-infinite, limit)))
         if name in ("maximum", "minimum", "logaddexp"):
-            if name == "minimum" and algebra.is_constant(b) and b[1] == 6.0 and a == algebra.fn("relu", algebra.X):
-                return algebra.fn2("minimum", a, b)
             return algebra.fn2(name, a, b)
         return None
+
+    def _filled(self, op: Op, a: Expr, depth: int) -> Expr | None:
+        """`x.masked_fill(x < 0, 0)`: ReLU."""
+        mask, fill = op.args.get("mask"), self.value(op.args.get("value"), depth)
+        test = self.producers.get(mask.id) if isinstance(mask, Ref) else None
+        if test is None or test.name not in ("lt", "le") or fill != algebra.number(0) or a != algebra.X:
+            return None
+        over, zero = self.value(test.args.get("input"), depth), self.value(test.args.get("other"), depth)
+        self.ops[test.index] = test
+        return algebra.clamp(a, 0.0, float("inf")) if over == a and zero == algebra.number(0) else None
 
     def _where(self, op: Op, depth: int) -> Expr | None:
         """`where(x > 0, x, s*x)`: LeakyReLU with slope s; `where(x > 0, x, a*(exp(x)-1))`: ELU."""
@@ -312,7 +349,7 @@ class _Reader:
         if a != algebra.X:
             return None
         if algebra.is_constant(b) and b[1] == 0:
-            return algebra.fn("where", algebra.X, 0)
+            return algebra.clamp(a, 0.0, float("inf"))
         if b[0] == "*" and b[2] == algebra.X[2]:
             return algebra.fn("where", algebra.X, b[1])
         exp = algebra.fn("exp", algebra.X)[2]

@@ -40,6 +40,7 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x.div(1 + torch.exp(torch.neg(x))),
         lambda x: x.clone().mul_(x.sigmoid()),
         lambda x: x * torch.sigmoid(1.0 * x),
+        lambda x: x * 0.5 * (1 + torch.tanh(x / 2)),
     ],
     "swish": [
         lambda x: x * torch.sigmoid(1.5 * x),
@@ -64,6 +65,9 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x * (torch.erf(x / math.sqrt(2.0)) + 1) * 0.5,
         lambda x: (1 + (x / 2**0.5).erf()) * x / 2,
         lambda x: torch.mul(x, 1 + torch.special.erf(x / math.sqrt(2))).div(2),
+        lambda x: x * torch.special.ndtr(x),
+        lambda x: 0.5 * x * torch.erfc(-x / math.sqrt(2)),
+        lambda x: 0.5 * x * (1 - torch.erf(-x / math.sqrt(2))),
     ],
     "gelu_tanh": [
         lambda x: F.gelu(x, approximate="tanh"),
@@ -82,6 +86,9 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))),
         lambda x: x * torch.log1p(x.exp()).tanh(),
         lambda x: x.mul(torch.tanh(F.softplus(x, beta=1, threshold=20))),
+        lambda x: x * torch.tanh(-F.logsigmoid(-x)),
+        lambda x: x * ((1 + torch.exp(x)) ** 2 - 1) / ((1 + torch.exp(x)) ** 2 + 1),
+        lambda x: x * (x.exp() ** 2 + 2 * x.exp()) / (x.exp() ** 2 + 2 * x.exp() + 2),
     ],
     "hardswish": [
         F.hardswish,
@@ -149,6 +156,10 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: torch.where(x > 0, x, torch.zeros_like(x)),
         lambda x: F.threshold(x, 0, 0),
         lambda x: x * (x > 0),
+        lambda x: x.masked_fill(x < 0, 0),
+        lambda x: x.clone().masked_fill_(x <= 0, 0.0),
+        lambda x: torch.clamp(x, min=torch.tensor(0.0)),
+        lambda x: -torch.minimum(-x, torch.zeros_like(x)),
     ],
     "relu6": [
         F.relu6,
@@ -156,6 +167,8 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x.clamp(0, 6),
         lambda x: torch.clamp(x, min=0, max=6),
         lambda x: torch.minimum(F.relu(x), torch.tensor(6.0)),
+        lambda x: torch.minimum(torch.maximum(x, torch.zeros(())), torch.tensor(6.0)),
+        lambda x: x.clamp(min=0).clamp(max=6),
     ],
     "softplus": [
         F.softplus,
@@ -163,6 +176,8 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: torch.log(x.exp() + 1),
         lambda x: torch.log1p(torch.exp(x)),
         lambda x: torch.logaddexp(x, torch.zeros(())),
+        lambda x: F.relu(x) + torch.log1p(torch.exp(-x.abs())),
+        lambda x: -F.logsigmoid(-x),
     ],
     "sigmoid": [
         torch.sigmoid,
@@ -171,6 +186,7 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: 1 / (1 + torch.exp(-x)),
         lambda x: torch.reciprocal(1 + (-x).exp()),
         lambda x: (1 + torch.exp(-x)) ** -1,
+        lambda x: 0.5 * (1 + torch.tanh(x / 2)),
     ],
     "elu": [
         lambda x: F.elu(x, 0.7),
@@ -178,7 +194,22 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: torch.where(x > 0, x, 0.7 * (torch.exp(x) - 1)),
         lambda x: torch.where(x > 0, x, 0.7 * torch.expm1(x)),
         lambda x: torch.where(x <= 0, x.exp() - 1, x),
+        lambda x: torch.clamp(x, min=0) + torch.clamp(0.7 * (torch.exp(x) - 1), max=0),
+        lambda x: F.relu(x) + torch.minimum(torch.expm1(x), torch.zeros_like(x)),
     ],
+    "selu": [
+        F.selu,
+        lambda x: 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (torch.exp(x) - 1)),
+        lambda x: 1.0507 * (x.clamp(min=0) + (1.67326 * (x.exp() - 1)).clamp(max=0)),
+    ],
+    "hardtanh": [
+        lambda x: F.hardtanh(x, -2, 3),
+        lambda x: torch.maximum(torch.minimum(x, torch.tensor(1.0)), torch.tensor(-1.0)),
+        lambda x: torch.clamp(x, torch.tensor(-1.0), torch.tensor(1.0)),
+    ],
+    "softsign": [F.softsign, lambda x: x / (1 + x.abs())],
+    "tanhshrink": [F.tanhshrink, lambda x: x - torch.tanh(x)],
+    "logsigmoid": [F.logsigmoid, lambda x: torch.log(torch.sigmoid(x))],
 }
 CASES = [pytest.param(kind, f, id=f"{kind}-{i}") for kind, fs in SPELLINGS.items() for i, f in enumerate(fs)]
 
@@ -290,6 +321,11 @@ def _shared_relu(x: Tensor) -> Tensor:
         (lambda x: F.relu(x).clamp(max=6), ["relu"]),
         (lambda x: F.relu6(x * 2), ["relu6"]),
         (lambda x: x * (x > 1), []),
+        (lambda x: x.masked_fill(x < 0, 1), []),
+        (lambda x: x.masked_fill(x.flip(0) < 0, 0), []),
+        (lambda x: torch.clamp(x, min=torch.zeros(5)), []),
+        (lambda x: torch.minimum(x, torch.tensor(6.0)), []),
+        (lambda x: -x, []),
         (lambda x: _shared_sigmoid(x), ["sigmoid", "silu"]),
         (lambda x: _shared_relu(x), ["relu", "relu2"]),
         (lambda x: (x * torch.sigmoid(x)) * 1.0, ["silu"]),
