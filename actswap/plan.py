@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from actswap.capture.island import NUMBER, TENSOR, Arguments
+from actswap.capture.arguments import NUMBER, TENSOR, Arguments
 from actswap.capture.rewrite import Rewrite
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from actswap.capture.island import Arguments, Marker, Signature, Traced
+from actswap.capture.arguments import Arguments, Marker, Signature
+from actswap.capture.island import Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape

@@ -20,76 +20,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from actswap.capture.canonical import canonical, is_number
+from actswap.capture.arguments import Arguments, Marker, Signature
+from actswap.capture.canonical import canonical
 from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
 from actswap.errors import CaptureError
 
-
-@dataclass(frozen=True)
-class Arguments:
-    """The shape of a call: which leaves of (args, kwargs) are tensors, which numbers, and the values of the rest."""
-
-    spec: TreeSpec
-    leaves: tuple[Any, ...]  # `TENSOR`, `NUMBER`, or the constant itself
-
-    @classmethod
-    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], free_numbers: bool = False) -> Arguments:
-        """Describe a call; a tensor is a Tensor, an fx proxy or a `Ref`."""
-        leaves, spec = tree_flatten((tuple(args), dict(kwargs)), is_leaf=lambda v: isinstance(v, Ref))
-        return cls(spec, tuple(_leaf(v, free_numbers) for v in leaves))
-
-    def accepts(self, leaves: Sequence[Any], spec: TreeSpec) -> bool:
-        """True where a call with these leaves is the one described."""
-        return (
-            spec == self.spec
-            and len(leaves) == len(self.leaves)
-            and all(_fits(want, have) for want, have in zip(self.leaves, leaves, strict=True))
-        )
-
-    def free(self, leaves: Sequence[Any]) -> list[Any]:
-        """Return the leaves that are placeholders of the graph."""
-        return [have for want, have in zip(self.leaves, leaves, strict=True) if isinstance(want, Marker)]
-
-    def __str__(self) -> str:
-        shown = [str(leaf) for leaf in self.leaves]
-        return f"({', '.join(shown)})"
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What stands for a free leaf of a call."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return self.name
-
-
-TENSOR, NUMBER = Marker("tensor"), Marker("number")
 _CONSTANT = "_actswap_constant"
 # What torch's attention layers check of their masks needs real tensors; the calls stay in the graph.
 _CHECKS = ("_canonical_mask", "_none_or_dtype")
-
-
-def _leaf(value: Any, free_numbers: bool) -> Any:
-    if isinstance(value, (Tensor, fx.Proxy, Ref)):
-        return TENSOR
-    if free_numbers and is_number(value):
-        return NUMBER
-    return value
-
-
-def _fits(want: Any, have: Any) -> bool:
-    if want is TENSOR:
-        return isinstance(have, (Tensor, fx.Proxy))
-    if want is NUMBER:
-        return is_number(have) or isinstance(have, (torch.SymInt, torch.SymFloat, fx.Proxy))
-    if isinstance(have, (Tensor, fx.Proxy)):
-        return False
-    return want is have or (type(want) is type(have) and bool(want == have))
 
 
 class _Weight(fx.Proxy):
@@ -123,7 +64,7 @@ class IslandTracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
         """Parameters and buffers have a shape that forwards may ask for."""
         if kind == "get_attr":
-            tensor = {**dict(self.root.named_parameters()), **dict(self.root.named_buffers())}[target]
+            tensor = operator.attrgetter(target)(self.root)
             more["proxy_factory_fn"] = lambda node: _Weight(node, self, tensor)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
@@ -329,35 +270,6 @@ def compile_graph(graph: fx.Graph, label: str) -> Callable[..., Any]:
     exec(compile(code.src, name, "exec"), namespace)
     forward: Callable[..., Any] = namespace["forward"]
     return forward
-
-
-@dataclass(frozen=True)
-class Signature:
-    """How a forward is called: its positional parameters, so that f(x), f(x=x) and f(x, mask=None) are one call."""
-
-    names: tuple[str, ...]
-    defaults: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> Signature:
-        """Read the signature of a module's class; what a decorator takes, not the forward that it hides."""
-        found = inspect.signature(type(module).forward, follow_wrapped=False).parameters.values()
-        if any(p.kind is p.VAR_POSITIONAL for p in found):
-            return cls((), {})
-        named = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
-        return cls(tuple(p.name for p in named), {p.name: p.default for p in named if p.default is not p.empty})
-
-    def normalize(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Pass by position what can be passed by position, defaults included."""
-        positional, rest = list(args), dict(kwargs)
-        for name in self.names[len(positional) :]:
-            if name in rest:
-                positional.append(rest.pop(name))
-            elif name in self.defaults:
-                positional.append(self.defaults[name])
-            else:
-                break
-        return tuple(positional), rest
 
 
 @dataclass(frozen=True)

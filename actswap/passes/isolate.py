@@ -20,8 +20,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from actswap.activations.plain import SourceModule
+from actswap.capture.arguments import Arguments
 from actswap.capture.island import (
-    Arguments,
     Graph,
     Traced,
     Variant,

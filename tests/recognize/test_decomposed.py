@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actswap.activations.plain import evaluate
-from actswap.capture.island import Arguments, graph_ops, trace
+from actswap.capture.arguments import Arguments
+from actswap.capture.island import graph_ops, trace
 from actswap.capture.observe import observe
 from actswap.recognize.matches import Match, find
 from actswap.survey import scan

@@ -1,0 +1,105 @@
+"""How a module is called: which leaves of its arguments are tensors, and the values of the others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from actswap.capture.canonical import is_number
+from actswap.capture.tape import Ref
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The shape of a call: which leaves of (args, kwargs) are tensors, which numbers, and the values of the rest."""
+
+    spec: TreeSpec
+    leaves: tuple[Any, ...]  # `TENSOR`, `NUMBER`, or the constant itself
+
+    @classmethod
+    def of(cls, args: Sequence[Any], kwargs: Mapping[str, Any], free_numbers: bool = False) -> Arguments:
+        """Describe a call; a tensor is a Tensor, an fx proxy or a `Ref`."""
+        leaves, spec = tree_flatten((tuple(args), dict(kwargs)), is_leaf=lambda v: isinstance(v, Ref))
+        return cls(spec, tuple(_leaf(v, free_numbers) for v in leaves))
+
+    def accepts(self, leaves: Sequence[Any], spec: TreeSpec) -> bool:
+        """True where a call with these leaves is the one described."""
+        return (
+            spec == self.spec
+            and len(leaves) == len(self.leaves)
+            and all(_fits(want, have) for want, have in zip(self.leaves, leaves, strict=True))
+        )
+
+    def free(self, leaves: Sequence[Any]) -> list[Any]:
+        """Return the leaves that are placeholders of the graph."""
+        return [have for want, have in zip(self.leaves, leaves, strict=True) if isinstance(want, Marker)]
+
+    def __str__(self) -> str:
+        shown = [str(leaf) for leaf in self.leaves]
+        return f"({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What stands for a free leaf of a call."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TENSOR, NUMBER = Marker("tensor"), Marker("number")
+
+
+def _leaf(value: Any, free_numbers: bool) -> Any:
+    if isinstance(value, (Tensor, fx.Proxy, Ref)):
+        return TENSOR
+    if free_numbers and is_number(value):
+        return NUMBER
+    return value
+
+
+def _fits(want: Any, have: Any) -> bool:
+    if want is TENSOR:
+        return isinstance(have, (Tensor, fx.Proxy))
+    if want is NUMBER:
+        return is_number(have) or isinstance(have, (torch.SymInt, torch.SymFloat, fx.Proxy))
+    if isinstance(have, (Tensor, fx.Proxy)):
+        return False
+    return want is have or (type(want) is type(have) and bool(want == have))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a forward is called: its positional parameters, so that f(x), f(x=x) and f(x, mask=None) are one call."""
+
+    names: tuple[str, ...]
+    defaults: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Signature:
+        """Read the signature of a module's class; what a decorator takes, not the forward that it hides."""
+        found = inspect.signature(type(module).forward, follow_wrapped=False).parameters.values()
+        if any(p.kind is p.VAR_POSITIONAL for p in found):
+            return cls((), {})
+        named = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+        return cls(tuple(p.name for p in named), {p.name: p.default for p in named if p.default is not p.empty})
+
+    def normalize(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Pass by position what can be passed by position, defaults included."""
+        positional, rest = list(args), dict(kwargs)
+        for name in self.names[len(positional) :]:
+            if name in rest:
+                positional.append(rest.pop(name))
+            elif name in self.defaults:
+                positional.append(self.defaults[name])
+            else:
+                break
+        return tuple(positional), rest
