@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections import OrderedDict
 
 import pytest
 import torch
@@ -14,33 +13,14 @@ from torch import nn
 
 from actswap import activations
 from actswap import nn as AN
-from actswap.activations.base import Activation, StartContext
-from actswap.activations.plain import PLAIN, SourceModule, evaluate
-from actswap.activations.simplify import closest_plain, simplify
+from actswap.activations.plain import PLAIN, evaluate
 from actswap.errors import UsageError
-from actswap.fit.histogram import Histogram
 from actswap.sites import Source
+
+from .modules import C, built, randomised, sample
 
 TRAINABLE = [spec.name for spec in activations.TRAINABLE]
 EVERY = pytest.mark.parametrize("name", TRAINABLE)
-C = 6
-
-
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The same module with every parameter moved a little."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=g))
-    return module
-
-
-def built(name: str, **options: object) -> nn.Module:
-    return randomised(activations.get(name).build(C, 1, **options))
-
-
-def sample(*shape: int, seed: int = 3) -> torch.Tensor:
-    return torch.randn(*(shape or (2, C, 4, 5)), generator=torch.Generator().manual_seed(seed))
 
 
 @EVERY
@@ -176,145 +156,6 @@ def test_plain_targets_build(kind: str) -> None:
         assert torch.equal(spec.build(C, 1, **spec.options)(x), evaluate(Source(kind), x))
 
 
-# Checkpoints of the original implementations
-
-
-def test_original_acon_c_checkpoint() -> None:
-    g = torch.Generator().manual_seed(0)
-    saved = {key: torch.randn(1, C, 1, 1, generator=g) for key in ("p1", "p2", "beta")}
-    module = AN.AconC(C)
-    module.load_state_dict(saved)
-    x = sample()
-    d = saved["p1"] - saved["p2"]
-    torch.testing.assert_close(module(x), d * x * torch.sigmoid(saved["beta"] * d * x) + saved["p2"] * x)
-    assert (saved["beta"] < 0).any()  # the sign is kept
-
-
-def test_original_meta_acon_checkpoint() -> None:
-    """Convolution weights (H, C, 1, 1), BatchNorms, p1 and p2 (1, C, 1, 1), inside a larger model."""
-    hidden = 16
-    original = nn.ModuleDict(
-        {
-            "fc1": nn.Conv2d(C, hidden, 1),
-            "bn1": nn.BatchNorm2d(hidden),
-            "fc2": nn.Conv2d(hidden, C, 1),
-            "bn2": nn.BatchNorm2d(C),
-        }
-    )
-    randomised(original)
-    x = sample(4, C, 5, 5)
-    for part in ("bn1", "bn2"):
-        original[part].running_mean.uniform_(-0.1, 0.1)
-    saved = OrderedDict((f"act.{k}", v) for k, v in original.state_dict().items())
-    saved["act.p1"], saved["act.p2"] = sample(1, C, 1, 1, seed=5), sample(1, C, 1, 1, seed=6)
-    model = nn.ModuleDict({"act": AN.MetaAcon(C, bn=True)})
-    model.load_state_dict(saved)
-    for training in (False, True):
-        original.train(training)
-        model.train(training)
-        z = x.mean((2, 3), keepdim=True)
-        for part in ("fc1", "bn1", "fc2", "bn2"):
-            z = original[part](z)
-        p1, p2 = saved["act.p1"], saved["act.p2"]
-        d = p1 - p2
-        expected = d * x * torch.sigmoid(torch.sigmoid(z) * d * x) + p2 * x
-        torch.testing.assert_close(model["act"](x), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_yolov5_meta_acon_checkpoint() -> None:
-    fc1, fc2 = nn.Conv2d(C, 16, 1), nn.Conv2d(16, C, 1)
-    saved = {
-        **{f"fc1.{k}": v for k, v in fc1.state_dict().items()},
-        **{f"fc2.{k}": v for k, v in fc2.state_dict().items()},
-        "p1": sample(1, C, 1, 1),
-        "p2": sample(1, C, 1, 1, seed=4),
-    }
-    module = AN.MetaAcon(C)
-    module.load_start({"scale": 7.0})
-    module.load_state_dict(saved)  # the paper's form: scale 1
-    x = sample()
-    d = saved["p1"] - saved["p2"]
-    beta = torch.sigmoid(fc2(fc1(x.mean((2, 3), keepdim=True))))
-    torch.testing.assert_close(module(x), d * x * torch.sigmoid(beta * d * x) + saved["p2"] * x)
-
-
-def test_batch_norm_on_one_sample_says_what_to_do() -> None:
-    module = AN.MetaAcon(C, bn=True)
-    with pytest.raises(UsageError, match="bn=False"):
-        module(sample(1, C, 4, 4))
-    module.eval()(sample(1, C, 4, 4))
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["A", "B"])
-@pytest.mark.parametrize("k", [2, 3])
-def test_dy_relu_checkpoint_of_islanna(shared: bool, k: int) -> None:
-    """fc2 rows ordered channel by channel, a_1 .. a_K, b_1 .. b_K within each."""
-    hidden, rows = 4, 2 * k * (1 if shared else C)
-    saved = {
-        "fc1.weight": sample(hidden, C, seed=1),
-        "fc1.bias": sample(hidden, seed=2),
-        "fc2.weight": sample(rows, hidden, seed=3),
-        "fc2.bias": sample(rows, seed=4),
-        "lambdas": torch.tensor([1.0] * k + [0.5] * k),
-        "init_v": torch.tensor([1.0] + [0.0] * (2 * k - 1)),
-    }
-    module = (AN.DyReLUA if shared else AN.DyReLUB)(C, k=k, hidden=hidden)
-    module.load_state_dict(saved)
-    x = sample()
-    z = F.relu(x.mean((2, 3)) @ saved["fc1.weight"].T + saved["fc1.bias"]) @ saved["fc2.weight"].T
-    theta = (2 * torch.sigmoid(z + saved["fc2.bias"]) - 1).reshape(2, -1, 2 * k)
-    coef = theta * saved["lambdas"] + saved["init_v"]
-    lines = x.unsqueeze(-1) * coef[:, :, None, None, :k] + coef[:, :, None, None, k:]
-    torch.testing.assert_close(module(x), lines.amax(-1))
-
-
-@pytest.mark.parametrize("keys", [("fc.0", "fc.2"), ("conv1.conv", "conv2.conv")], ids=["DynamicHead", "mmdet"])
-def test_dy_relu_checkpoint_of_microsoft(keys: tuple[str, str]) -> None:
-    """Blocks a1, b1, a2, b2 of C rows, hard sigmoid."""
-    hidden = 4
-    layers = [nn.Linear(C, hidden), nn.Linear(hidden, 4 * C)]
-    saved = {
-        f"{key}.{k}": v * 3 for key, layer in zip(keys, layers, strict=True) for k, v in layer.state_dict().items()
-    }
-    module = AN.DyReLUB(C, hidden=hidden, normalizer="hard_sigmoid")
-    module.load_state_dict(saved)
-    x = sample()
-    z = F.relu(x.mean((2, 3)) @ saved[f"{keys[0]}.weight"].T + saved[f"{keys[0]}.bias"])
-    h = F.hardsigmoid(z @ saved[f"{keys[1]}.weight"].T + saved[f"{keys[1]}.bias"]).reshape(2, 4 * C, 1, 1)
-    a1, b1, a2, b2 = h.split(C, 1)
-    expected = torch.maximum(x * ((a1 - 0.5) * 2 + 1) + b1 - 0.5, x * (a2 - 0.5) * 2 + b2 - 0.5)
-    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_dy_relu_c_checkpoint_of_microsoft() -> None:
-    """The spatial branch, a 1x1 convolution and a BatchNorm, becomes one affine map."""
-    conv, norm = nn.Conv2d(C, 1, 1), nn.BatchNorm2d(1)
-    norm.running_mean.fill_(0.3)
-    norm.running_var.fill_(2.0)
-    randomised(norm)
-    layers = {"fc.0": nn.Linear(C, 4), "fc.2": nn.Linear(4, 4 * C), "spa.0": conv, "spa.1": norm.eval()}
-    saved = {f"{key}.{k}": v for key, layer in layers.items() for k, v in layer.state_dict().items()}
-    module = AN.DyReLUC(C, hidden=4, normalizer="hard_sigmoid")
-    module.load_state_dict(saved)
-    flat = {k: v for k, v in saved.items() if k.startswith("fc")}
-    lines = AN.DyReLUB(C, hidden=4, normalizer="hard_sigmoid")
-    lines.load_state_dict(flat)
-    x = 3 * sample()
-    share = torch.softmax(norm(conv(x)).flatten(1), 1).reshape(2, 1, 4, 5)
-    expected = lines(x) * F.hardtanh(share * 20, 0, 3) / 3
-    torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
-    assert module.tau == 1.0 and module.gain == 1.0
-
-
-def test_per_channel_shapes_load_from_any_layout() -> None:
-    for shape in ((C,), (1, C, 1), (1, 1, C), (1, C, 1, 1)):
-        module = AN.AconC(C)
-        saved = {"p1": sample(*shape), "p2": sample(*shape), "beta": sample(*shape).abs()}
-        module.load_state_dict(saved)
-        assert torch.equal(module.p1, saved["p1"].flatten())
-        torch.testing.assert_close(module.beta, saved["beta"].flatten())
-
-
 # PAU
 
 
@@ -425,104 +266,3 @@ def test_acon_frelu_with_batch_norm() -> None:
     x = sample()
     second = module.bn(F.conv2d(x, module.weight, module.bias, padding=1, groups=C))
     torch.testing.assert_close(module(x), (x - second) * torch.sigmoid(x - second) + second)
-
-
-# Morphs, schedules and the way back
-
-
-@pytest.mark.parametrize("target", ["acon_c", "pau", "dy_relu_b", "sigmoid"])
-@pytest.mark.parametrize("kind", PLAIN)
-def test_morph_is_the_source_at_0_and_the_target_at_1(kind: str, target: str) -> None:
-    source = Source(kind)
-    morph = AN.Morph(SourceModule(source), activations.get(target).build(C, 1))
-    x = sample()
-    assert torch.equal(morph(x), evaluate(source, x))
-    morph.t = 1.0
-    assert torch.equal(morph(x), morph.target(x))
-    morph.t = 0.25
-    torch.testing.assert_close(morph(x), 0.75 * evaluate(source, x) + 0.25 * morph.target(x))
-
-
-def test_morph_in_half_precision_and_saved() -> None:
-    morph = AN.Morph(SourceModule(Source("gelu")), AN.AconC(C)).bfloat16()
-    x = sample().bfloat16()
-    assert torch.equal(morph(x), F.gelu(x))
-    morph.t = 0.5
-    other = AN.Morph(SourceModule(Source("gelu")), AN.AconC(C)).bfloat16()
-    other.load_state_dict(morph.state_dict())
-    assert other.t == 0.5 and torch.equal(other(x), morph(x))
-
-
-def test_schedules_anneal_and_finalize() -> None:
-    model = nn.Sequential(
-        OrderedDict(
-            a=AN.Morph(SourceModule(Source("gelu")), AN.AconC(C)),
-            b=nn.Sequential(AN.Morph(SourceModule(Source("tanh")), AN.DyReLUC(C))),
-        )
-    )
-    rise, cool = AN.morph_schedule(10), AN.temperature_schedule(10)
-    assert [rise(s) for s in (-1, 0, 5, 10, 99)] == [0.0, 0.0, 0.5, 1.0, 1.0]
-    assert [cool(s) for s in (0, 10, 50)] == [10.0, 1.0, 1.0]
-    assert AN.anneal(model, "t", rise, 5) == 2 and AN.anneal(model, "tau", cool, 5) == 1
-    assert model.a.t == 0.5 and model.b[0].target.tau == 5.5
-    with pytest.raises(UsageError, match=r"t = 0\.5"):
-        AN.finalize(model)
-    AN.anneal(model, "t", rise, 10)
-    x = sample()
-    before = model(x)
-    assert AN.finalize(model) == 2 and isinstance(model.a, AN.AconC) and isinstance(model.b[0], AN.DyReLUC)
-    assert torch.equal(model(x), before)
-
-
-def test_temperature_is_saved() -> None:
-    first, second = AN.DyReLUC(C), AN.DyReLUC(C)
-    first.tau = 2.5
-    second.load_state_dict(first.state_dict())
-    assert second.tau == 2.5
-
-
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        ("acon_c", Source("silu")),
-        ("acon_c", Source.of("leaky_relu", slope=0.2)),
-        ("acon_c", Source.of("prelu", slope=(0.1, 0.2, 0.3, 1.4, -0.5, 0.0))),
-        ("meta_acon", Source("relu")),
-        ("dy_relu_b", Source("relu")),
-        ("pau", Source("tanh")),
-        ("pau", Source("sigmoid")),
-    ],
-    ids=str,
-)
-def test_simplify_finds_what_a_unit_started_from(name: str, source: Source) -> None:
-    spec = activations.get(name)
-    module = spec.build(C, 1)
-    context = StartContext(beta=1e5, histogram=Histogram.uniform(-8, 8))
-    module.load_start(spec.start(source, context).params)
-    x = 2 * sample(4, C, 8, 8)
-    found = closest_plain(module, x, 2e-3)
-    assert found is not None and found.kind == source.kind
-    for n, value in source.params:
-        assert torch.tensor(found.get(n)).tolist() == pytest.approx(torch.tensor(value).tolist(), abs=1e-3)
-
-
-def test_simplify_leaves_what_is_not_plain() -> None:
-    assert closest_plain(AN.AconC(C, p1=1.1, p2=-0.4, beta=0.7), 2 * sample(), 1e-3) is None
-
-
-def test_simplify_a_model() -> None:
-    plain, odd = AN.AconC(4), AN.AconC(5, p1=1.3, p2=0.4, beta=2.0)
-    model = nn.Sequential(nn.Linear(3, 4), plain, nn.Linear(4, 5), odd)
-    x = sample(64, 3)
-    before = model(x)
-    assert simplify(model, lambda: model(x), 1e-3) == {"1": Source("silu")}
-    assert isinstance(model[1], SourceModule) and model[3] is odd
-    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
-
-
-def test_bounded_delegates_its_start() -> None:
-    bounded = AN.Bounded(AN.AconC(C), 0.0, 6.0)
-    assert isinstance(bounded.inner, Activation)
-    bounded.load_start(activations.get("acon_c").start(Source("relu"), StartContext(beta=1e5)).params)
-    x = 5 * sample()
-    torch.testing.assert_close(bounded(x), F.relu6(x), rtol=0, atol=3e-6)
