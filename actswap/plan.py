@@ -179,9 +179,11 @@ class Plan:
 
 
 def _rewrite(data: Mapping[str, Any]) -> Rewrite:
-    line, end_line, column, end_column = (int(v) for v in data["place"])
+    place, argument = (None if p is None else tuple(int(v) for v in p) for p in (data["place"], data.get("argument")))
+    if place is None or any(p is not None and len(p) != 4 for p in (place, argument)):
+        raise ValueError("a place has four numbers")
     ordinals = tuple(int(o) for o in data["ordinals"])
-    return Rewrite(str(data["function"]), str(data["digest"]), (line, end_line, column, end_column), ordinals)
+    return Rewrite(str(data["function"]), str(data["digest"]), place, ordinals, argument)  # type: ignore[arg-type]
 
 
 def keys_of(model: nn.Module) -> str:

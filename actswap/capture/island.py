@@ -56,6 +56,7 @@ class IslandTracer(fx.Tracer):
         super().__init__()
         self.arguments, self.inline = arguments, inline
         self._registered: set[int] = set()
+        self._tensors: dict[str, Tensor] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Every registered child is a leaf, unless it is part of a formula of the owner."""
@@ -64,7 +65,9 @@ class IslandTracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
         """Parameters and buffers have a shape that forwards may ask for."""
         if kind == "get_attr":
-            tensor = operator.attrgetter(target)(self.root)
+            if not self._tensors:  # by name: reading the attribute would make another proxy
+                self._tensors = {**dict(self.root.named_parameters()), **dict(self.root.named_buffers())}
+            tensor = self._tensors[target]
             more["proxy_factory_fn"] = lambda node: _Weight(node, self, tensor)
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 

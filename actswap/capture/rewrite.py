@@ -27,13 +27,20 @@ from actswap.errors import CaptureError
 _TRANSPARENT = (*(f"{p}/" for p in torch.__path__), str(Path(__file__).parent))
 
 
+Place = tuple[int, int, int, int]  # line, end line, column, end column
+
+
 @dataclass(frozen=True)
 class Spot:
-    """Where an observed call stands: the code it ran in, its place in the source, and which run of that code."""
+    """Where an observed call stands: the code it ran in, its place in the source, and which run of that code.
+
+    For a formula that is spelled out, `argument` is the place of its input inside the expression.
+    """
 
     code: CodeType
-    place: tuple[int, int, int, int]  # line, end line, column, end column
+    place: Place
     frame: int
+    argument: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,14 @@ class Rewrite:
         digest: of the method's source, checked before it is rewritten.
         place: line, end line, column, end column, from the method's first line and indentation.
         ordinals: the activation calls it makes, in order: more than one where it stands in a loop.
+        argument: of a formula: where its input stands; a call shows its own.
     """
 
     function: str
     digest: str
-    place: tuple[int, int, int, int]
+    place: Place
     ordinals: tuple[int, ...]
+    argument: Place | None = None
 
 
 def spot_of(frame: FrameType | None, owner: nn.Module, frames: list[FrameType]) -> Spot | None:
@@ -79,25 +88,30 @@ def plan_rewrites(owner: nn.Module, spots: Sequence[Spot | None]) -> tuple[Rewri
     Raises:
         CaptureError: a place is not known, or not in a plain method of the owner's class.
     """
-    grouped: dict[tuple[CodeType, tuple[int, int, int, int]], list[int]] = {}
+    grouped: dict[tuple[CodeType, Place, Place | None], list[int]] = {}
     frames: dict[CodeType, set[int]] = {}
     for ordinal, spot in enumerate(spots):
         if spot is None:
-            raise CaptureError("the call is not made in a method of its module", why="it happens in a free function")
-        grouped.setdefault((spot.code, spot.place), []).append(ordinal)
+            raise CaptureError(
+                "the call is not one expression in a method of its module", why="it happens in a free function"
+            )
+        grouped.setdefault((spot.code, spot.place, spot.argument), []).append(ordinal)
         frames.setdefault(spot.code, set()).add(spot.frame)
     found = []
-    for (code, place), ordinals in grouped.items():
+    for (code, place, argument), ordinals in grouped.items():
         if len(frames[code]) > 1:
             raise CaptureError(
                 f"{code.co_name} runs more than once in one forward", why="its calls cannot be told apart"
             )
         name = _method_name(type(owner), code)
         source, indent = _source(_inner(getattr(type(owner), name)))
-        first = code.co_firstlineno
-        local = (place[0] - first, place[1] - first, place[2] - indent, place[3] - indent)
-        found.append(Rewrite(name, _digest(source), local, tuple(ordinals)))
+        local = [_shifted(p, code.co_firstlineno, indent) for p in (place, argument) if p is not None]
+        found.append(Rewrite(name, _digest(source), local[0], tuple(ordinals), *local[1:]))
     return tuple(found)
+
+
+def _shifted(place: Place, lines: int, columns: int) -> Place:
+    return (place[0] - lines, place[1] - lines, place[2] - columns, place[3] - columns)
 
 
 def rewritten(owner: nn.Module, rewrites: Sequence[Rewrite], paths: Mapping[int, str]) -> dict[str, FunctionType]:
@@ -122,7 +136,7 @@ def rewritten(owner: nn.Module, rewrites: Sequence[Rewrite], paths: Mapping[int,
 
 
 class _Exchange(ast.NodeTransformer):
-    """Replace call expressions at known places."""
+    """Replace the expressions at known places."""
 
     def __init__(self, rewrites: Sequence[Rewrite], paths: Mapping[int, str], owner: str) -> None:
         self.wanted = {r.place: r for r in rewrites}
@@ -139,14 +153,20 @@ class _Exchange(ast.NodeTransformer):
                 return ast.Assign(targets=[ast.Name(target.id, ast.Store())], value=node.value)
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Exchange the call where it is one of those wanted."""
-        place = (node.lineno - 1, (node.end_lineno or 0) - 1, node.col_offset, node.end_col_offset or 0)
-        rewrite = self.wanted.pop(place, None)
-        self.generic_visit(node)
+    def visit(self, node: ast.AST) -> Any:
+        """Exchange the expression where it is one of those wanted."""
+        wanted = isinstance(node, (ast.Call, ast.BinOp, ast.UnaryOp))
+        rewrite = self.wanted.pop(_place_of(node), None) if wanted else None
         if rewrite is None:
-            return node
-        argument = _argument(node)
+            return super().visit(node)
+        if rewrite.argument is not None:
+            parts = (part for part in ast.walk(node) if isinstance(part, ast.expr))
+            argument = self.visit(next(part for part in parts if _place_of(part) == rewrite.argument))
+        elif isinstance(node, ast.Call):
+            self.generic_visit(node)
+            argument = _argument(node)
+        else:
+            raise CaptureError("the expression is no call, and shows no input")
         children: list[ast.expr] = [self._child(o) for o in rewrite.ordinals]
         if len(children) == 1:
             called = children[0]
@@ -167,6 +187,10 @@ class _Exchange(ast.NodeTransformer):
         for part in self.paths.get(ordinal, "").split("."):
             found = ast.Call(ast.Name("getattr", ast.Load()), [found, ast.Constant(part)], [])
         return found
+
+
+def _place_of(node: Any) -> Place:
+    return (node.lineno - 1, node.end_lineno - 1, node.col_offset, node.end_col_offset)
 
 
 def _argument(call: ast.Call) -> ast.expr:

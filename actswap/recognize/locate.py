@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from actswap.capture.rewrite import Spot
+from actswap.capture.spelled import formula_spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
@@ -112,7 +113,7 @@ def _spot(place: _Place) -> Spot | None:
     called, match = place.called[0], place.matches[0]
     if called is not None:
         return called.spot
-    return None if match.is_formula else match.root.spot
+    return formula_spot(match.root, match.ops, match.x) if match.is_formula else match.root.spot
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:

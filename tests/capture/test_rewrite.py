@@ -50,6 +50,40 @@ class Looping(nn.Module):
         return self.body(x)
 
 
+class Spelled(nn.Module):
+    """Formulas of one expression each, some nested, behind a branch that torch.fx cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.beta = 1.7
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e6:
+            return x
+        y = torch.square(torch.relu(self.linear(x)))
+        for _ in range(2):
+            y = 2 * (y * torch.sigmoid(self.beta * y)) + 1
+        y = self.last(y)
+        y = torch.where(y > 0, y, 0.1 * y) / (1 + 0 * y)
+        return F.silu(self.linear(y) * 1.0) + (0.5 * y) * (1 + torch.erf(y / 2**0.5))
+
+
+class InTwoStatements(nn.Module):
+    """A formula that no single expression spells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e6:
+            return x
+        y = self.linear(x)
+        gate = torch.sigmoid(y)
+        return self.linear(y * gate)
+
+
 class BareInPlace(nn.Module):
     """The result of the in-place call is not used, its input is."""
 
@@ -158,3 +192,20 @@ def test_a_call_that_cannot_be_reached_is_left_with_its_reason() -> None:
     (site,) = actswap.scan(Hidden(), torch.randn(2, 4))
     assert site.how == "left"
     assert "torch.fx cannot trace" in site.reason and "decorator" in site.reason
+
+
+def test_formulas_are_exchanged_in_the_source() -> None:
+    model, x = Spelled().eval(), torch.randn(3, 4)
+    result = actswap.convert(model, "acon_c", x, start="morph")
+    assert len(result.report.replaced) == 6 and result.plan.islands[0].rewrites
+    plan = Plan.from_dict(json.loads(json.dumps(result.plan.to_dict())))
+    with torch.no_grad():
+        for converted in (result.model, actswap.apply_plan(model, plan)):
+            torch.testing.assert_close(converted(2 * x), model(2 * x))  # the plain functions, up to their rounding
+            assert torch.equal(converted(x + 1e9), x + 1e9), "the branch is still there"
+        assert torch.equal(actswap.revert(result.model)(x), model(x))
+
+
+def test_a_formula_of_two_statements_is_left_with_its_reason() -> None:
+    (site,) = actswap.scan(InTwoStatements(), torch.randn(2, 4))
+    assert site.source.kind == "silu" and site.how == "left" and "not one expression" in site.reason
