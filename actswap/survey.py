@@ -74,7 +74,7 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     islands: dict[str, Island] = {}
     traces: dict[str, Sequence[Traced]] = {}
     failed: dict[str, CaptureError] = {}
-    unreached: dict[str, str] = {}
+    unreached: dict[tuple[str, int], str] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for found in located.values():
         here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
@@ -88,32 +88,35 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         places = {f.owner: f for f in locate(model, observe(model, args, kwargs, spots=True))}
         for owner, first in failed.items():
             try:
-                islands[owner] = rewrite_of(model, places[owner])
-            except CaptureError as second:
-                reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second.what}"
-                unreached[owner] = reason
+                islands[owner], missed = rewrite_of(model, places[owner])
+            except CaptureError as error:
+                missed = dict.fromkeys(range(len(places[owner].spots)), error.what)
+            for ordinal, second in missed.items():
+                reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second}"
+                unreached[owner, ordinal] = reason
     sites += recurrent_sites(tape) + scripted_sites(tape)
     ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]
     settled = [
-        replace(s, how="left", reason=unreached[s.owner]) if s.how == "island" and s.owner in unreached else s
+        replace(s, how="left", reason=unreached[s.owner, s.ordinal])
+        if s.how == "island" and (s.owner, s.ordinal) in unreached
+        else s
         for s in ordered
     ]
     return Survey(tuple(settled), islands, traces, tape, located)
 
 
-def rewrite_of(model: nn.Module, found: Located) -> Island:
-    """Describe an owner whose source is rewritten.
+def rewrite_of(model: nn.Module, found: Located) -> tuple[Island, dict[int, str]]:
+    """Describe an owner whose source is rewritten, and the calls that this does not reach, with the reason.
 
     Raises:
-        CaptureError: it cannot be.
+        CaptureError: it reaches none.
     """
     owner = model.get_submodule(found.owner)
     children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
-    island = Island(
-        found.owner, (), tuple(s.kind for s in found.sources), children, (), plan_rewrites(owner, found.spots)
-    )
+    rewrites, missed = plan_rewrites(owner, found.spots)
+    island = Island(found.owner, (), tuple(s.kind for s in found.sources), children, (), rewrites)
     check_island(model, island)
-    return island
+    return island, missed
 
 
 def island_of(model: nn.Module, found: Located, tape: Tape) -> tuple[Island, list[Traced]]:

@@ -82,32 +82,41 @@ def spot_of(frame: FrameType | None, owner: nn.Module, frames: list[FrameType]) 
     return None
 
 
-def plan_rewrites(owner: nn.Module, spots: Sequence[Spot | None]) -> tuple[Rewrite, ...]:
-    """Turn the observed places of all activation calls of one owner into rewrites.
+def plan_rewrites(owner: nn.Module, spots: Sequence[Spot | None]) -> tuple[tuple[Rewrite, ...], dict[int, str]]:
+    """Turn the observed places of the activation calls of one owner into rewrites.
+
+    Returns:
+        The rewrites, and for each call that they do not reach the reason, by its ordinal.
 
     Raises:
-        CaptureError: a place is not known, or not in a plain method of the owner's class.
+        CaptureError: no call is reached.
     """
     grouped: dict[tuple[CodeType, Place, Place | None], list[int]] = {}
     frames: dict[CodeType, set[int]] = {}
+    missed: dict[int, str] = {}
     for ordinal, spot in enumerate(spots):
         if spot is None:
-            raise CaptureError(
-                "the call is not one expression in a method of its module", why="it happens in a free function"
-            )
-        grouped.setdefault((spot.code, spot.place, spot.argument), []).append(ordinal)
-        frames.setdefault(spot.code, set()).add(spot.frame)
+            missed[ordinal] = "the call is not one expression in a method of its module"
+        else:
+            grouped.setdefault((spot.code, spot.place, spot.argument), []).append(ordinal)
+            frames.setdefault(spot.code, set()).add(spot.frame)
     found = []
     for (code, place, argument), ordinals in grouped.items():
-        if len(frames[code]) > 1:
-            raise CaptureError(
-                f"{code.co_name} runs more than once in one forward", why="its calls cannot be told apart"
-            )
-        name = _method_name(type(owner), code)
-        source, indent = _source(_inner(getattr(type(owner), name)))
-        local = [_shifted(p, code.co_firstlineno, indent) for p in (place, argument) if p is not None]
-        found.append(Rewrite(name, _digest(source), local[0], tuple(ordinals), *local[1:]))
-    return tuple(found)
+        try:
+            if len(frames[code]) > 1:
+                raise CaptureError(f"{code.co_name} runs more than once in one forward: its calls look alike")
+            name = _method_name(type(owner), code)
+            source, indent = _source(_inner(getattr(type(owner), name)))
+            local = [_shifted(p, code.co_firstlineno, indent) for p in (place, argument) if p is not None]
+            rewrite = Rewrite(name, _digest(source), local[0], tuple(ordinals), *local[1:])
+            rewritten(owner, [rewrite], dict.fromkeys(ordinals, "x"))
+        except CaptureError as error:
+            missed.update(dict.fromkeys(ordinals, error.what))
+        else:
+            found.append(rewrite)
+    if not found:
+        raise CaptureError("; ".join(dict.fromkeys(missed.values())))
+    return tuple(found), missed
 
 
 def _shifted(place: Place, lines: int, columns: int) -> Place:

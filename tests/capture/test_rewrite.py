@@ -70,7 +70,7 @@ class Spelled(nn.Module):
 
 
 class InTwoStatements(nn.Module):
-    """A formula that no single expression spells."""
+    """A formula that no single expression spells, beside a call that one does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class InTwoStatements(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 1e6:
             return x
-        y = self.linear(x)
+        y = self.linear(F.gelu(x))
         gate = torch.sigmoid(y)
         return self.linear(y * gate)
 
@@ -206,6 +206,10 @@ def test_formulas_are_exchanged_in_the_source() -> None:
         assert torch.equal(actswap.revert(result.model)(x), model(x))
 
 
-def test_a_formula_of_two_statements_is_left_with_its_reason() -> None:
-    (site,) = actswap.scan(InTwoStatements(), torch.randn(2, 4))
-    assert site.source.kind == "silu" and site.how == "left" and "not one expression" in site.reason
+def test_a_formula_of_two_statements_is_left_with_its_reason_and_the_rest_is_not() -> None:
+    model, x = InTwoStatements().eval(), torch.randn(2, 4)
+    sites = {s.source.kind: s for s in actswap.scan(model, x)}
+    assert sites["silu"].how == "left" and "not one expression" in sites["silu"].reason
+    assert sites["gelu"].how == "island"
+    report = actswap.convert(model, "acon_c", x, start="morph").report
+    assert [r.site.source.kind for r in report.replaced] == ["gelu"] and report.census.complete
