@@ -113,19 +113,32 @@ def _disturbing(
     probe: Callable[[Plan], list[Tensor]],
     limit: float,
 ) -> list[Site]:
-    """Bisect for the sites that cannot be isolated without changing the outputs."""
+    """Bisect for the sites that cannot be isolated without changing the outputs.
 
-    def search(some: Sequence[Site]) -> list[Site]:
+    Where only several together do, one after the other is isolated too, and those with which it goes wrong are taken.
+    """
+
+    def fine(some: Sequence[Site]) -> bool:
         plan = _plan(model, found, some, (), islands, "", {}, keys)
         originals = isolate(model, plan, traces)
-        fine = _agrees(expected, plan, probe, limit)
+        good = _agrees(expected, plan, probe, limit)
         undo(model, plan, originals)
-        if fine:
+        return good
+
+    def search(some: Sequence[Site]) -> list[Site]:
+        if fine(some):
             return []
         if len(some) == 1:
             return list(some)
         half = len(some) // 2
-        return search(some[:half]) + search(some[half:])
+        return search(some[:half]) + search(some[half:]) or together(some)
+
+    def together(some: Sequence[Site]) -> list[Site]:
+        kept: list[Site] = []
+        bad: list[Site] = []
+        for site in some:
+            (kept if fine([*kept, site]) else bad).append(site)
+        return bad
 
     return search(list(sites))
 

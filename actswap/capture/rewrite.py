@@ -8,6 +8,7 @@ observed run tells which bytes of the source it came from (Python 3.11 and newer
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import inspect
@@ -168,34 +169,57 @@ class _Exchange(ast.NodeTransformer):
         rewrite = self.wanted.pop(_place_of(node), None) if wanted else None
         if rewrite is None:
             return super().visit(node)
-        if rewrite.argument is not None:
-            parts = (part for part in ast.walk(node) if isinstance(part, ast.expr))
-            argument = self.visit(next(part for part in parts if _place_of(part) == rewrite.argument))
-        elif isinstance(node, ast.Call):
-            self.generic_visit(node)
-            argument = _argument(node)
-        else:
-            raise CaptureError("the expression is no call, and shows no input")
-        children: list[ast.expr] = [self._child(o) for o in rewrite.ordinals]
+        original = copy.deepcopy(node)
+        argument = self.visit(_argument_of(node, rewrite))
+        children = [self._child(o) if o in self.paths else _unchanged(original, rewrite) for o in rewrite.ordinals]
         if len(children) == 1:
             called = children[0]
         else:
-            if any(o not in self.paths for o in rewrite.ordinals):
-                raise CaptureError("the call stands in a loop, of which only some rounds are chosen")
             name = f"_actswap_{len(self.iterators)}"
             each = ast.Call(ast.Name("iter", ast.Load()), [ast.Tuple(children, ast.Load())], [])
             self.iterators.append(ast.Assign(targets=[ast.Name(name, ast.Store())], value=each))
             # A loop may run longer on other inputs: the last child then serves the further rounds too.
-            called = ast.Call(
-                ast.Name("next", ast.Load()), [ast.Name(name, ast.Load()), self._child(rewrite.ordinals[-1])], []
-            )
+            rest = [ast.Name(name, ast.Load()), copy.deepcopy(children[-1])]
+            called = ast.Call(ast.Name("next", ast.Load()), rest, [])
         return ast.Call(called, [argument], [])
 
     def _child(self, ordinal: int) -> ast.expr:
         found: ast.expr = ast.Name(self.owner, ast.Load())
-        for part in self.paths.get(ordinal, "").split("."):
+        for part in self.paths[ordinal].split("."):
             found = ast.Call(ast.Name("getattr", ast.Load()), [found, ast.Constant(part)], [])
         return found
+
+
+def _argument_of(node: ast.AST, rewrite: Rewrite) -> ast.expr:
+    """The input of a wanted expression, as a part of it."""
+    if rewrite.argument is not None:
+        parts = (part for part in ast.walk(node) if isinstance(part, ast.expr))
+        return next(part for part in parts if _place_of(part) == rewrite.argument)
+    if isinstance(node, ast.Call):
+        return _argument(node)
+    raise CaptureError("the expression is no call, and shows no input")
+
+
+def _unchanged(node: Any, rewrite: Rewrite) -> ast.expr:
+    """The expression as a function of its input: a round of a loop that is not replaced."""
+    node = copy.deepcopy(node)
+    argument = _argument_of(node, rewrite)
+    name = argument.id if isinstance(argument, ast.Name) else "_actswap_x"
+    if not isinstance(argument, ast.Name):
+        node = _Put(argument, ast.Name(name, ast.Load())).visit(node)
+    arguments = ast.arguments([], [ast.arg(name)], None, [], [], None, [])
+    return ast.Lambda(arguments, node)
+
+
+class _Put(ast.NodeTransformer):
+    """Put one node in the place of another."""
+
+    def __init__(self, old: ast.AST, new: ast.expr) -> None:
+        self.old, self.new = old, new
+
+    def visit(self, node: ast.AST) -> Any:
+        """Exchange the one node."""
+        return self.new if node is self.old else super().visit(node)
 
 
 def _place_of(node: Any) -> Place:

@@ -147,6 +147,9 @@ _SHAPE_OPS = frozenset(
 )
 
 
+_REDUCTIONS = frozenset(("mean", "sum", "amax"))
+
+
 def _through(op: Op, axis: int, before: Sequence[int], after: Sequence[int]) -> int | None:
     """Follow an axis from an input of an op to its output."""
     rank = len(before)
@@ -174,6 +177,10 @@ def _through(op: Op, axis: int, before: Sequence[int], after: Sequence[int]) -> 
         return None if axis == gone else axis - (axis > gone)
     if op.name == "getitem":
         return _indexed(op.args.get("index"), axis, rank, len(after))
+    if op.name in _REDUCTIONS and len(after) < rank:
+        dim = op.args.get("dim", op.args.get("1"))
+        over = {_dim(d, rank) for d in (dim if isinstance(dim, (tuple, list)) else [dim]) if isinstance(d, int)}
+        return None if axis in over or len(over) != rank - len(after) else axis - sum(d < axis for d in over)
     if len(before) == len(after) and op.name not in ("reshape", "view", "reshape_as", "view_as"):
         return axis
     return _reshaped(axis, before, after)
@@ -184,7 +191,7 @@ def _dim(value: Any, rank: int) -> int:
 
 
 def _indexed(index: Any, axis: int, rank: int, rank_after: int) -> int | None:
-    parts = list(index) if isinstance(index, tuple) else [index]
+    parts = list(index) if isinstance(index, tuple) and not isinstance(index, Ref) else [index]
     if any(isinstance(p, Ref) for p in parts):
         return axis if rank == rank_after else None
     if Ellipsis in parts:

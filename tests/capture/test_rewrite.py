@@ -206,6 +206,18 @@ def test_formulas_are_exchanged_in_the_source() -> None:
         assert torch.equal(actswap.revert(result.model)(x), model(x))
 
 
+@pytest.mark.parametrize("model", [Looping(), Spelled()], ids=["calls", "formulas"])
+def test_some_rounds_of_a_loop(model: nn.Module) -> None:
+    x = torch.randn(3, 4)
+    names = [s.name for s in actswap.scan(model.eval(), x)]
+    for chosen in (names[1], names[2]):
+        result = actswap.convert(model, "acon_c", x, start="morph", only=chosen)
+        assert [r.site.name for r in result.report.replaced] == [chosen]
+        assert result.report.census is not None and result.report.census.complete
+        with torch.no_grad():
+            torch.testing.assert_close(result.model(2 * x), model(2 * x))
+
+
 def test_a_formula_of_two_statements_is_left_with_its_reason_and_the_rest_is_not() -> None:
     model, x = InTwoStatements().eval(), torch.randn(2, 4)
     sites = {s.source.kind: s for s in actswap.scan(model, x)}

@@ -150,9 +150,20 @@ def flattened(self: nn.Module, x: Tensor) -> Tensor:
     return self.flat(F.silu(self.conv(x).flatten(1)))
 
 
+def gathered(self: nn.Module, x: Tensor) -> Tensor:
+    y = self.conv(x).mean((2, 3))
+    return self.d(F.silu(y[torch.zeros(9, dtype=torch.long)]))
+
+
+def summed(self: nn.Module, x: Tensor) -> Tensor:
+    return F.silu(self.wide(x).flatten(2).transpose(1, 2).sum(1))
+
+
 @pytest.mark.parametrize(
     ("forward", "channels", "dim"),
     [
+        (gathered, 5, 1),
+        (summed, 10, 1),
         (pooled, 5, 1),
         (nhwc, 7, -1),
         (tokens, 7, -1),
@@ -189,6 +200,21 @@ def test_channel_axis(forward: Callable[..., Tensor], channels: int, dim: int) -
     assert target.p1.shape == (channels,)
     other = torch.randn(3, 3, 8, 8)
     assert actswap.verify(model, new, other).rel <= EXACT
+
+
+def test_a_sum_over_the_channels_leaves_none() -> None:
+    """Scores of edges or tokens have no channel axis: one set of parameters, whatever their number."""
+
+    def scores(self: nn.Module, x: Tensor) -> Tensor:
+        y = self.d(self.conv(x).flatten(2).transpose(1, 2))
+        return y * F.silu(y.sum(-1))[..., None].exp()
+
+    model = module_of(scores, conv=CONV, d=nn.Linear(5, 7))
+    (site,) = scan(model, IMAGE)
+    assert site.channels is None
+    new = check(model, IMAGE, tolerance=EXACT)
+    other = torch.randn(2, 3, 5, 9)
+    torch.testing.assert_close(new(other), model(other))
 
 
 def test_attention_kernels_have_no_channels() -> None:
