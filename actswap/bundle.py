@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from actswap.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.files import refuse_overwrite, replacing
+from actswap.folders import is_model_folder, weights_file
 from actswap.passes.revert import plan_of
 from actswap.plan import Plan
 from actswap.vetting import is_plain_tree
@@ -39,8 +40,8 @@ class Base:
     """The note on the model that a bundle was made from.
 
     Attributes:
-        file: name of its file, without folders; looked for beside the bundle and in the current folder.
-        sha256: digest of that file.
+        file: name of its file or model folder, without folders; looked for beside the bundle and in the current folder.
+        sha256: digest of that file, or of the weights in that folder.
         model: the `--model` text that builds it, where its file holds weights only.
     """
 
@@ -49,9 +50,14 @@ class Base:
     model: str | None = None
 
 
+def is_bundle(path: str | os.PathLike[str]) -> bool:
+    """True for a folder that holds a plan."""
+    return (Path(path) / PLAN).is_file()
+
+
 def base_of(path: str | os.PathLike[str], model: str | None = None) -> Base:
-    """Return the note on a model file: its name, its digest, and how it was built."""
-    return Base(Path(path).name, _digest(Path(path)), model)
+    """Return the note on a model file or folder: its name, its digest, and how it was built."""
+    return Base(Path(path).absolute().name, _digest(Path(path)), model)
 
 
 def save(
@@ -208,7 +214,7 @@ def find_base(path: str | os.PathLike[str], base: Base) -> Path | None:
         return None
     for folder in (Path(path).absolute().parent, Path.cwd()):
         candidate = folder / base.file
-        if candidate.is_file() and _digest(candidate) == base.sha256:
+        if (candidate.is_file() or is_model_folder(candidate)) and _digest(candidate) == base.sha256:
             return candidate
     return None
 
@@ -354,6 +360,9 @@ def _put(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
+    """Of a file; of a model folder, that of its weights, or of the list of their shards."""
+    if path.is_dir():
+        path = weights_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
 

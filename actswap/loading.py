@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
+from actswap.folders import INDEX, is_model_folder, load_folder, read_shards
 from actswap.vetting import allowed_globals, check_exported, import_library
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
@@ -32,7 +33,7 @@ class LoadedModel:
 
     Attributes:
         module: the model, in eval mode, on the CPU.
-        kind: `pickle`, `state_dict`, `safetensors`, `exported`, `bundle` or `factory`.
+        kind: `pickle`, `state_dict`, `safetensors`, `exported`, `folder` or `bundle`.
         source: the path, and the `--model` text where one was needed.
     """
 
@@ -52,7 +53,8 @@ def load_model(
     """Load a model file of any supported kind.
 
     Args:
-        path: `.pt2`, `.safetensors`, a file of torch.save (whole module or state dict), or a bundle folder.
+        path: `.pt2`, `.safetensors` or the `.safetensors.index.json` of its shards, a file of torch.save (whole module
+            or state dict), a folder of transformers or timm (`config.json` and safetensors), or a bundle folder.
         model: how to build the module for a state dict: `torchvision:resnet50`,
             `timm:resnet18?num_classes=10` or `package.module:factory`.
         allow: packages whose classes a pickle may use, beside torch, torchvision, timm and transformers.
@@ -66,6 +68,9 @@ def load_model(
         LoadError: the file cannot be read or is refused; the message says what works.
     """
     path = Path(path)
+    if path.is_dir() and is_model_folder(path):
+        with _as_load_error(path):
+            return LoadedModel(load_folder(path), "folder", str(path))
     if path.is_dir():
         return _load_bundle(path, model=model, allow=allow, trust_pickle=trust_pickle, base=base)
     if not path.exists():
@@ -78,7 +83,7 @@ def load_model(
         if kind == "safetensors":
             from safetensors.torch import load_file
 
-            content: Any = load_file(path)
+            content: Any = read_shards(path) if path.name.endswith(INDEX) else load_file(path)
         else:
             content = _unpickle(path, allow, trust_pickle, legacy=kind == "legacy")
     if isinstance(content, Mapping) and isinstance(content.get("model"), nn.Module):
@@ -101,6 +106,8 @@ def _weights_kind(kind: str) -> str:
 
 def _sniff(path: Path) -> str:
     """Tell the kind of a file from its content: `exported`, `safetensors`, `zip` or `legacy`."""
+    if path.name.endswith(INDEX):
+        return "safetensors"
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
@@ -139,7 +146,7 @@ def _sniff(path: Path) -> str:
     raise LoadError(
         f"{path} is not a model file that actswap knows",
         why="it is no zip of torch.save or torch.export.save, no safetensors file and no pickle",
-        fix="give a .pt2, a .safetensors, a file of torch.save, or a bundle folder",
+        fix="give a .pt2, a .safetensors, a file of torch.save, or a folder of transformers, timm or actswap",
     )
 
 
@@ -236,7 +243,12 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path, spec: str) ->
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    given = {own[name].data_ptr() for name in own if name in state and own[name].numel()}  # tied weights are saved once
+    missing = [
+        name
+        for name in own
+        if name not in state and own[name].data_ptr() not in given and not name.endswith("num_batches_tracked")
+    ]
     unexpected = [name for name in state if name not in own]
     if shapes or missing or unexpected:
         rows = [

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"errors", "sites", "files"},
     {"ops", "fit"},
     {"activations"},
-    {"select", "recognize", "capture", "vetting", "inputs", "census", "calibrate"},
+    {"select", "recognize", "capture", "vetting", "folders", "inputs", "census", "calibrate"},
     {"plan"},
     {"passes"},
     {"apply", "survey", "starts", "settle", "parity"},

@@ -81,6 +81,7 @@ def _contenders(
     portable: bool,
 ) -> tuple[list[Contender], Inputs | None]:
     """Open everything; the inputs are those of the first model, or given, or left to the files."""
+    from actswap.bundle import is_bundle
     from actswap.inputs import parse
     from actswap.onnx.bench import Contender
 
@@ -93,8 +94,8 @@ def _contenders(
                 raise UsageError(f"there is no file {path}", fix=f"actswap export MODEL -o {path}")
             contenders.append(Contender(path, path, "portable" if portable else "auto"))
             continue
-        loaded = load(path, spec, allow, trust_pickle, original if Path(path).is_dir() or base else None)
-        if original is None and Path(path).is_file():
+        loaded = load(path, spec, allow, trust_pickle, original if is_bundle(path) or base else None)
+        if original is None and not is_bundle(path):
             original = path  # what later bundles were made from
         inputs = inputs or inputs_for(loaded, specs)
         contenders.append(Contender(path, loaded.module))

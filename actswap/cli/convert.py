@@ -139,7 +139,8 @@ def command(
 def default_output(path: str, target: str, form: str) -> Path:
     """Return `squeezenet.meta_acon` for `squeezenet.pt`."""
     source = Path(path)
-    stem = source.name if source.is_dir() else source.stem
+    stem = source.absolute().name if source.is_dir() else source.name.removesuffix(".index.json")
+    stem = stem if source.is_dir() else Path(stem).stem
     return source.parent / f"{stem}.{target}{'.pt2' if form == 'pt2' else ''}"
 
 
@@ -171,7 +172,7 @@ def save(
 
     if form == "pt2":
         return bundle.save_pt2(model, out, args, kwargs, overwrite=force)
-    base = bundle.base_of(path, spec) if Path(path).is_file() else bundle.read_base(path)
+    base = bundle.read_base(path) if bundle.is_bundle(path) else bundle.base_of(path, spec)
     note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
     return bundle.save(model, out, base=base, report=note, overwrite=force)
 

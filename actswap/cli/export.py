@@ -63,7 +63,8 @@ def command(
 ) -> Answer:
     """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
     source = Path(path)
-    out = Path(output) if output else source.parent / f"{source.name if source.is_dir() else source.stem}.onnx"
+    stem = source.absolute().name if source.is_dir() else source.stem
+    out = Path(output) if output else source.parent / f"{stem}.onnx"
     refuse_overwrite(out, overwrite=force, source=path)
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)

@@ -45,6 +45,7 @@ def command(
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
+    from actswap.bundle import is_bundle
     from actswap.parity import compare, verify
     from actswap.parity import run as run_model
 
@@ -54,7 +55,7 @@ def command(
             onnx_runner(second)(inputs.args, inputs.kwargs),
         )
     else:
-        of_first = base or (first if Path(first).is_file() and Path(second).is_dir() else None)
+        of_first = base or (first if is_bundle(second) and not is_bundle(first) else None)
         other = load(second, spec, allow, trust_pickle, of_first)
         parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance)
     passed = parity.rel <= tolerance

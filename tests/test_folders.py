@@ -1,0 +1,147 @@
+"""Model folders of transformers and timm, and weights in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from actswap.cli.main import run
+from actswap.errors import LoadError
+from actswap.loading import load_model
+
+IDS = torch.arange(1, 9).reshape(1, 8)
+
+
+def make() -> nn.Module:
+    """A network whose last layer is tied to its first."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    net[2].weight = net[0].weight
+    return net
+
+
+def sharded(folder: Path, state: dict[str, torch.Tensor], **names: str) -> Path:
+    """Write each tensor into a file of its own, and the index of all; `names` are other names for some files."""
+    listed = {}
+    for i, (name, tensor) in enumerate(state.items()):
+        file = f"model-{i:05d}.safetensors"
+        save_file({name: tensor.clone()}, folder / file)
+        listed[name] = names.get(name.replace(".", "_"), file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    return index
+
+
+def other_weights() -> dict[str, torch.Tensor]:
+    state = {name: torch.randn_like(value) for name, value in make().state_dict().items()}
+    del state["2.weight"]  # tied weights are saved once
+    return state
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=40
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert", max_shard_size="20KB")
+    return tmp_path / "bert"
+
+
+def test_shards_fill_a_factory(tmp_path: Path) -> None:
+    state = other_weights()
+    loaded = load_model(sharded(tmp_path, state), model="test_folders:make")
+    assert loaded.kind == "safetensors"
+    found = loaded.module.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    assert torch.equal(found["2.weight"], state["0.weight"]), "the tied weight follows"
+
+
+def test_a_weight_that_is_tied_to_nothing_given_is_missing(tmp_path: Path) -> None:
+    state = other_weights()
+    del state["0.weight"]
+    with pytest.raises(LoadError, match=r"0\.weight"):
+        load_model(sharded(tmp_path, state), model="test_folders:make")
+
+
+@pytest.mark.parametrize("name", ["../model-00000.safetensors", "/etc/passwd", "missing.safetensors", ".."])
+def test_shards_outside_the_folder_or_missing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    state = other_weights()
+    save_file({"0.weight": state["0.weight"]}, tmp_path / "model-00000.safetensors")
+    with pytest.raises(LoadError, match=r"names|missing"):
+        load_model(sharded(tmp_path / "in", state, **{"0_weight": name}), model="test_folders:make")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": []}', "[" * 100000])
+def test_damaged_indices(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(LoadError):
+        load_model(tmp_path / "model.safetensors.index.json", model="test_folders:make")
+
+
+def test_a_folder_of_transformers_in_shards(bert: Path) -> None:
+    assert len(list(bert.glob("*.safetensors"))) > 1
+    loaded = load_model(bert)
+    again = type(loaded.module).from_pretrained(bert).eval()
+    assert loaded.kind == "folder"
+    with torch.no_grad():
+        assert torch.equal(loaded.module(IDS).logits, again(IDS).logits)
+
+
+def test_a_folder_is_converted_verified_and_reverted(
+    bert: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(bert.parent)
+    for command in ("convert bert --to acon_c", "verify bert bert.acon_c", "revert bert.acon_c"):
+        assert run(command.split()) == 0, capsys.readouterr().err
+    assert "bit for bit" in capsys.readouterr().out
+
+
+def test_a_folder_of_timm(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=5).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "test_resnet", "num_classes": 5, "pretrained_cfg": {"num_classes": 5}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path).module(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"architectures": []},
+        {"architectures": ["os"]},
+        {"architectures": ["NoSuchModel"]},
+        {"architectures": ["AutoTokenizer"], "auto_map": {"AutoModel": "evil.Model"}},
+        {"architecture": "../../etc"},
+        [],
+    ],
+)
+def test_folders_that_name_no_model(tmp_path: Path, config: object) -> None:
+    """Nothing that lies in the folder is run."""
+    mark = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(LoadError):
+        load_model(tmp_path)
+    assert not mark.exists()
+
+
+def test_pickled_weights_in_a_folder_are_refused(bert: Path) -> None:
+    for file in bert.glob("*.safetensors*"):
+        file.unlink()
+    torch.save({}, bert / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="safetensors"):
+        load_model(bert)
