@@ -30,6 +30,7 @@ Feed = Mapping[str, Array]
 # Sharpness tried for limit starts, smallest (most trainable) first.
 _SHARPNESS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)
 _SHARP = ("exact", "limit")
+_SHARE = 0.5  # of the tolerance: what the starts may use on the inputs that are seen, the rest is for others
 _FREE_SIZES = (64, 320, 16000)
 _LOWEST_OPSET = 13
 
@@ -107,9 +108,10 @@ def convert(
     seen, references = _calibrate(model, sites, feeds)
     names = [value.name for value in model.graph.output]
 
-    def attempt(beta: float, fits: bool) -> tuple[onnx.ModelProto, dict[GraphSite, Start], tuple[OutputParity, ...]]:
+    def attempt(beta: float, fits: int) -> tuple[onnx.ModelProto, dict[GraphSite, Start], tuple[OutputParity, ...]]:
+        """Replace the sites at this sharpness, of those that need a fit only the best, so many."""
         starts, refused = _starts(spec, sites, seen, beta, options or {})
-        for site in [site for site, start in starts.items() if start.kind not in _SHARP and not fits]:
+        for site in _fitted(starts)[fits:]:
             refused[site.name] = f"its fit (error {starts.pop(site).error:.2g}) would change the network too much"
         left.update(refused)
         if not starts:
@@ -120,10 +122,21 @@ def convert(
         return made, starts, worst(*runs)
 
     def within(parity: tuple[OutputParity, ...]) -> bool:
-        return all(row.relative <= tolerance for row in parity)
+        return all(row.relative <= tolerance * _SHARE for row in parity)
 
-    # What the sharpest start cannot keep no other can: then the sites that need a fit stay as they are.
-    fits = within(attempt(_SHARPNESS[-1], True)[2])
+    def fine(fits: int) -> bool:
+        try:
+            return within(attempt(_SHARPNESS[-1], fits)[2])
+        except UsageError:  # nothing is left to replace
+            return False
+
+    # What the sharpest start cannot keep no other can: then the worst of the sites that need a fit stay as they are.
+    fits, most = 0, len(_fitted(_starts(spec, sites, seen, _SHARPNESS[-1], options or {})[0]))
+    if fine(most):
+        fits = most
+    while most - fits > 1:
+        middle = (fits + most) // 2
+        fits, most = (middle, most) if fine(middle) else (fits, middle)
     for beta in _SHARPNESS:
         tell(1, 3, f"beta {beta:g}")
         made, starts, parity = attempt(beta, fits)
@@ -144,6 +157,12 @@ def convert(
         for site, start in starts.items()
     )
     return GraphReport(str(path), target, beta, rows, left, parity)
+
+
+def _fitted(starts: Mapping[GraphSite, Start]) -> list[GraphSite]:
+    """The sites whose start is a fit, the best first."""
+    found = [site for site, start in starts.items() if start.kind not in _SHARP]
+    return sorted(found, key=lambda site: (starts[site].error or 0.0, site.name))
 
 
 def _load(source: Path) -> onnx.ModelProto:

@@ -74,6 +74,7 @@ enum Slot {
     kGetTensorElementType = 60,
     kGetDimensionsCount = 61,
     kGetDimensions = 62,
+    kGetSymbolicDimensions = 63,
     kGetTensorTypeAndShape = 65,
     kKernelInfoGetAttributeFloat = 85,
     kKernelInfoGetAttributeInt64 = 86,
@@ -118,6 +119,10 @@ struct Runtime {
     OrtStatus *dims(const OrtTensorTypeAndShapeInfo *info, int64_t *out, size_t count) const {
         using F = OrtStatus *(*)(const OrtTensorTypeAndShapeInfo *, int64_t *, size_t);
         return at<F>(kGetDimensions)(info, out, count);
+    }
+    OrtStatus *names(const OrtTensorTypeAndShapeInfo *info, const char **out, size_t count) const {
+        using F = OrtStatus *(*)(const OrtTensorTypeAndShapeInfo *, const char **, size_t);
+        return at<F>(kGetSymbolicDimensions)(info, out, count);
     }
     OrtStatus *type_and_shape(const OrtValue *value, OrtTensorTypeAndShapeInfo **out) const {
         using F = OrtStatus *(*)(const OrtValue *, OrtTensorTypeAndShapeInfo **);

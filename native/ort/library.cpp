@@ -57,6 +57,23 @@ OrtStatus *infer(const OrtCustomOp *op, OrtShapeInferContext *context) {
     OrtTensorTypeAndShapeInfo *shape = nullptr; /* owned by the context */
     if (OrtStatus *status = runtime.input_shape(context, &shape))
         return status;
+    /* A shape of no axes is one that is not known, and an axis without size and name would be handed on as the size -1,
+       which later nodes believe: then nothing is said of the output. */
+    constexpr size_t kMost = 16;
+    int64_t sizes[kMost];
+    const char *names[kMost];
+    size_t rank = 0;
+    if (OrtStatus *status = runtime.rank(shape, &rank))
+        return status;
+    if (rank == 0 || rank > kMost)
+        return nullptr;
+    if (OrtStatus *status = runtime.dims(shape, sizes, rank))
+        return status;
+    if (OrtStatus *status = runtime.names(shape, names, rank))
+        return status;
+    for (size_t i = 0; i < rank; ++i)
+        if (sizes[i] < 0 && (!names[i] || !*names[i]))
+            return nullptr;
     return runtime.output_shape(context, shape);
 }
 

@@ -88,6 +88,14 @@ def test_a_site_whose_fit_changes_the_network_stays(tmp_path: Path) -> None:
     assert any("would change the network" in why for why in report.left.values())
 
 
+def test_the_good_fits_stay_where_others_do_not(tmp_path: Path) -> None:
+    """A ReLU is no rational function, SiLU nearly is."""
+    onnx.save(graph(FORMS["silu"].replace("y = Mul", "g = Mul") + "\n y = Relu (g)"), tmp_path / "a.onnx")
+    report = convert(tmp_path / "a.onnx", "pau", tmp_path / "b.onnx", tolerance=1e-3)
+    assert [row[1] for row in report.replaced] == ["silu"]
+    assert any("would change the network" in why for why in report.left.values())
+
+
 def test_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(graph(FORMS["relu"]), tmp_path / "a.onnx")
     onnx.save(graph("y = Neg (x)"), tmp_path / "none.onnx")

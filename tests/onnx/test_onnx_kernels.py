@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnx import parser
 from onnx_cases import LAYOUTS, C, Case, cases
 
 from actswap.onnx.functions import VERSION
@@ -82,6 +83,39 @@ def test_the_kernel_runs_where_it_is_registered() -> None:
     assert_close(run(model, x), case.formula(x, 1), TOLERANCE)
     with pytest.raises(Exception, match="not a registered function"):
         ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("known", ["", "[?, 6, ?]", "[N, 6, ?]", "[N, 6, L]"])
+def test_sizes_that_are_not_known_stay_unknown(known: str) -> None:
+    """What follows a kernel computes with the real sizes: a missing one is no scalar, and no size of -1."""
+    case = next(cases(False))
+    model = case.model(3, 1)
+    around = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]> g (float[N, {C}, L] x, int64[R] s) => (float[A, B] y)
+        <float{known.replace("6", str(C))} moved> {{
+            moved = Reshape (x, s)
+            activated = Identity (moved)
+            sizes = Shape (activated)
+            zero = Constant <value = int64[1] {{0}}> ()
+            n = Gather (sizes, zero)
+            rest = Constant <value = int64[1] {{-1}}> ()
+            target = Concat <axis = 0> (n, rest)
+            y = Reshape (activated, target)
+        }}"""
+    )
+    (node,) = model.graph.node
+    node.input[0], node.output[0] = "moved", "activated"
+    around.graph.node[1].CopyFrom(node)
+    around.graph.initializer.extend(model.graph.initializer)
+    around.functions.extend(model.functions)
+    around.opset_import.extend(e for e in model.opset_import if e.domain)
+    x = inputs(2, C, 4)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(find_library()))
+    session = ort.InferenceSession(around.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"x": x.numpy(), "s": np.array(x.shape)})
+    assert_close(got, case.formula(x, 1).flatten(1), TOLERANCE)
 
 
 def test_a_wrong_signature_is_refused() -> None:
