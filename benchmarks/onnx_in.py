@@ -50,7 +50,7 @@ def feeds_of(path: Path, shape: tuple[int, ...] | None, seed: int) -> dict[str, 
         x = np.sin(2 * np.pi * (110 + 60 * seed + 200 * t) * t) + 0.01 * rng.standard_normal(size)
     else:
         x = rng.uniform(-1, 1, size) + rng.uniform(-1, 1, (*size[:2], 1, 1))
-    return {value.name: x.astype(np.float32), **{v.name: np.float32(SCALARS[v.name]) for v in rest}}
+    return {value.name: x.astype(np.float32), **{v.name: np.asarray(SCALARS[v.name], np.float32) for v in rest}}
 
 
 def plain(path: Path) -> onnxruntime.InferenceSession:
