@@ -25,6 +25,16 @@ INLINE const char *at_element(const void *base, const int64_t *stride, int64_t s
            (sample * stride[0] + group * stride[1] + channel * stride[2] + inner * stride[3]) * size;
 }
 
+// Planes in order, without a division for each.
+struct Place {
+    int64_t plane, group, channel;
+    Place(const actswap_call &c, int64_t plane) : plane(plane), group(plane / c.channels), channel(plane % c.channels) {}
+    void next(const actswap_call &c) {
+        ++plane;
+        if (++channel == c.channels) channel = 0, ++group;
+    }
+};
+
 // What every position of a unit shares: forward, the cap; backward, the mean's part of the gradient.
 INLINE vf cap_of(const actswap_call &c) { return splat(c.flags & ACTSWAP_CAPPED ? c.cap : __builtin_inff()); }
 
@@ -42,7 +52,7 @@ INLINE void step(const F &f, const char *x, const char *g, char *y, vf share, vf
 }
 
 // Fetches what is to come: short planes and columns of rows are more starts than the processor's own prefetcher follows
-// (a third faster at 14 x 14, twice for PAU in rows of 768 channels).
+// (a third faster at 14 x 14). In rows that is each row's next cache line.
 constexpr int64_t AHEAD = 1024;
 template <Mode M> INLINE void ahead(const char *x, const char *g, const char *y) {
     __builtin_prefetch(x);
@@ -68,20 +78,20 @@ struct Rows {
     int64_t channel;
 };
 
-template <class F, class E, Mode M> static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void planes(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t chunk, int64_t first,
+                   int64_t end) {
     const int64_t size = E::bytes(c.dtype);
-    int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
-    int64_t chunk = l.chunks > 1 ? j % l.chunks : 0;
-    int64_t plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
-    int64_t end = actswap::smaller(plane + l.planes, l.C);
     int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
     Table table = table_of(c, l, work, sample, true);
     const int used = F::RUNTIME ? l.sums : F::SUMS;
-    for (; plane < end; ++plane) {
-        int64_t group = plane / c.channels, channel = plane % c.channels;
-        const char *x = at_element(c.x, c.x_stride, sample, group, channel, from, size);
-        char *y = (char *)at_element(c.y, c.y_stride, sample, group, channel, from, size);
-        const char *g = M == Mode::FORWARD ? x : at_element(c.grad_y, c.g_stride, sample, group, channel, from, size);
+    for (Place at(c, first); at.plane < end; at.next(c)) {
+        const int64_t plane = at.plane;
+        auto start = [&](const void *base, const int64_t *stride) {
+            return (char *)at_element(base, stride, sample, at.group, at.channel, from, size);
+        };
+        const char *x = start(c.x, c.x_stride), *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride);
+        char *y = start(c.y, c.y_stride);
         F f;
         F::load(f, table, plane, W);
         vf share = M == Mode::FORWARD ? cap_of(c) : splat(0.f);
@@ -101,6 +111,12 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
     }
 }
 
+template <class F, class E, Mode M> static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+    const int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
+    const int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
+    planes<F, E, M>(c, l, work, sample, chunk, plane, actswap::smaller(plane + l.planes, l.C));
+}
+
 // n channels from `i` on, of rows [0, rows): parameters are loaded and sums kept in registers for all of them.
 template <class F, class E, Mode M>
 INLINE void column(const actswap_call &c, const Layout &l, const Table &table, const Rows &at, int64_t i, int n,
@@ -116,7 +132,7 @@ INLINE void column(const actswap_call &c, const Layout &l, const Table &table, c
     const char *x = at.x + i * size, *g = at.g + i * size;
     char *y = at.y + i * size;
     for (int64_t r = 0; r < rows; ++r, x += at.x_step, g += at.g_step, y += at.y_step) {
-        ahead<M>(x + rows * at.x_step, g + rows * at.g_step, y + rows * at.y_step);
+        ahead<M>(x + 64, g + 64, y + 64);
         step<F, E, M>(f, x, g, y, share, sums, n, c.dtype);
     }
     if (M == Mode::SUMS || M == Mode::BOTH)
@@ -139,15 +155,13 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
                c.x_stride[3] * size, g_stride[3] * size, c.y_stride[3] * size,
                partial_of(c, l, work, 0, sample, chunk) + group * c.channels, c.batch * l.chunks * l.padded,
                work + l.at_dm + sample * l.padded + group * c.channels, group * c.channels};
-    // Few rows at a time, so that memory is read nearly straight on; forward has no sums and takes one.
-    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? 1 : 8;
+    // Rows at a time: parameters are loaded and sums put away once for all of them. More would not do: rows of 768
+    // channels share four sets of the first-level cache.
+    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? 8 : 16;
     for (int64_t row = from; row < end; row += together) {
         const int64_t rows = actswap::smaller(together, end - row);
         int64_t i = 0;
-        if (M == Mode::FORWARD && rows == 1)
-            for (; i + W <= c.channels; i += W) column<F, E, M>(c, l, table, at, i, W, 1, row == from);
-        else
-            for (; i + W <= c.channels; i += W) column<F, E, M>(c, l, table, at, i, W, rows, row == from);
+        for (; i + W <= c.channels; i += W) column<F, E, M>(c, l, table, at, i, W, rows, row == from);
         if (i < c.channels) column<F, E, M>(c, l, table, at, i, (int)(c.channels - i), rows, row == from);
         at.x += rows * at.x_step, at.g += rows * at.g_step, at.y += rows * at.y_step;
     }
@@ -161,9 +175,9 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
         int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
         int64_t end = actswap::smaller(plane + l.planes, l.C);
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-        for (; plane < end; ++plane) {
-            const char *x =
-                at_element(c.x, c.x_stride, sample, plane / c.channels, plane % c.channels, from, size);
+        float *to = partial_of(c, l, work, 0, sample, chunk);
+        auto sum = [&](const Place &at) __attribute__((always_inline)) {
+            const char *x = at_element(c.x, c.x_stride, sample, at.group, at.channel, from, size);
             vf s[4] = {};
             int64_t i = 0;
             for (; i + 4 * W <= count; i += 4 * W)
@@ -176,7 +190,15 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
                 s[0] += E::load(x + i * size, W, c.dtype);
             }
             if (i < count) s[1] += E::load(x + i * size, (int)(count - i), c.dtype);
-            partial_of(c, l, work, 0, sample, chunk)[plane] = hsum((s[0] + s[1]) + (s[2] + s[3]));
+            return (s[0] + s[1]) + (s[2] + s[3]);
+        };
+        for (Place at(c, plane); at.plane < end;) {
+            vf s[4] = {};
+            const int64_t first = at.plane, some = actswap::smaller(4, end - first);
+            for (int k = 0; k < some; ++k, at.next(c)) s[k] = sum(at);
+            float four[4];
+            hsum4(four, s[0], s[1], s[2], s[3]);
+            for (int k = 0; k < some; ++k) to[first + k] = four[k];
         }
         return;
     }
@@ -207,9 +229,9 @@ static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_
         int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
         int64_t end = actswap::smaller(plane + l.planes, l.C);
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-        for (; plane < end; ++plane) {
-            float *y = (float *)at_element(c.y, c.y_stride, sample, plane / c.channels, plane % c.channels, from, 4);
-            const vf all = splat(share[plane]);
+        for (Place at(c, plane); at.plane < end; at.next(c)) {
+            float *y = (float *)at_element(c.y, c.y_stride, sample, at.group, at.channel, from, 4);
+            const vf all = splat(share[at.plane]);
             sweep(count, [&](int64_t i, int n) __attribute__((always_inline)) {
                 __builtin_prefetch(y + i + AHEAD / 4, 1);
                 store_f32(y + i, load_f32(y + i, n) + all, n);
