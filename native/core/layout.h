@@ -7,7 +7,6 @@ namespace actswap {
 
 constexpr int64_t CHUNK = 8192;  // elements of one unit, fixed: the bits of a sum must not depend on threads
 constexpr int64_t SHORT = 64;   // positions up to which a plane is short: half a vector too many is a lot
-constexpr int MAX_TABLE = 40;    // rows of the largest table: 16 + 16 coefficients + 5 tails
 
 struct Layout {
     bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
