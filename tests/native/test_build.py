@@ -13,7 +13,7 @@ from actswap.ops import build
 
 NATIVE = Path(__file__).parents[2] / "native"
 # Not find_spec("pip"): setuptools takes that for pip's own process, and inductor can no longer import it.
-_BACKEND = {"scikit-build-core", "pip"} <= {d.name.lower().replace("_", "-") for d in distributions()}
+_BACKEND = {"scikit-build-core", "pip"} <= {str(d.name).lower().replace("_", "-") for d in distributions()}
 
 
 def _tool(name):
