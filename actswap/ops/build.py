@@ -17,6 +17,13 @@ SOURCE = Path(__file__).parents[2] / "native"
 _PLACES = {"libactswap_kernels": "ops", "_direct": "ops", "libactswap_ort": "onnx"}
 
 
+def advice() -> str:
+    """Return the command that builds the kernels here: a checkout builds in place, a wheel is built again."""
+    if (SOURCE / "CMakeLists.txt").exists():
+        return "python -m actswap.ops.build"
+    return "pip install --force-reinstall --no-deps --no-binary actswap actswap"
+
+
 def build(
     source: Path = SOURCE, package: Path = Path(__file__).parents[1], options: tuple[str, ...] = ()
 ) -> list[Path]:
@@ -35,7 +42,7 @@ def build(
     """
     if not (source / "CMakeLists.txt").exists():
         why = "this is not a checkout"
-        raise UsageError("no kernel sources", where=str(source), why=why, fix="pip install actswap")
+        raise UsageError("no kernel sources", where=str(source), why=why, fix=advice())
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         raise UsageError("the kernels are not built", why="CMake is missing", fix="pip install cmake")

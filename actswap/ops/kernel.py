@@ -10,6 +10,7 @@ from torch import Tensor
 
 from actswap.errors import UsageError
 from actswap.ops import switch
+from actswap.ops.build import advice
 
 
 class Direct(Protocol):
@@ -124,5 +125,5 @@ def _triton() -> Mapping[str, Kernel]:
 
 def _absent(wanted: str) -> str:
     if wanted == "native":
-        return "the native library has no kernel for it, or was not built (python -m actswap.ops.build)"
+        return f"the native library has no kernel for it, or was not built ({advice()})"
     return "there is no Triton kernel for it, or triton is not installed"

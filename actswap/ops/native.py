@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from actswap.ops.build import advice
 from actswap.ops.direct import connect
 from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
@@ -62,15 +63,14 @@ class Plan(NamedTuple):
 
 def _load() -> tuple[Any, Status]:
     lost = "Activations run on the plain formulas: 4 to 30 times slower on the CPU, and 3 to 11 tensors kept per site."
-    build = "Install a C++ compiler and run: python -m actswap.ops.build"
+    build = f"Install a C++ compiler and run: {advice()}"
     if not LIBRARY.exists():
         return None, Status(False, "", f"The CPU kernels were not built. {lost} {build}")
     try:
         library = ctypes.CDLL(str(LIBRARY))
     except OSError as error:
         return None, Status(False, "", f"The CPU kernels do not load ({error}). {lost} {build}")
-    library.actswap_isa.restype = ctypes.c_char_p
-    library.actswap_check.restype = ctypes.c_char_p
+    library.actswap_isa.restype = library.actswap_check.restype = ctypes.c_char_p
     isa = library.actswap_isa().decode()
     return library, Status(True, isa, f"CPU kernels for {isa}")
 
@@ -81,8 +81,8 @@ if _run is not None:
     _run.argtypes = [ctypes.c_char_p, ctypes.c_int]
 _Direct = None if _run is None else connect(ctypes.cast(_run, ctypes.c_void_p).value or 0, _SMALL)
 if _run is not None and _Direct is None:
-    _absent = "; calls on small tensors cost more than they need (Python headers, torch >= 2.10, actswap.ops.build)"
-    _status = _status._replace(note=_status.note + _absent)
+    _absent = f"calls on small tensors cost more than they need (wants Python headers, torch >= 2.10, then {advice()})"
+    _status = _status._replace(note=f"{_status.note}; {_absent}")
 
 
 def status() -> Status:
@@ -249,13 +249,10 @@ class _Calls:
                 grad = grad.to(x.dtype)
             others.append(grad)
         kind = (key, x.stride(), x.dtype, y is None, None if grad is None else grad.stride())
-        if kind in self.heads:
-            head = self.heads[kind]
-        else:
+        if kind not in self.heads:
             _forget(self.heads)
-            sides = [(t.shape, t.stride()) for t in others]
-            head = self.heads[kind] = _head(plan, args, sides, grad is not None)
-        if head is None:
+            self.heads[kind] = _head(plan, args, [(t.shape, t.stride()) for t in others], grad is not None)
+        if (head := self.heads[kind]) is None:
             # The slow way round: everything dense in one order, y copied to where it belongs.
             dense = None if y is None else torch.empty(y.shape, dtype=y.dtype)
             copies = [x.detach().contiguous(), *args[1:]]
@@ -365,9 +362,10 @@ def _lines_plan(args: Sequence[Any]) -> Plan:
 
 
 def _attended_plan(args: Sequence[Any]) -> Plan:
-    plan = _lines_plan([*args[:7], args[11]])
-    slots = (*plan.slots, Slot(6, 7, 1), Slot(7, 8, 0))
-    return plan._replace(slots=slots, flags=plan.flags | _ATTENTION, constants=(8, torch.tensor(args[9:11])))
+    plan, more = _lines_plan([*args[:7], args[11]]), (Slot(6, 7, 1), Slot(7, 8, 0))
+    return plan._replace(
+        slots=(*plan.slots, *more), flags=plan.flags | _ATTENTION, constants=(8, torch.tensor(args[9:11]))
+    )
 
 
 def _attended_objection(args: Sequence[Any]) -> str:

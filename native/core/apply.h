@@ -2,22 +2,25 @@
 #pragma once
 #include "attention.h"
 #include "passes.h"
+#include "turned.h"
 
 namespace ACTSWAP_BUILD {
 
 typedef void (*Unit)(const actswap_call &, const Layout &, float *, int64_t);
 
-template <class F, class E, Mode M> static Unit in_layout(bool planar) {
-    return planar ? planar_unit<F, E, M> : rowed_unit<F, E, M>;
+template <class F, class E, Mode M> static Unit in_layout(const Layout &l) {
+    if constexpr (F::TURNS)
+        if (l.turned) return turned_unit<F, E, M>;
+    return l.planar ? planar_unit<F, E, M> : rowed_unit<F, E, M>;
 }
 
 // ACON and the lines go with a gate; the rationals never.
-template <class F, class E, bool GATED> static Unit unit_of(bool planar, Mode mode) {
+template <class F, class E, bool GATED> static Unit unit_of(const Layout &l, Mode mode) {
     if constexpr (GATED) {
-        if (mode == Mode::SUMS) return in_layout<F, E, Mode::SUMS>(planar);
-        if (mode == Mode::GRADIENT) return in_layout<F, E, Mode::GRADIENT>(planar);
+        if (mode == Mode::SUMS) return in_layout<F, E, Mode::SUMS>(l);
+        if (mode == Mode::GRADIENT) return in_layout<F, E, Mode::GRADIENT>(l);
     }
-    return mode == Mode::FORWARD ? in_layout<F, E, Mode::FORWARD>(planar) : in_layout<F, E, Mode::BOTH>(planar);
+    return mode == Mode::FORWARD ? in_layout<F, E, Mode::FORWARD>(l) : in_layout<F, E, Mode::BOTH>(l);
 }
 
 template <class F, class E> static Unit attended_unit_of(Mode mode) {
@@ -30,15 +33,15 @@ template <class E> static Unit common(const actswap_call &c, const Layout &l, Mo
     const bool degrees = c.degree_p == 5 && c.degree_q == 4;
     if (mode == Mode::MEAN) return l.attended ? score_unit<E> : mean_unit<E>;
     if (mode == Mode::ADD) return add_unit;
-    if (c.op <= ACTSWAP_META_ACON) return unit_of<Acon, E, true>(l.planar, mode);
+    if (c.op <= ACTSWAP_META_ACON) return unit_of<Acon, E, true>(l, mode);
     if (l.attended) return c.pieces == 2 ? attended_unit_of<Lines<2>, E>(mode) : nullptr;
-    if (c.op == ACTSWAP_DY_RELU && c.pieces == 2) return unit_of<Lines<2>, E, true>(l.planar, mode);
+    if (c.op == ACTSWAP_DY_RELU && c.pieces == 2) return unit_of<Lines<2>, E, true>(l, mode);
     if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_A)
-        return unit_of<Pade<ACTSWAP_FORM_A, 6, 4>, E, false>(l.planar, mode);
+        return unit_of<Pade<ACTSWAP_FORM_A, 6, 4>, E, false>(l, mode);
     if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_B)
-        return unit_of<Pade<ACTSWAP_FORM_B, 6, 4>, E, false>(l.planar, mode);
+        return unit_of<Pade<ACTSWAP_FORM_B, 6, 4>, E, false>(l, mode);
     if (c.op == ACTSWAP_OPAU && degrees && c.form == ACTSWAP_FORM_A)
-        return unit_of<Orthogonal<1, 6, 4>, E, false>(l.planar, mode);
+        return unit_of<Orthogonal<1, 6, 4>, E, false>(l, mode);
     return nullptr;
 }
 
@@ -48,10 +51,10 @@ static Unit uncommon(const actswap_call &c, const Layout &l, Mode mode) {
     if (l.attended) return attended_unit_of<Lines<0>, Any>(mode);
     switch (c.op) {
         case ACTSWAP_ACON:
-        case ACTSWAP_META_ACON: return unit_of<Acon, Any, true>(l.planar, mode);
-        case ACTSWAP_DY_RELU: return unit_of<Lines<0>, Any, true>(l.planar, mode);
-        case ACTSWAP_PAU: return unit_of<Pade<-1, 0, 0>, Any, false>(l.planar, mode);
-        default: return unit_of<Orthogonal<-1, 0, 0>, Any, false>(l.planar, mode);
+        case ACTSWAP_META_ACON: return unit_of<Acon, Any, true>(l, mode);
+        case ACTSWAP_DY_RELU: return unit_of<Lines<0>, Any, true>(l, mode);
+        case ACTSWAP_PAU: return unit_of<Pade<-1, 0, 0>, Any, false>(l, mode);
+        default: return unit_of<Orthogonal<-1, 0, 0>, Any, false>(l, mode);
     }
 }
 

@@ -160,16 +160,30 @@ struct Gradient {
     }
 };
 
-static void finish_acon(const actswap_call &c, const Layout &l, const double *total, const float *gate) {
+// Sums over samples, of each value times its factor, left in the first sample's place. Channels inside: they are what
+// lies side by side.
+static double *over_samples(const actswap_call &c, const Layout &l, double *total, int k, const float *factor, int64_t step) {
+    double *sum = total + k * l.padded;
+    for (int64_t ch = 0; factor && ch < l.C; ++ch) sum[ch] *= factor[ch];
+    for (int64_t set = 1; set < c.batch; ++set) {
+        const double *from = sum + set * l.sums * l.padded;
+        const float *by = factor + set * step;
+        if (factor)
+            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch] * by[ch];
+        else
+            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch];
+    }
+    return sum;
+}
+
+static void finish_acon(const actswap_call &c, const Layout &l, double *total, const float *gate) {
     Gradient p1(c, 0), p2(c, 1), last(c, 2);
-    const int64_t sets = l.gated ? c.batch : 1, row = l.padded;
+    const double *sum[3];
+    for (int k = 0; k < 3; ++k)
+        sum[k] = gate ? over_samples(c, l, total, k, k == 2 ? gate : nullptr, l.R) : total + k * l.padded;
     for (int64_t ch = 0; ch < l.C; ++ch) {
-        double a = 0, b = 0, s = 0, d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
-        for (int64_t set = 0; set < sets; ++set) {
-            const double *from = total + set * l.sums * row + ch;
-            a += from[0], b += from[row], s += from[2 * row] * (gate ? gate[set * l.R + ch] : 1);
-        }
-        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * s);
+        double a = sum[0][ch], b = sum[1][ch], d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
+        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * sum[2][ch]);
     }
     p1.close(1), p2.close(1), last.close(1);
 }
@@ -189,22 +203,27 @@ static void finish_rational(const actswap_call &c, const Layout &l, const double
     a.close(p), b.close(q);
 }
 
-static void finish_lines(const actswap_call &c, const Layout &l, const double *total, const float *theta) {
+static void finish_lines(const actswap_call &c, const Layout &l, double *total, const float *theta) {
     const bool all = c.flags & ACTSWAP_SPATIAL_ALL, one = all || (c.shared >> 4 & 1);
     for (int j = 0; j < 2 * c.pieces; ++j) {
-        double lambda = 0, whole = 0;
-        for (int64_t ch = 0; ch < l.C; ++ch) {
-            double sum = 0;
+        if (c.grad_param[5]) {
+            double part[8] = {}, lambda = 0;  // several sums at once: each waits for its own last addition only
             for (int64_t b = 0; b < c.batch; ++b) {
-                double v = total[(b * l.sums + j) * l.padded + ch];
-                sum += v;
-                lambda += v * theta[b * l.R + (all ? j : j * l.C + ch)];
+                const double *from = total + (b * l.sums + j) * l.padded;
+                const float *by = theta + b * l.R + (all ? j : j * l.C);
+                for (int64_t ch = 0; ch < l.C; ++ch) part[ch % 8] += from[ch] * by[all ? 0 : ch];
             }
-            whole += sum;
-            if (c.grad_param[4] && !one) c.grad_param[4][j * l.C + ch] = (float)sum;
+            for (double p : part) lambda += p;
+            c.grad_param[5][j] = (float)lambda;
         }
-        if (c.grad_param[4] && one) c.grad_param[4][j] = (float)whole;
-        if (c.grad_param[5]) c.grad_param[5][j] = (float)lambda;
+        if (!c.grad_param[4]) continue;
+        const double *sum = over_samples(c, l, total, j, nullptr, 0);
+        double whole = 0;
+        for (int64_t ch = 0; ch < l.C; ++ch) {
+            whole += sum[ch];
+            if (!one) c.grad_param[4][j * l.C + ch] = (float)sum[ch];
+        }
+        if (one) c.grad_param[4][j] = (float)whole;
     }
 }
 

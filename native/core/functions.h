@@ -5,6 +5,8 @@
 
 namespace ACTSWAP_BUILD {
 
+// TURNS: whether short planes are worth turning into rows (turned.h).
+
 // One sample's table: row k holds parameter k of every channel.
 struct Table {
     const float *base;
@@ -21,7 +23,7 @@ struct Table {
 // Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
 // An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
 struct Acon {
-    static constexpr int SUMS = 3, RUNTIME = 0;
+    static constexpr int SUMS = 3, RUNTIME = 0, TURNS = 1;
     vf d, p2, bd, power;
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
@@ -60,7 +62,7 @@ struct Acon {
 // Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as torch.maximum does.
 // K = 0 means a number of lines known at run time.
 template <int K> struct Lines {
-    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K;
+    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TURNS = 0;
     int count;
     vf a[MK], b[MK];
     INLINE void load(Lines &f, const Table &t, int64_t ch, int n) {
@@ -113,7 +115,7 @@ struct Tails {
 // Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
 // P = 0 means degrees known at run time, FORM = -1 the same of the form.
 template <int FORM, int P, int Q> struct Pade {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P;
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
     int p, q, form;
     vf a[MP], b[MQ];
     Tails tails;
@@ -138,33 +140,46 @@ template <int FORM, int P, int Q> struct Pade {
         return num * inverse(f, den) + Tails::outside(f.tails, x, inside);
     }
     template <bool SUM> INLINE vf gradient(const Pade &f, vf x, vf g, vf *sums) {
+        const bool absolute = f.form == ACTSWAP_FORM_A, flips = f.form >= ACTSWAP_FORM_B, offset = f.form != ACTSWAP_FORM_C;
         vf inside = Tails::clamp(f.tails, x), t = inside * f.tails.inverse;
-        vf u = f.form == ACTSWAP_FORM_A ? vabs(t) : t;
+        vf u = absolute ? vabs(t) : t;
         vf num = f.a[f.p - 1], dnum = splat(0.f);
-        for (int i = f.p - 2; i >= 0; --i) dnum = dnum * t + num, num = num * t + f.a[i];
+        if (f.p > 1) dnum = num, num = num * t + f.a[f.p - 2];  // the first step by hand: 0 t + num is an operation
+        for (int i = f.p - 3; i >= 0; --i) dnum = dnum * t + num, num = num * t + f.a[i];
         vf den = f.q ? f.b[f.q - 1] : splat(0.f), dden = splat(0.f);
-        for (int j = f.q - 2; j >= 0; --j) dden = dden * u + den, den = den * u + f.b[j];
-        if (f.form != ACTSWAP_FORM_C) dden = dden * u + den, den = den * u;
-        vf flip = splat(1.f);
-        if (f.form == ACTSWAP_FORM_A) flip = sign(t);
-        if (f.form >= ACTSWAP_FORM_B) flip = sign(den), den = vabs(den);
+        const int rest = offset ? f.q : f.q - 1;  // steps of Horner's rule: b_1 u .. has one more than b_0 + b_1 u ..
+        auto lower = [&](int j) __attribute__((always_inline)) {
+            return offset && j == f.q - 1 ? splat(0.f) : f.b[f.q - 2 - j];
+        };
+        if (rest > 0) dden = den, den = offset && rest == 1 ? den * u : den * u + lower(0);
+        for (int j = 1; j < rest; ++j) dden = dden * u + den, den = offset && j == rest - 1 ? den * u : den * u + lower(j);
+        vf flip = flips ? sign(den) : splat(1.f);
+        if (flips) den = vabs(den);
         vf inv = inverse(f, den), gi = g * inv, y = num * inv;
         if (SUM) {
-            vf power = gi;
-            for (int i = 0; i < f.p; ++i) sums[i] += power, power *= t;
-            power = -(gi * y);
-            if (f.form >= ACTSWAP_FORM_B) power *= flip;
-            if (f.form != ACTSWAP_FORM_C) power *= u;
-            for (int j = 0; j < f.q; ++j) sums[f.p + j] += power, power *= u;
+            // The powers of t serve both: |t|^j is t^j or, for an odd j, its absolute value.
+            vf down = flips ? gi * y * flip : gi * y, power = t;
+            sums[0] += gi;
+            if (!offset) sums[f.p] -= down;
+            const int first = f.p + !offset - 1;  // of b_j: f.p + j - 1, for form C f.p + j
+            const int most = f.p - 1 > f.q - !offset ? f.p - 1 : f.q - !offset;
+            for (int k = 1; k <= most; ++k) {
+                if (k < f.p) sums[k] += gi * power;
+                if (k <= f.q - !offset) sums[first + k] -= down * (absolute && k % 2 ? vabs(power) : power);
+                if (k < most) power *= t;
+            }
         }
-        return Tails::gradient(f.tails, x, inside, g, gi * f.tails.inverse * (dnum - y * flip * dden));
+        vf slope = y * dden;
+        if (absolute) slope = pick(t == 0, splat(0.f), with_sign_of(slope, t));
+        else if (flips) slope *= flip;
+        return Tails::gradient(f.tails, x, inside, g, gi * f.tails.inverse * (dnum - slope));
     }
 };
 
 // Rows: c_0..c_k, d_1..d_l (absolute where SAFE), tails. Sums: the same, signs of d to be put on later.
 // SAFE = -1: known at run time.
 template <int SAFE, int P, int Q> struct Orthogonal {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P;
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
     static constexpr int MF = MP > MQ + 1 ? MP : MQ + 1;
     int p, q, f;
     bool safe;
@@ -179,12 +194,15 @@ template <int SAFE, int P, int Q> struct Orthogonal {
         for (int j = 0; j < o.q; ++j) o.d[j] = Table::get(t, o.p + j, ch, n);
         Tails::load(o.tails, t, o.p + o.q, ch, n);
     }
+    // The recurrence begins with f_0 = 1 and f_1 = r[0] t + r[1]: its general step would multiply by 1 and 0.
     INLINE vf value(const Orthogonal &o, vf x) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
-        vf before = splat(0.f), now = splat(1.f), num = o.c[0], den = splat(1.f);
+        vf before = splat(1.f), now = o.recur[0] * t + o.recur[1], num = o.c[0], den = splat(1.f);
         for (int n = 0; n + 1 < o.f; ++n) {
-            vf next = (o.recur[3 * n] * t + o.recur[3 * n + 1]) * now - o.recur[3 * n + 2] * before;
-            before = now, now = next;
+            if (n) {
+                vf next = (o.recur[3 * n] * t + o.recur[3 * n + 1]) * now - o.recur[3 * n + 2] * before;
+                before = now, now = next;
+            }
             if (n + 1 < o.p) num += o.c[n + 1] * now;
             if (n < o.q) den += o.d[n] * (o.safe ? vabs(now) : now);
         }
@@ -192,26 +210,30 @@ template <int SAFE, int P, int Q> struct Orthogonal {
     }
     template <bool SUM> INLINE vf gradient(const Orthogonal &o, vf x, vf g, vf *sums) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
-        vf value[MF], before = splat(0.f), now = splat(1.f), dbefore = splat(0.f), dnow = splat(0.f);
+        vf value[MF], before = splat(1.f), now = o.recur[0] * t + o.recur[1], dbefore = splat(0.f), dnow = splat(o.recur[0]);
         vf num = o.c[0], dnum = splat(0.f), den = splat(1.f), dden = splat(0.f);
-        value[0] = now;
+        value[0] = before;
         for (int n = 0; n + 1 < o.f; ++n) {
-            vf line = o.recur[3 * n] * t + o.recur[3 * n + 1];
-            vf next = line * now - o.recur[3 * n + 2] * before;
-            vf dnext = line * dnow + o.recur[3 * n] * now - o.recur[3 * n + 2] * dbefore;
-            before = now, now = next, dbefore = dnow, dnow = dnext;
+            if (n) {
+                vf line = o.recur[3 * n] * t + o.recur[3 * n + 1];
+                vf next = line * now - o.recur[3 * n + 2] * before;
+                vf dnext = line * dnow + o.recur[3 * n] * now;
+                if (n > 1) dnext -= o.recur[3 * n + 2] * dbefore;
+                before = now, now = next, dbefore = dnow, dnow = dnext;
+            }
             value[n + 1] = now;
             if (n + 1 < o.p) num += o.c[n + 1] * now, dnum += o.c[n + 1] * dnow;
             if (n < o.q) {
                 den += o.d[n] * (o.safe ? vabs(now) : now);
-                dden += o.d[n] * (o.safe ? sign(now) * dnow : dnow);
+                dden += o.d[n] * (o.safe ? pick(now == 0, splat(0.f), with_sign_of(dnow, now)) : dnow);
             }
         }
         vf inv = o.safe ? reciprocal(den) : 1.f / den, gi = g * inv, y = num * inv;
         if (SUM) {
-            for (int i = 0; i < o.p; ++i) sums[i] += gi * value[i];
-            vf down = -(gi * y);
-            for (int j = 0; j < o.q; ++j) sums[o.p + j] += down * (o.safe ? vabs(value[j + 1]) : value[j + 1]);
+            sums[0] += gi;
+            for (int i = 1; i < o.p; ++i) sums[i] += gi * value[i];
+            vf down = gi * y;
+            for (int j = 0; j < o.q; ++j) sums[o.p + j] -= down * (o.safe ? vabs(value[j + 1]) : value[j + 1]);
         }
         return Tails::gradient(o.tails, x, inside, g, gi * o.tails.inverse * (dnum - y * dden));
     }

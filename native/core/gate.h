@@ -156,8 +156,16 @@ static void softmax_back(const actswap_call &c, const Layout &l, float *work, in
     for (int64_t i = 0; i < c.inner; ++i) d[i] = (float)(p[i] * (d[i] - mean) / tau);
 }
 
-INLINE float at(const actswap_call &c, int slot, int64_t i, float absent) {
-    return c.param[slot] ? c.param[slot][(c.shared >> slot & 1) ? 0 : i] : absent;
+INLINE vf values_of(const actswap_call &c, int slot, int64_t i, int n, float absent) {
+    if (!c.param[slot]) return splat(absent);
+    return c.shared >> slot & 1 ? splat(c.param[slot][0]) : load_f32(c.param[slot] + i, n);
+}
+// W float64 totals; their rows are longer than the channels by at least as much.
+INLINE vf rounded(const double *from) {
+    typedef double vd __attribute__((vector_size(8 * W)));
+    vd v;
+    memcpy(&v, from, sizeof v);
+    return __builtin_convertvector(v, vf);
 }
 
 static void branch(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
@@ -178,10 +186,11 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
         if (l.attended) softmax(c, l, work, sample);
         float *table = work + l.at_table + sample * l.table * l.padded;
         if (meta) {
-            for (int64_t i = 0; i < l.C; ++i) {
-                float p1 = at(c, 0, i, 1), p2 = at(c, 1, i, 0), d = p1 - p2;
-                table[i] = d, table[l.padded + i] = p2, table[2 * l.padded + i] = at(c, 2, i, 1) * z[i] * d;
-            }
+            sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
+                vf p2 = values_of(c, 1, i, n, 0), d = values_of(c, 0, i, n, 1) - p2;
+                store_f32(table + i, d, n), store_f32(table + l.padded + i, p2, n);
+                store_f32(table + 2 * l.padded + i, values_of(c, 2, i, n, 1) * load_f32(z + i, n) * d, n);
+            });
             continue;
         }
         const int J = 2 * c.pieces;
@@ -189,7 +198,10 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
         for (int j = 0; j < J; ++j) {
             float *to = table + j * l.padded, lambda = c.param[5][j];
             const float *init = c.param[4] + (one ? j : j * l.C), *theta = z + (all ? j : j * l.C);
-            for (int64_t i = 0; i < l.C; ++i) to[i] = init[one ? 0 : i] + lambda * theta[all ? 0 : i];
+            sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
+                vf start = one ? splat(*init) : load_f32(init + i, n);
+                store_f32(to + i, start + lambda * (all ? splat(*theta) : load_f32(theta + i, n)), n);
+            });
         }
     }
 }
@@ -205,22 +217,27 @@ static void branch_back(const actswap_call &c, const Layout &l, float *work, int
         const double *sums = total_of(l, work) + b * l.sums * l.padded;
         if (l.attended) softmax_back(c, l, work, b);
         if (meta) {
-            for (int64_t i = 0; i < l.C; ++i) {
-                float d = at(c, 0, i, 1) - at(c, 1, i, 0), s = branch[b * R + i];
-                dz[b * R + i] = (float)sums[2 * l.padded + i] * d * d * at(c, 2, i, 1) * s * (1 - s);
-            }
+            sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
+                vf d = values_of(c, 0, i, n, 1) - values_of(c, 1, i, n, 0), s = load_f32(branch + b * R + i, n);
+                store_f32(dz + b * R + i, rounded(sums + 2 * l.padded + i) * d * d * values_of(c, 2, i, n, 1) * s * (1 - s), n);
+            });
             continue;
         }
         const bool all = c.flags & ACTSWAP_SPATIAL_ALL;
         for (int j = 0; j < 2 * c.pieces; ++j) {
             const double *from = sums + j * l.padded;
-            double whole = 0;
-            if (all)
+            const float half = c.param[5][j] * 0.5f, *theta = branch + b * R + (all ? j : j * l.C);
+            float *to = dz + b * R + (all ? j : j * l.C);
+            if (all) {
+                double whole = 0;
                 for (int64_t i = 0; i < l.C; ++i) whole += from[i];
-            for (int64_t i = 0; i < (all ? 1 : l.C); ++i) {
-                int64_t r = b * R + (all ? j : j * l.C + i);
-                dz[r] = (float)(all ? whole : from[i]) * c.param[5][j] * 0.5f * (1 - branch[r] * branch[r]);
+                *to = (float)whole * half * (1 - *theta * *theta);
+                continue;
             }
+            sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
+                vf t = load_f32(theta + i, n);
+                store_f32(to + i, rounded(from + i) * half * (1 - t * t), n);
+            });
         }
     }
     transposed(dh, H, dz + sample * R, c.param[first + 2], n, R, H);

@@ -6,10 +6,11 @@
 namespace actswap {
 
 constexpr int64_t CHUNK = 8192;  // elements of one unit, fixed: the bits of a sum must not depend on threads
-constexpr int MAX_TABLE = 40;    // rows of the largest table: 16 + 16 coefficients + 5 tails
+constexpr int64_t SHORT = 64;   // positions up to which a plane is short: half a vector too many is a lot
 
 struct Layout {
     bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
+    bool turned;       // planar, and so short that W of them are turned into rows
     bool gated;        // coefficients depend on the sample's mean
     bool attended;     // and a factor on the position: units are positions with all their channels
     int64_t C, padded; // channels of the parameters, and padded to whole vectors
@@ -53,6 +54,8 @@ static inline Layout layout_of(const actswap_call &c) {
         l.span = CHUNK;
         l.chunks = larger(1, ceil_div(c.inner, CHUNK));
         l.planes = l.chunks > 1 ? 1 : larger(1, CHUNK / larger(1, c.inner));
+        if (l.planes > 16) l.planes = l.planes / 16 * 16;
+        l.turned = c.groups == 1 && c.channels >= 16 && c.inner >= 4 && c.inner <= SHORT;
         l.per_sample = l.chunks > 1 ? l.C * l.chunks : ceil_div(l.C, l.planes);
     } else {
         l.span = ceil_div(larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels)), 8) * 8;

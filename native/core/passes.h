@@ -25,6 +25,16 @@ INLINE const char *at_element(const void *base, const int64_t *stride, int64_t s
            (sample * stride[0] + group * stride[1] + channel * stride[2] + inner * stride[3]) * size;
 }
 
+// Planes in order, without a division for each.
+struct Place {
+    int64_t plane, group, channel;
+    Place(const actswap_call &c, int64_t plane) : plane(plane), group(plane / c.channels), channel(plane % c.channels) {}
+    void next(const actswap_call &c) {
+        ++plane;
+        if (++channel == c.channels) channel = 0, ++group;
+    }
+};
+
 // What every position of a unit shares: forward, the cap; backward, the mean's part of the gradient.
 INLINE vf cap_of(const actswap_call &c) { return splat(c.flags & ACTSWAP_CAPPED ? c.cap : __builtin_inff()); }
 
@@ -68,20 +78,20 @@ struct Rows {
     int64_t channel;
 };
 
-template <class F, class E, Mode M> static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void planes(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t chunk, int64_t first,
+                   int64_t end) {
     const int64_t size = E::bytes(c.dtype);
-    int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
-    int64_t chunk = l.chunks > 1 ? j % l.chunks : 0;
-    int64_t plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
-    int64_t end = actswap::smaller(plane + l.planes, l.C);
     int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
     Table table = table_of(c, l, work, sample, true);
     const int used = F::RUNTIME ? l.sums : F::SUMS;
-    for (; plane < end; ++plane) {
-        int64_t group = plane / c.channels, channel = plane % c.channels;
-        const char *x = at_element(c.x, c.x_stride, sample, group, channel, from, size);
-        char *y = (char *)at_element(c.y, c.y_stride, sample, group, channel, from, size);
-        const char *g = M == Mode::FORWARD ? x : at_element(c.grad_y, c.g_stride, sample, group, channel, from, size);
+    for (Place at(c, first); at.plane < end; at.next(c)) {
+        const int64_t plane = at.plane;
+        auto start = [&](const void *base, const int64_t *stride) {
+            return (char *)at_element(base, stride, sample, at.group, at.channel, from, size);
+        };
+        const char *x = start(c.x, c.x_stride), *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride);
+        char *y = start(c.y, c.y_stride);
         F f;
         F::load(f, table, plane, W);
         vf share = M == Mode::FORWARD ? cap_of(c) : splat(0.f);
@@ -99,6 +109,12 @@ template <class F, class E, Mode M> static void planar_unit(const actswap_call &
                 for (int i = 0; i < 4 && k + i < used; ++i) partial_of(c, l, work, k + i, sample, chunk)[plane] = four[i];
             }
     }
+}
+
+template <class F, class E, Mode M> static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+    const int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
+    const int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
+    planes<F, E, M>(c, l, work, sample, chunk, plane, actswap::smaller(plane + l.planes, l.C));
 }
 
 // n channels from `i` on, of rows [0, rows): parameters are loaded and sums kept in registers for all of them.
@@ -139,8 +155,10 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
                c.x_stride[3] * size, g_stride[3] * size, c.y_stride[3] * size,
                partial_of(c, l, work, 0, sample, chunk) + group * c.channels, c.batch * l.chunks * l.padded,
                work + l.at_dm + sample * l.padded + group * c.channels, group * c.channels};
-    // Few rows at a time, so that memory is read nearly straight on; forward has no sums and takes one.
-    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD ? 1 : 8;
+    // Rows at a time: parameters are loaded and sums put away once for all of them. Few, so that memory is read nearly
+    // straight on, and since rows of 768 channels share four sets of the first-level cache. Forward has no sums: with
+    // few parameters it takes one.
+    const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD && F::SUMS <= 4 ? 1 : 8;
     for (int64_t row = from; row < end; row += together) {
         const int64_t rows = actswap::smaller(together, end - row);
         int64_t i = 0;
@@ -161,9 +179,9 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
         int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
         int64_t end = actswap::smaller(plane + l.planes, l.C);
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-        for (; plane < end; ++plane) {
-            const char *x =
-                at_element(c.x, c.x_stride, sample, plane / c.channels, plane % c.channels, from, size);
+        float *to = partial_of(c, l, work, 0, sample, chunk);
+        auto sum = [&](const Place &at) __attribute__((always_inline)) {
+            const char *x = at_element(c.x, c.x_stride, sample, at.group, at.channel, from, size);
             vf s[4] = {};
             int64_t i = 0;
             for (; i + 4 * W <= count; i += 4 * W)
@@ -176,7 +194,15 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
                 s[0] += E::load(x + i * size, W, c.dtype);
             }
             if (i < count) s[1] += E::load(x + i * size, (int)(count - i), c.dtype);
-            partial_of(c, l, work, 0, sample, chunk)[plane] = hsum((s[0] + s[1]) + (s[2] + s[3]));
+            return (s[0] + s[1]) + (s[2] + s[3]);
+        };
+        for (Place at(c, plane); at.plane < end;) {
+            vf s[4] = {};
+            const int64_t first = at.plane, some = actswap::smaller(4, end - first);
+            for (int k = 0; k < some; ++k, at.next(c)) s[k] = sum(at);
+            float four[4];
+            hsum4(four, s[0], s[1], s[2], s[3]);
+            for (int k = 0; k < some; ++k) to[first + k] = four[k];
         }
         return;
     }
@@ -207,9 +233,9 @@ static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_
         int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
         int64_t end = actswap::smaller(plane + l.planes, l.C);
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-        for (; plane < end; ++plane) {
-            float *y = (float *)at_element(c.y, c.y_stride, sample, plane / c.channels, plane % c.channels, from, 4);
-            const vf all = splat(share[plane]);
+        for (Place at(c, plane); at.plane < end; at.next(c)) {
+            float *y = (float *)at_element(c.y, c.y_stride, sample, at.group, at.channel, from, 4);
+            const vf all = splat(share[at.plane]);
             sweep(count, [&](int64_t i, int n) __attribute__((always_inline)) {
                 __builtin_prefetch(y + i + AHEAD / 4, 1);
                 store_f32(y + i, load_f32(y + i, n) + all, n);

@@ -30,6 +30,7 @@ INLINE vi float_to_bits(vf a) { return (vi)a; }
 INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 INLINE vf pick(vi mask, vf yes, vf no) { return mask ? yes : no; }
 INLINE vi is_infinite(vf a) { return vabs(a) == splat(__builtin_inff()); }
+INLINE vf with_sign_of(vf a, vf b) { return (vf)((vi)a ^ ((vi)b & INT32_MIN)); }  // a sign(b) for b other than 0
 INLINE vf sign(vf a) { return pick(a > 0, splat(1.f), pick(a < 0, splat(-1.f), a)); }
 
 #if defined(__AVX512F__)

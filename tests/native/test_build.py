@@ -4,13 +4,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+from actswap.ops import build
+
 NATIVE = Path(__file__).parents[2] / "native"
-_BACKEND = find_spec("scikit_build_core") is not None and find_spec("pip") is not None
+# Not find_spec("pip"): setuptools takes that for pip's own process, and inductor can no longer import it.
+_BACKEND = {"scikit-build-core", "pip"} <= {str(d.name).lower().replace("_", "-") for d in distributions()}
 
 
 def _tool(name):
@@ -46,3 +49,11 @@ def test_without_a_compiler_a_wheel_is_built_that_holds_the_package_and_no_libra
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "actswap/ops/native.py" in names and not [n for n in names if n.endswith(".so")]
+
+
+def test_what_to_run_fits_where_the_package_is(tmp_path, monkeypatch):
+    assert build.advice() == "python -m actswap.ops.build"
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "native")  # as in site-packages, which has no sources
+    assert build.advice().startswith("pip install") and "--no-binary actswap" in build.advice()
+    with pytest.raises(build.UsageError, match="pip install"):
+        build.build(build.SOURCE)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from actswap.ops.kernel import Kernel
-from actswap.ops.triton.tiles import flat, kernel, like, per_parameter, tiles
+from actswap.ops.triton.tiles import cells, flat, kernel, like, per_parameter, sums, tiles
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -19,11 +19,7 @@ def _acon(  # type: ignore[no-untyped-def]
     x, g, y, partial, p1, p2, beta, step1, step2, step3, rows, columns, channels,
     PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    mask = (r < rows) & (c < columns)
-    at = r.to(tl.int64) * columns + c
-    channel = (r % channels) if PLANAR else (c % channels)
+    at, mask, channel = cells(rows, columns, channels, PLANAR, ROWS, COLUMNS)
     a = tl.load(p1 + channel * step1)
     b = tl.load(p2 + channel * step2)
     d = a - b
@@ -38,22 +34,10 @@ def _acon(  # type: ignore[no-untyped-def]
         t = s + bd * w
         tl.store(y + at, (u * (d * t + b)).to(y.dtype.element_ty), mask=mask)
         uv = u * v
-        if PLANAR:
-            line = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-            inside = line < rows
-            to = partial + tl.program_id(1).to(tl.int64) * rows + line
-            size = tl.num_programs(1).to(tl.int64) * rows
-            tl.store(to, tl.sum(uv * t, 1), mask=inside)
-            tl.store(to + size, tl.sum(uv * (1 - t), 1), mask=inside)
-            tl.store(to + 2 * size, tl.sum(uv * w * d * d, 1), mask=inside)
-        else:
-            line = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-            inside = line < columns
-            to = partial + tl.program_id(0).to(tl.int64) * columns + line
-            size = tl.num_programs(0).to(tl.int64) * columns
-            tl.store(to, tl.sum(uv * t, 0), mask=inside)
-            tl.store(to + size, tl.sum(uv * (1 - t), 0), mask=inside)
-            tl.store(to + 2 * size, tl.sum(uv * w * d * d, 0), mask=inside)
+        to, known, size = sums(partial, rows, columns, PLANAR, ROWS, COLUMNS)
+        tl.store(to, tl.sum(uv * t, 1 if PLANAR else 0), mask=known)
+        tl.store(to + size, tl.sum(uv * (1 - t), 1 if PLANAR else 0), mask=known)
+        tl.store(to + 2 * size, tl.sum(uv * w * d * d, 1 if PLANAR else 0), mask=known)
     else:
         slope = d * s + b
         out = tl.where(slope == 0, 0.0, v * slope)

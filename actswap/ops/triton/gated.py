@@ -17,7 +17,7 @@ from torch import Tensor
 
 from actswap.ops.kernel import Kernel
 from actswap.ops.triton.attention import with_attention
-from actswap.ops.triton.tiles import Tiles, like, refusal, tiles
+from actswap.ops.triton.tiles import Tiles, like, refusal, sums, tiles
 
 _FORWARD, _SUMS, _GRADIENT = range(3)
 _META, _LINES = range(2)
@@ -48,16 +48,7 @@ def _gated(  # type: ignore[no-untyped-def]
     v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if MODE > 0:
         u = tl.load(g + at, mask=mask, other=0.0).to(tl.float32)
-    if PLANAR:
-        place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-        there = place < rows
-        to = partial + tl.program_id(1).to(tl.int64) * rows + place
-        size = tl.num_programs(1).to(tl.int64) * rows
-    else:
-        place = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        there = place < columns
-        to = partial + tl.program_id(0).to(tl.int64) * columns + place
-        size = tl.num_programs(0).to(tl.int64) * columns
+    to, there, size = sums(partial, rows, columns, PLANAR, ROWS, COLUMNS)
 
     if OP == 0:  # meta-ACON; coefficients p1, p2, beta
         b = tl.load(from_here + channels, mask=known, other=0.0)

@@ -12,7 +12,18 @@ import triton.language as tl
 from torch import Tensor
 
 from actswap.ops.kernel import Kernel
-from actswap.ops.triton.tiles import flat, kernel, like, no_tails_gradient, per_parameter, tiles
+from actswap.ops.triton.tiles import (
+    cells,
+    flat,
+    kernel,
+    like,
+    no_tails_gradient,
+    per_parameter,
+    straight,
+    sums,
+    tail,
+    tiles,
+)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -21,18 +32,11 @@ def _opau(  # type: ignore[no-untyped-def]
     P: tl.constexpr, Q: tl.constexpr, TOP: tl.constexpr, SAFE: tl.constexpr,
     PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    mask = (r < rows) & (c < columns)
-    at = r.to(tl.int64) * columns + c
-    channel = (r % channels) if PLANAR else (c % channels)
-    scale = tl.load(tails + channel * step_t)
-    low = tl.load(tails + channel * step_t + 1)
-    high = tl.load(tails + channel * step_t + 2)
-    slope_low = tl.load(tails + channel * step_t + 3)
-    slope_high = tl.load(tails + channel * step_t + 4)
+    at, mask, channel = cells(rows, columns, channels, PLANAR, ROWS, COLUMNS)
+    slope_low, slope_high = tail(tails, channel, step_t, 3), tail(tails, channel, step_t, 4)
     v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    within = tl.minimum(tl.maximum(v, low), high)
+    within = tl.minimum(tl.maximum(v, tail(tails, channel, step_t, 1)), tail(tails, channel, step_t, 2))
+    scale = tail(tails, channel, step_t, 0)
     t = within / scale
 
     # f, df: polynomial i and its slope; g0, dg the ones before.
@@ -64,16 +68,7 @@ def _opau(  # type: ignore[no-untyped-def]
         inside = inner * (slope_num - value * slope_den) / scale
         outside = up * tl.where(v < within, slope_low, slope_high)
         tl.store(y + at, tl.where(v == within, inside, outside).to(y.dtype.element_ty), mask=mask)
-        if PLANAR:
-            place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-            there = place < rows
-            to = partial + tl.program_id(1).to(tl.int64) * rows + place
-            size = tl.num_programs(1).to(tl.int64) * rows
-        else:
-            place = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-            there = place < columns
-            to = partial + tl.program_id(0).to(tl.int64) * columns + place
-            size = tl.num_programs(0).to(tl.int64) * columns
+        to, there, size = sums(partial, rows, columns, PLANAR, ROWS, COLUMNS)
         f, g0 = t * 0.0 + 1.0, t * 0.0
         for i in tl.static_range(TOP + 1):
             if i < P:
@@ -89,10 +84,7 @@ def _opau(  # type: ignore[no-untyped-def]
             following = line * f - tl.load(table + 3 * i + 2) * g0
             g0, f = f, following
     else:
-        beyond = v - within
-        slope = tl.where(beyond < 0, slope_low, slope_high)
-        straight = tl.where((slope == 0) | (beyond == 0), 0.0, slope * beyond)
-        tl.store(y + at, (value + straight).to(y.dtype.element_ty), mask=mask)
+        tl.store(y + at, (value + straight(v, within, slope_low, slope_high)).to(y.dtype.element_ty), mask=mask)
 
 
 def _recurrence(basis: str, n: int) -> tuple[float, float, float]:

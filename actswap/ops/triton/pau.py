@@ -11,7 +11,18 @@ import triton.language as tl
 from torch import Tensor
 
 from actswap.ops.kernel import Kernel
-from actswap.ops.triton.tiles import flat, kernel, like, no_tails_gradient, per_parameter, tiles
+from actswap.ops.triton.tiles import (
+    cells,
+    flat,
+    kernel,
+    like,
+    no_tails_gradient,
+    per_parameter,
+    straight,
+    sums,
+    tail,
+    tiles,
+)
 
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
 
@@ -22,18 +33,11 @@ def _pau(  # type: ignore[no-untyped-def]
     P: tl.constexpr, Q: tl.constexpr, FORM: tl.constexpr,
     PLANAR: tl.constexpr, BACKWARD: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    mask = (r < rows) & (c < columns)
-    at = r.to(tl.int64) * columns + c
-    channel = (r % channels) if PLANAR else (c % channels)
-    scale = tl.load(tails + channel * step_t)
-    low = tl.load(tails + channel * step_t + 1)
-    high = tl.load(tails + channel * step_t + 2)
-    slope_low = tl.load(tails + channel * step_t + 3)
-    slope_high = tl.load(tails + channel * step_t + 4)
+    at, mask, channel = cells(rows, columns, channels, PLANAR, ROWS, COLUMNS)
+    slope_low, slope_high = tail(tails, channel, step_t, 3), tail(tails, channel, step_t, 4)
     v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    within = tl.minimum(tl.maximum(v, low), high)
+    within = tl.minimum(tl.maximum(v, tail(tails, channel, step_t, 1)), tail(tails, channel, step_t, 2))
+    scale = tail(tails, channel, step_t, 0)
     t = within / scale
     u = tl.abs(t) if FORM == 1 else t
     num = t * 0.0
@@ -64,16 +68,7 @@ def _pau(  # type: ignore[no-untyped-def]
         slope = inner * (slope_num - value * flip * slope_den) / scale
         outside = up * tl.where(v < within, slope_low, slope_high)
         tl.store(y + at, tl.where(v == within, slope, outside).to(y.dtype.element_ty), mask=mask)
-        if PLANAR:
-            line = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-            inside = line < rows
-            to = partial + tl.program_id(1).to(tl.int64) * rows + line
-            size = tl.num_programs(1).to(tl.int64) * rows
-        else:
-            line = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-            inside = line < columns
-            to = partial + tl.program_id(0).to(tl.int64) * columns + line
-            size = tl.num_programs(0).to(tl.int64) * columns
+        to, inside, size = sums(partial, rows, columns, PLANAR, ROWS, COLUMNS)
         power = inner
         for _ in tl.static_range(P):
             tl.store(to, tl.sum(power, 1 if PLANAR else 0), mask=inside)
@@ -93,10 +88,7 @@ def _pau(  # type: ignore[no-untyped-def]
             to += size
             power *= u
     else:
-        beyond = v - within
-        slope = tl.where(beyond < 0, slope_low, slope_high)
-        straight = tl.where((slope == 0) | (beyond == 0), 0.0, slope * beyond)
-        tl.store(y + at, (value + straight).to(y.dtype.element_ty), mask=mask)
+        tl.store(y + at, (value + straight(v, within, slope_low, slope_high)).to(y.dtype.element_ty), mask=mask)
 
 
 def _run(args: Sequence[Any], grad: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A tensor as a matrix of tiles: planes by positions, or rows by channels."""
+"""A tensor as a matrix of tiles: planes by positions, or rows by channels. What the kernels over such tiles share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,50 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from actswap.ops.kernel import Kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def cells(rows, columns, channels, PLANAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Offsets of a program's elements, which of them exist, and their channels."""
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return r.to(tl.int64) * columns + c, (r < rows) & (c < columns), (r % channels) if PLANAR else (c % channels)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def sums(partial, rows, columns, PLANAR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Where a program's first sums go, which of these places exist, and how far it is to the next ones."""
+    if PLANAR:
+        line = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        known = line < rows
+        to = partial + tl.program_id(1).to(tl.int64) * rows + line
+        size = tl.num_programs(1).to(tl.int64) * rows
+    else:
+        line = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        known = line < columns
+        to = partial + tl.program_id(0).to(tl.int64) * columns + line
+        size = tl.num_programs(0).to(tl.int64) * columns
+    return to, known, size
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def tail(tails, channel, step, k: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Number k of s, lo, hi, slope_lo, slope_hi."""
+    return tl.load(tails + channel * step + k)
+
+
+@triton.jit
+def straight(v, within, slope_low, slope_high):  # type: ignore[no-untyped-def]
+    """What the lines beyond the range add to the value; 0 where there is no line, were v infinite."""
+    beyond = v - within
+    slope = tl.where(beyond < 0, slope_low, slope_high)
+    return tl.where((slope == 0) | (beyond == 0), 0.0, slope * beyond)
 
 
 class Tiles(NamedTuple):
