@@ -3,7 +3,8 @@
 One thread is measured in CPU time of the calling thread, more in wall time; the allocator keeps what is freed. Results
 go to benchmarks/results/. Other ways: `formula` (this project's, eager), `published` (as the released code writes it,
 benchmarks/published.py), `compiled` and `published-compiled` (torch.compile of these); they are slow, so they go with
-fewer rounds and shapes.
+fewer rounds and shapes. The gates of meta_acon and dy_relu are as wide as the modules make them by default (r = 16,
+reduction = 8).
 
     python benchmarks/ops.py                                  # 1.5 minutes on a quiet core
     python benchmarks/ops.py --threads 2
