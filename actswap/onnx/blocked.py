@@ -28,7 +28,7 @@ def fits(node: NodeProto, arrays: list[Array]) -> bool:
 def channels(node: NodeProto, arrays: list[Array]) -> int | None:
     """Channel count as far as the parameters tell it."""
     if node.op_type.startswith("MetaAcon"):
-        return max(int(a.shape[axis]) for a, axis in ((arrays[3], 1), (arrays[5], 0), (arrays[0], 0)) if a.ndim)
+        return max(int(a.shape[axis]) for a, axis in ((arrays[3], 1), (arrays[5], 0), (arrays[0], 0), (arrays[2], 0)) if a.ndim)
     if node.op_type.startswith("DyReLU"):
         rows = arrays[5].size
         return int(max(arrays[0].shape[1], arrays[2].shape[0] // rows, arrays[4].shape[1]))
