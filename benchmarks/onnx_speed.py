@@ -9,11 +9,11 @@
 
 EfficientNet-Lite0 and SqueezeNet have their ImageNet weights and see photos (tests/realmodels.py says which packages
 hold them); other names are torchvision's, or timm's, with random weights, batch-norm statistics from random images, and
-random images of 224 x 224. Each activation is measured three ways: `auto` (prepared for this machine), `native` (kernels
-on the file as it is) and `portable` (the same file in a plain ONNX Runtime). Contenders take turns; one thread is CPU
-time, more are wall time. `--trained` gives ACON-C parameters as after training (slopes 1 and 0 with deviation 0.1, beta
-1 to 20, by channel), so that nothing is left of the function it started from; `--operators` measures single operators
-against ONNX Runtime's own Relu. The rows go to benchmarks/results/onnx.jsonl.
+random images of 224 x 224. Each activation is measured three ways: `auto` (prepared for this machine), `native`
+(kernels on the file as it is) and `portable` (the same file in a plain ONNX Runtime). Contenders take turns; one thread
+is CPU time, more are wall time. `--trained` gives ACON-C parameters as after training (slopes 1 and 0 with deviation
+0.1, beta 1 to 20, by channel), so that nothing is left of the function it started from; `--operators` measures single
+operators against ONNX Runtime's own Relu. The rows go to benchmarks/results/onnx.jsonl.
 """
 
 # ruff: noqa: E402

@@ -50,7 +50,9 @@ def lift_caps(model: ir.Model) -> tuple[str, ...]:
         cap = None if reader is None else cap_of(reader)
         lines = _one_set(node)
         x = node.inputs[0]
-        if reader is None or cap is None or cap <= 0 or lines is None or x is None or reader.outputs[0].is_graph_output():
+        if reader is None or cap is None or cap <= 0 or lines is None or x is None:
+            continue
+        if reader.outputs[0].is_graph_output():
             continue
         floor = _LOWEST if lines[1] == 0 else None
         limits = (floor, _crossing(lines, cap))

@@ -9,9 +9,10 @@ one product with a constant per channel, or none where p2 is 0.
 
 Requires an AconC, AconB or Swish in float32 with constant parameters; before it a Conv, a Gemm, or a MatMul with or
 without a constant Add, whose weights are constants and whose result nobody else reads; after it only such layers. A cap
-at a number may stand between where it is scaled by one positive number for all channels; beta d of all channels between 1e-6 and 1e6
-in size, and s below 1e3. Ensures the same values up to rounding: every product of before is one of after times a
-constant of its channel, so the relative error is a few roundings, 2^-22. Where a requirement fails the node is left.
+at a number may stand on either side, where it is scaled by one positive number for all channels; beta d of all channels
+between 1e-6 and 1e6 in size, and s below 1e3. Ensures the same values up to rounding: every product of before is one of
+after times a constant of its channel, so the relative error is a few roundings, 2^-22. Where a requirement fails the
+node is left.
 """
 
 from __future__ import annotations
