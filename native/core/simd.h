@@ -255,11 +255,12 @@ INLINE vf sigmoid(vf z, vf *ds) {
 // 0 from t = 69 on, for the reason given above. Without the derivative this is shorter than `sigmoid`.
 INLINE vf logistic2(vf t) {
     // Powers out of range cost a hundred cycles each. NaN in t stays: it is second, and not greater.
+    vf u = vmax(splat(-60.f), vmin(splat(70.f), t));
 #if defined(__AVX512F__)
-    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)t, _mm512_set1_ps(69.f), _CMP_NGT_UQ);
-    vf u = vmax(splat(-60.f), t), r = (vf)_mm512_reduce_ps((__m512)u, _MM_FROUND_TO_NEG_INF);
+    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)u, _mm512_set1_ps(69.f), _CMP_NGT_UQ);
+    vf r = (vf)_mm512_reduce_ps((__m512)u, _MM_FROUND_TO_NEG_INF);
 #else
-    vf u = vmax(splat(-60.f), vmin(splat(70.f), t)), n = vround(u - 0.5f), r = u - n;
+    vf n = vround(u - 0.5f), r = u - n;
 #endif
     vf p = (((((1.877576658e-03f * r + 8.989340131e-03f) * r + 5.582631802e-02f) * r + 2.401536171e-01f) * r +
              6.931530732e-01f) * r + 9.999999251e-01f);  // 2^r, relative error 2e-7
