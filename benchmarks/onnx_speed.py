@@ -1,14 +1,19 @@
 """Latency of converted networks in ONNX Runtime, as ratios to the original network in the same runtime.
 
-    python benchmarks/onnx_speed.py resnet50 mobilenet_v2 --threads 1 2 --batches 1 8 --rounds 15
-    python benchmarks/onnx_speed.py efficientnet_lite0 squeezenet1_1 --trained --targets acon_c
+    python benchmarks/onnx_speed.py resnet50 --threads 1 2 --batches 1 8
+    python benchmarks/onnx_speed.py mobilenet_v2 --threads 1 2 --batches 1 8
+    python benchmarks/onnx_speed.py efficientnet_lite0 --threads 1 2 --batches 1 8
+    python benchmarks/onnx_speed.py squeezenet --threads 1 2 --batches 1 8
+    python benchmarks/onnx_speed.py mobilenet_v2 --trained --targets acon_c
     python benchmarks/onnx_speed.py --operators
 
-Random weights, batch-norm statistics from random images. Each activation is measured three ways: `auto` (prepared for
-this machine), `native` (kernels on the file as it is) and `portable` (the same file in a plain ONNX Runtime).
-Contenders take turns; one thread is CPU time, more are wall time. `--trained` gives ACON-C parameters as after training
-(slopes 1 and 0 with deviation 0.1, beta 1 to 20, by channel), so that nothing is left of the function it started from;
-`--operators` measures single operators against ONNX Runtime's own Relu. The rows go to benchmarks/results/onnx.jsonl.
+EfficientNet-Lite0 and SqueezeNet have their ImageNet weights and see photos (tests/realmodels.py says which packages
+hold them); other names are torchvision's, or timm's, with random weights, batch-norm statistics from random images, and
+random images of 224 x 224. Each activation is measured three ways: `auto` (prepared for this machine), `native`
+(kernels on the file as it is) and `portable` (the same file in a plain ONNX Runtime). Contenders take turns; one thread
+is CPU time, more are wall time. `--trained` gives ACON-C parameters as after training (slopes 1 and 0 with deviation
+0.1, beta 1 to 20, by channel), so that nothing is left of the function it started from; `--operators` measures single
+operators against ONNX Runtime's own Relu. The rows go to benchmarks/results/onnx.jsonl.
 """
 
 # ruff: noqa: E402
@@ -16,7 +21,9 @@ import sys
 from pathlib import Path
 
 # This folder would otherwise be searched first, and this file is called onnx.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+sys.path.append(str(ROOT / "tests"))
 
 import argparse
 import datetime
@@ -42,6 +49,8 @@ except RuntimeError:  # a CUDA build of torchvision beside a CPU build of torch:
     _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 
+import realmodels
+
 import actswap
 from actswap.activations.acon_c import AconC
 from actswap.onnx.bench import Contender, bench
@@ -52,8 +61,12 @@ SHAPES = ((1, 64, 28, 28), (64, 256, 56, 56))
 TARGETS = ("acon_c", "pau", "meta_acon", "dy_relu_b")
 
 
-def network(name: str) -> nn.Module:
+def network(name: str, size: int) -> tuple[nn.Module, torch.Tensor]:
+    """The network and two images for it."""
     torch.manual_seed(0)
+    if name in realmodels.REAL:
+        real = realmodels.REAL[name]
+        return real.build().eval(), real.inputs()[:2]
     if hasattr(torchvision.models, name):
         model = getattr(torchvision.models, name)(weights=None)
     else:
@@ -63,7 +76,7 @@ def network(name: str) -> nn.Module:
     model.train()
     with torch.no_grad():
         model(torch.randn(4, 3, 128, 128))
-    return model.eval()
+    return model.eval(), torch.randn(2, 3, size, size)
 
 
 def converted(model: nn.Module, target: str, x: torch.Tensor) -> nn.Module:
@@ -117,7 +130,7 @@ def operators(shape: tuple[int, ...], rounds: int) -> list[dict[str, object]]:
 
 
 def measure(name: str, targets: list[str], folder: Path, args: argparse.Namespace) -> list[dict[str, object]]:
-    model, x = network(name), torch.randn(2, 3, args.size, args.size)
+    model, x = network(name, args.size)
     original = folder / f"{name}.onnx"
     export_onnx(model, x, original, check=False, dynamic_size=False)
     contenders = [Contender("original", original, "portable")]

@@ -17,9 +17,14 @@ _POOLING = ("MetaAcon", "DyReLU")
 
 
 def fits(node: NodeProto, arrays: list[Array]) -> bool:
-    """Whether this node may stand on blocked data: channels on axis 1 of four, or one set of parameters."""
+    """Whether this node may stand on blocked data: channels on axis 1 of four, or one set of parameters.
+
+    A mean over the channels must leave out the padded ones: there the parameters have to tell how many are real.
+    """
     if node.op_type.startswith(_POOLING):
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if channels(node, arrays) == 1:
+            return False
         return attributes.get("dim") == 1 and len(attributes.get("view", ())) == 4
     leading = _leading(node)
     return all(array.ndim - leading in (0, 3) for array in arrays)
@@ -28,7 +33,8 @@ def fits(node: NodeProto, arrays: list[Array]) -> bool:
 def channels(node: NodeProto, arrays: list[Array]) -> int | None:
     """Channel count as far as the parameters tell it."""
     if node.op_type.startswith("MetaAcon"):
-        return max(int(a.shape[axis]) for a, axis in ((arrays[3], 1), (arrays[5], 0), (arrays[0], 0)) if a.ndim)
+        axes = ((arrays[3], 1), (arrays[5], 0), (arrays[0], 0), (arrays[2], 0))
+        return max(int(a.shape[axis]) for a, axis in axes if a.ndim)
     if node.op_type.startswith("DyReLU"):
         rows = arrays[5].size
         return int(max(arrays[0].shape[1], arrays[2].shape[0] // rows, arrays[4].shape[1]))

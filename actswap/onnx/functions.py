@@ -212,13 +212,30 @@ def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
     """The pooled axes, and the shape of one value per sample and channel; 1 feature pools over the channels
     too.
     """
-    dim = dim % rank
+    dim = max(dim % rank, 1)  # axis 0 holds samples: then there is one set of parameters, for any axis
     axes = [axis for axis in range(1, rank) if axis != dim or features == 1]
     return {
         "dim": dim,
         "axes": axes,
         "view": [0 if axis == 0 else width if axis == dim else 1 for axis in range(rank)],
     }
+
+
+def sample_axis(tensors: Mapping[str, Array], dim: int, rank: int) -> int | None:
+    """Where an operator needs an axis that x lacks: one of samples in front, or one of channels behind.
+
+    An operator that pools has its channels on axis 1 or later. Without an axis of samples x is one sample, but of a
+    bare vector that is pooled over its channels too every value is one.
+
+    Returns:
+        The axis to add; None where x has both, or nothing is pooled.
+    """
+    if "w1" not in tensors:
+        return None
+    features = tensors["w1"].shape[1]
+    if rank == 1:
+        return 0 if features > 1 else 1
+    return 0 if features > 1 and dim % rank == 0 else None
 
 
 def _elementwise(function: OnnxFunction) -> Lowering:
@@ -232,7 +249,8 @@ def _elementwise(function: OnnxFunction) -> Lowering:
 def _meta_acon(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int) -> Lowered:
     shaped = [along_channels(tensors[name], scalars["dim"], rank) for name in ("p1", "p2")]
     rest = [tensors[name] for name in META_ACON.inputs[3:]]
-    attributes = _pooling(tensors["w1"].shape[1], tensors["w2"].shape[0], scalars["dim"], rank)
+    width = max(tensors["w2"].shape[0], tensors["scale"].size)
+    attributes = _pooling(tensors["w1"].shape[1], width, scalars["dim"], rank)
     return Lowered(META_ACON, (*shaped, *rest), attributes)
 
 

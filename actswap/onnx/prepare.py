@@ -22,7 +22,8 @@ import onnx_ir as ir
 from onnx import NodeProto, helper, numpy_helper
 
 from actswap.errors import ExportError
-from actswap.onnx.algebra.caps import fuse_caps
+from actswap.onnx.algebra.caps import fuse_caps, sink_caps
+from actswap.onnx.algebra.scales import take_scales
 from actswap.onnx.blocked import block_size, channels, fits, padded
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
@@ -77,7 +78,9 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
 
 def _capped(source: onnx.ModelProto) -> onnx.ModelProto:
     graph = ir.from_proto(source)
+    take_scales(graph)
     fuse_caps(graph)
+    sink_caps(graph)
     return ir.to_proto(graph)
 
 

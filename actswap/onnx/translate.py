@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -21,7 +22,7 @@ from onnxscript import values
 from actswap.activations.base import OnnxFunction
 from actswap.errors import ExportError
 from actswap.onnx.algebra.values import initializer
-from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower
+from actswap.onnx.functions import DOMAIN, LOWERINGS, VERSION, Array, lower, sample_axis
 
 _TYPES = ["tensor(float)", "tensor(float16)", "tensor(double)"]
 _RAW = f"{DOMAIN}.raw"
@@ -93,25 +94,37 @@ def _lower_node(main: ir.Graph, node: ir.Node, taken: set[str]) -> OnnxFunction:
     arrays = constants([value for value in given if value is not None], opset, node.op_type)
     present = [name for name, value in zip(names, given, strict=False) if value is not None]
     scalars = {name: attribute.value for name, attribute in node.attributes.items()}
-    lowered = lower(node.op_type, dict(zip(present, arrays, strict=True)), scalars, len(x.shape))
+    tensors = dict(zip(present, arrays, strict=True))
+    rank = len(x.shape)
+    added = sample_axis(tensors, scalars["dim"], rank)
+    if added is not None:
+        rank, scalars["dim"] = rank + 1, 1
+    lowered = lower(node.op_type, tensors, scalars, rank)
     site = _free(site_name(node), taken)  # a layer that runs twice has two nodes
     taken.add(site)
-    inputs: list[ir.Value | None] = [x]
+    parameters: list[ir.Value | None] = []
     for name, array in zip(lowered.function.inputs[1:], lowered.inputs, strict=True):
-        inputs.append(initializer(main, f"{site}.{name}", array))
+        parameters.append(initializer(main, f"{site}.{name}", array))
+    around: list[ir.Node] = []
+    if added is not None:
+        axis = initializer(main, f"{site}.axis", np.asarray([added], np.int64))
+        around = [ir.Node("", "Unsqueeze", [x, axis], num_outputs=1)]
     new = ir.Node(
         DOMAIN,
         lowered.function.op,
-        inputs,
+        [around[0].outputs[0] if around else x, *parameters],
         [_ATTRIBUTES[lowered.function.attributes[k]](k, v) for k, v in lowered.attributes.items()],
         num_outputs=1,
         name=site,
     )
-    old_output, new_output = node.outputs[0], new.outputs[0]
+    nodes = [*around, new]
+    if around:
+        nodes.append(ir.Node("", "Squeeze", [new.outputs[0], axis], num_outputs=1))
+    old_output, new_output = node.outputs[0], nodes[-1].outputs[0]
     new_output.name, new_output.shape, new_output.type = old_output.name, old_output.shape, old_output.type
     owner = node.graph
     assert owner is not None
-    ir.convenience.replace_nodes_and_values(owner, node, [node], [new], [old_output], [new_output])
+    ir.convenience.replace_nodes_and_values(owner, node, [node], nodes, [old_output], [new_output])
     return lowered.function
 
 

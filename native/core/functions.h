@@ -55,7 +55,8 @@ struct Acon {
     // The greater line's, the lesser one's where beta < 0, their mean's where beta or the difference is 0.
     INLINE vf slope_at_infinity(const Acon &f, vf x) {
         vf z = f.bd * x;  // infinite, or NaN where it is 0 times infinity
-        return f.d * pick(z > 0, splat(1.f), pick(z < 0, splat(0.f), splat(0.5f))) + f.p2;
+        vf r = f.d * pick(z > 0, splat(1.f), pick(z < 0, splat(0.f), splat(0.5f))) + f.p2;
+        return pick(f.bd == f.bd, r, f.bd);  // a gate whose mean is NaN
     }
 };
 
@@ -96,16 +97,19 @@ template <int K> struct Lines {
 };
 
 // Clamp to the calibrated range with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
+// A flat tail ends where it begins, or its slope of 0 would meet an infinite x.
 struct Tails {
-    vf inverse, lo, hi, below, above;
+    vf inverse, lo, hi, below, above, first, last;
     INLINE void load(Tails &f, const Table &t, int k, int64_t ch, int n) {
         f.inverse = Table::get(t, k, ch, n), f.lo = Table::get(t, k + 1, ch, n), f.hi = Table::get(t, k + 2, ch, n);
         f.below = Table::get(t, k + 3, ch, n), f.above = Table::get(t, k + 4, ch, n);
+        f.first = pick(f.below == 0, f.lo, splat(-__builtin_inff()));
+        f.last = pick(f.above == 0, f.hi, splat(__builtin_inff()));
     }
     INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN in x stays: it is second
     INLINE vf outside(const Tails &f, vf x, vf inside) {
-        vf u = x - inside, slope = pick(u < 0, f.below, f.above);
-        return pick((vi)(slope == 0) | (vi)(u == 0), splat(0.f), slope * u);
+        vf u = vmax(f.first, vmin(f.last, x)) - inside;
+        return pick(u < 0, f.below, f.above) * u;
     }
     INLINE vf gradient(const Tails &f, vf x, vf inside, vf g, vf within) {
         return pick(x == inside, within, g * pick(x < inside, f.below, f.above));

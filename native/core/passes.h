@@ -131,8 +131,10 @@ INLINE void column(const actswap_call &c, const Layout &l, const Table &table, c
     for (int k = 0; k < used; ++k) sums[k] = splat(0.f);
     const char *x = at.x + i * size, *g = at.g + i * size;
     char *y = at.y + i * size;
+    // Blocks lie in memory as they are read: the next lines, not the next unit, which would be gone again by then.
+    const int64_t far = c.channels <= W ? AHEAD : rows * at.x_step;
     for (int64_t r = 0; r < rows; ++r, x += at.x_step, g += at.g_step, y += at.y_step) {
-        ahead<M>(x + rows * at.x_step, g + rows * at.g_step, y + rows * at.y_step);
+        ahead<M>(x + far, g + far, y + far);
         step<F, E, M>(f, x, g, y, share, sums, n, c.dtype);
     }
     if (M == Mode::SUMS || M == Mode::BOTH)
@@ -211,6 +213,20 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     float *at = partial_of(c, l, work, 0, sample, chunk) + group * c.channels;
     const char *x = at_element(c.x, c.x_stride, sample, group, 0, 0, size);
     const int64_t step = c.x_stride[3] * size;
+    if (c.channels <= W) {  // blocks: sums stay in registers, enough of them to hide an addition's latency
+        const int n = (int)c.channels;
+        vf s[8] = {};
+        int64_t row = from;
+        for (; row + 8 <= end; row += 8)
+            for (int u = 0; u < 8; ++u) {
+                const char *here = x + (row + u) * step;
+                __builtin_prefetch(here + 2 * AHEAD);
+                s[u] += E::load(here, n, c.dtype);
+            }
+        for (; row < end; ++row) s[0] += E::load(x + row * step, n, c.dtype);
+        store_f32(at, ((s[0] + s[1]) + (s[2] + s[3])) + ((s[4] + s[5]) + (s[6] + s[7])), n);
+        return;
+    }
     for (int64_t row = from; row < end; row += 4) {
         const int64_t rows = actswap::smaller(4, end - row);
         sweep(c.channels, [&](int64_t i, int n) __attribute__((always_inline)) {

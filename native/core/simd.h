@@ -255,9 +255,10 @@ INLINE vf sigmoid(vf z, vf *ds) {
 // 1 / (1 + 2^t): sigmoid(z) for t = -z log2(e), relative error 3e-7 |t|, which only counts where the result is small.
 // 0 from t = 69 on, for the reason given above. Without the derivative this is shorter than `sigmoid`.
 INLINE vf logistic2(vf t) {
-    // Powers out of range cost a hundred cycles each. NaN in t stays: it is second.
+    // Powers out of range cost a hundred cycles each. NaN in t stays: it is second, and not greater.
     vf u = vmax(splat(-60.f), vmin(splat(70.f), t));
 #if defined(__AVX512F__)
+    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)u, _mm512_set1_ps(69.f), _CMP_NGT_UQ);
     vf r = (vf)_mm512_reduce_ps((__m512)u, _MM_FROUND_TO_NEG_INF);
 #else
     vf n = vround(u - 0.5f), r = u - n;
@@ -266,11 +267,10 @@ INLINE vf logistic2(vf t) {
              6.931530732e-01f) * r + 9.999999251e-01f);  // 2^r, relative error 2e-7
 #if defined(__AVX512F__)
     __m512 sum = _mm512_add_ps(_mm512_scalef_ps((__m512)p, (__m512)u), _mm512_set1_ps(1.f)), q = _mm512_rcp14_ps(sum);
-    vf s = (vf)_mm512_fmadd_ps(_mm512_fnmadd_ps(sum, q, _mm512_set1_ps(1.f)), q, q);  // a Newton step
+    return (vf)_mm512_maskz_fmadd_ps(kept, _mm512_fnmadd_ps(sum, q, _mm512_set1_ps(1.f)), q, q);  // a Newton step
 #else
-    vf s = 1.f / (1.f + scale2(p, n));
+    return pick(u > 69.f, splat(0.f), 1.f / (1.f + scale2(p, n)));
 #endif
-    return pick(u > 69.f, splat(0.f), s);
 }
 
 }  // namespace ACTSWAP_BUILD

@@ -2,39 +2,33 @@
 #ifndef ACTSWAP_ORT_KERNEL_H
 #define ACTSWAP_ORT_KERNEL_H
 
-#include "operators.h"
+#include "arrange.h"
 
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <memory>
+#include <vector>
 
 namespace actswap {
-
-struct Free {
-    void operator()(void *p) const { std::free(p); }
-};
-
-/* The workspace of an operator that does not pool, after the phase that writes its parameter table: constant
- * parameters are put into it once, by the first run. */
-struct Table {
-    int64_t width; /* channels */
-    std::unique_ptr<void, Free> work;
-};
 
 struct Kernel {
     const Definition *definition;
     int64_t dim = 1;    /* channel axis, for operators that pool */
     int64_t block = 0;  /* channels per block where x is in the runtime's blocked layout, 0 elsewhere */
     float tau = 1, gain = 1;
-    float cap = INFINITY;  /* y = min(y, cap) */
-    bool constant = false; /* all inputs but x are constants of the model */
-    mutable std::atomic<Table *> table{nullptr};
+    float cap = INFINITY; /* y = min(y, cap) */
+    /* The inputs after x, where all of them are constants of the model: read once, for asking the runtime takes longer
+     * than a small tensor does. Else empty. */
+    std::vector<Tensor> constants;
+    mutable std::atomic<const Arranged *> arranged{nullptr};
 
-    ~Kernel() { delete table.load(); }
+    ~Kernel() { delete arranged.load(); }
 
     OrtStatus *compute(OrtKernelContext *context) const;
 };
+
+/* The shape and the data of a tensor. */
+OrtStatus *read(Runtime runtime, const OrtValue *value, Tensor *to);
 
 } // namespace actswap
 

@@ -21,19 +21,21 @@ template <class T> void optional(Runtime runtime, const OrtKernelInfo *info, con
         *value = found;
 }
 
-/* Whether every parameter is a constant of the model. */
-bool constants(const Definition &definition, const OrtKernelInfo *info) {
-    for (int i = 1; i < definition.inputs; ++i) {
+/* The parameters, where every one is a constant of the model; else none. */
+std::vector<Tensor> constants(const Definition &definition, const OrtKernelInfo *info) {
+    std::vector<Tensor> found(size_t(definition.inputs - 1));
+    for (size_t i = 0; i < found.size(); ++i) {
         int constant = 0;
         const OrtValue *value = nullptr;
-        if (OrtStatus *status = definition.runtime.constant(info, size_t(i), &constant, &value)) {
+        OrtStatus *status = definition.runtime.constant(info, i + 1, &constant, &value);
+        if (!status && constant)
+            status = read(definition.runtime, value, &found[i]);
+        if (status)
             definition.runtime.release(status);
-            return false;
-        }
-        if (!constant)
-            return false;
+        if (status || !constant)
+            return {};
     }
-    return true;
+    return found;
 }
 
 OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **out) {
@@ -47,8 +49,13 @@ OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *in
     optional(definition->runtime, info, "tau", &kernel->tau);
     optional(definition->runtime, info, "gain", &kernel->gain);
     optional(definition->runtime, info, "cap", &kernel->cap);
-    kernel->constant = constants(*definition, info);
     *out = kernel;
+    try {
+        kernel->constants = constants(*definition, info);
+    } catch (const std::bad_alloc &) {
+        delete kernel;
+        return definition->runtime.status(ORT_FAIL, "actswap: out of memory");
+    }
     return nullptr;
 }
 

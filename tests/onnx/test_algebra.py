@@ -23,6 +23,7 @@ from actswap.onnx.export import export_onnx
 from actswap.onnx.finish import attach, body
 from actswap.onnx.functions import ACON_C, DOMAIN, SWISH_SKIP
 from actswap.onnx.library import find_library
+from actswap.onnx.prepare import open_prepared, prepare
 
 C = 8
 ROUNDING = 1e-6
@@ -93,12 +94,46 @@ def test_scales_go_into_linear_layers(tmp_path: Path) -> None:
     assert list(report.simplified) == ["activation"] and error <= ROUNDING
 
 
-def test_a_cap_is_scaled_where_all_channels_have_one_sharpness(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharpness", [{"log_beta": 1.0}, {}])
+def test_a_cap_stays_behind_a_convolution_that_scales_back(sharpness: dict[str, float], tmp_path: Path) -> None:
     before, after = convs()
-    report, error = both(Pair(before, Bounded(acon(log_beta=1.0), 0.0, 0.3), after), X, tmp_path)
-    assert len(report.simplified) == 1 and error <= ROUNDING
-    report, _ = both(Pair(before, Bounded(acon(), 0.0, 0.3), after), X, (tmp_path / "b").mkdir() or tmp_path / "b")
-    assert report.simplified == {}
+    report, error = both(Pair(before, Bounded(acon(**sharpness), 0.0, 0.3), after), X, tmp_path)
+    assert len(report.simplified) == 1 and report.operators["Conv"] == 3 and error <= ROUNDING
+
+
+@pytest.mark.parametrize("sharpness", [{"log_beta": 1.0}, {}])
+def test_a_cap_of_a_linear_layer_needs_one_sharpness(sharpness: dict[str, float], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Pair(nn.Linear(3, C), Bounded(acon(**sharpness), 0.0, 0.3), nn.Linear(C, 4))
+    report, error = both(model, V, tmp_path)
+    assert len(report.simplified) == len(sharpness) and error <= ROUNDING
+
+
+@pytest.mark.parametrize(("p1", "p2", "before"), [(1.0, 0.0, True), (0.8, 0.2, True), (1.0, -0.1, False)])
+def test_a_cap_of_one_set_of_parameters_goes_before(p1: float, p2: float, before: bool, tmp_path: Path) -> None:
+    """With a falling second line the cap is met on both sides, and stays behind."""
+    first, last = convs()
+    member = Bounded(acon(p1=p1, p2=p2, log_beta=1.0), 0.0, 0.3)
+    report, error = both(Pair(first, member, nn.Sequential(nn.Tanh(), last)), 4 * X, tmp_path)
+    assert error <= ROUNDING and report.operators["Clip"] == 1
+    nodes = onnx.load(tmp_path / "simple.onnx").graph.node
+    capped = next(node for node in nodes if node.domain == DOMAIN).input[0]
+    assert (next(node for node in nodes if node.output[0] == capped).op_type == "Clip") == before
+
+
+@pytest.mark.skipif(find_library() is None, reason="the ONNX Runtime library was not built")
+@pytest.mark.parametrize("values", [{"p1": 0.8, "p2": 0.2, "log_beta": 1.0}, {}])
+def test_kernels_take_caps_and_scales_back(values: dict[str, float], tmp_path: Path) -> None:
+    first, last = convs()
+    model = Pair(first, Bounded(acon(**values), 0.0, 0.3), nn.Sequential(nn.Tanh(), last)).eval()
+    report = export_onnx(model, 4 * X, tmp_path / "m.onnx", dynamic_size=False)
+    assert report.simplified or values
+    found = prepare(onnx.load(tmp_path / "m.onnx"))
+    nodes = [node.op_type for node in found.model.graph.node]
+    assert found.blocked == 1 and "Clip" not in nodes and nodes.count("Conv") == 2
+    session = open_prepared(found.model.SerializeToString(), None)
+    got, want = session.run(None, {"x": 4 * X.numpy()})[0], run(tmp_path / "m.onnx", 4 * X)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("why", ["another reader", "no layer before", "no layer after", "slopes alike"])

@@ -8,10 +8,12 @@ so beta d goes into the layer before, 1 / beta into the layers after, and `Swish
 one product with a constant per channel, or none where p2 is 0.
 
 Requires an AconC, AconB or Swish in float32 with constant parameters; before it a Conv, a Gemm, or a MatMul with or
-without a constant Add, whose weights are constants and whose result nobody else reads; after it only such layers, or
-first a cap at a number where beta is one positive number for all channels; beta d of all channels between 1e-6 and 1e6
-in size, and s below 1e3. Ensures the same values up to rounding: every product of before is one of after times a
-constant of its channel, so the relative error is a few roundings, 2^-22. Where a requirement fails the node is left.
+without a constant Add, whose weights are constants and whose result nobody else reads; after it only such layers. A cap
+at a number may stand on either side, where it is scaled by one positive number for all channels; a cap of pictures may
+always stand behind, where a convolution of its own scales back before it (see `scales`); beta d of all channels
+between 1e-6 and 1e6 in size, and s below 1e3. Ensures the same values up to rounding: every product of before is one of
+after times a constant of its channel, so the relative error is a few roundings, 2^-22. Where a requirement fails the
+node is left.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from actswap.onnx.algebra.caps import cap_of
+from actswap.onnx.algebra.scales import scale_before
 from actswap.onnx.algebra.values import constant, initializer, only_reader
 from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, Array
 
@@ -56,21 +59,30 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     if not (np.isfinite(skip).all() and np.abs(skip).max() <= _LARGEST_SKIP):
         return False
-    y, cap = node.outputs[0], None
-    reader = only_reader(y)
+    y, source, changes = node.outputs[0], x, []
+    reader, earlier = only_reader(y), x.producer()
+    behind = None  # a cap with a convolution of its own, that scales back
     if reader is not None and cap_of(reader) is not None:
-        if (back.size > 1 and np.ptp(back)) or not back.min() > 0:
+        y = reader.outputs[0]
+        if _picture_channels(x):
+            behind = reader
+        elif _one_positive(back):
+            changes.append(_scaled_cap(reader, 1 / back.reshape(-1)[0]))
+        else:
             return False
-        y, cap = reader.outputs[0], reader
-    before = _before(x, scale.reshape(-1), rank)
-    after = None if y.is_graph_output() or not y.uses() else _after(y, back.reshape(-1), rank)
+    if earlier is not None and cap_of(earlier) is not None:
+        inner = earlier.inputs[0]
+        if not _one_positive(scale) or inner is None or only_reader(inner) is not earlier:
+            return False
+        source = inner
+        changes.append(_scaled_cap(earlier, scale.reshape(-1)[0]))
+    before = _before(source, scale.reshape(-1), rank)
+    after: list[_Change] | None = []
+    if behind is None:
+        after = None if y.is_graph_output() or not y.uses() else _after(y, back.reshape(-1), rank)
     if before is None or after is None:
         return False
-    changes = [*before, *after]
-    if cap is not None:
-        limit = cap_of(cap)
-        assert limit is not None
-        changes.append(_Change(cap, len(cap.inputs) - 1, np.float32(limit / back.reshape(-1)[0])))
+    changes += [*before, *after]
     for change in changes:
         old = change.node.inputs[change.index]
         value = initializer(graph, f"{old.name if old else node.name}.scaled", np.asarray(change.array, np.float32))
@@ -84,7 +96,28 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     old_output, made = node.outputs[0], new.outputs[0]
     made.name, made.shape, made.type = old_output.name, old_output.shape, old_output.type
     ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old_output], [made])
+    if behind is not None:
+        scale_before(graph, behind, back, _picture_channels(x), str(node.name))
     return True
+
+
+def _picture_channels(x: ir.Value) -> int:
+    """Channels of a picture that a convolution makes; 0 for anything else."""
+    node = x.producer()
+    if node is None or node.op_type != "Conv" or x.shape is None or len(x.shape) != 4:
+        return 0
+    weight = constant(node.inputs[1])
+    return 0 if weight is None else int(weight.shape[0])
+
+
+def _one_positive(scale: Array) -> bool:
+    return not np.ptp(scale) and scale.min() > 0
+
+
+def _scaled_cap(cap: ir.Node, factor: float) -> _Change:
+    limit = cap_of(cap)
+    assert limit is not None
+    return _Change(cap, len(cap.inputs) - 1, np.float32(limit * factor))
 
 
 def _parameters(node: ir.Node) -> tuple[Array, Array, Array, int] | None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from actswap.activations.base import OnnxFunction
+from actswap.onnx.algebra.caps import lift_caps
 from actswap.onnx.algebra.fold import fold_scales
 from actswap.onnx.algebra.plain import Range, channel_axis, closeness, ranges, static_nodes, write_plain
 from actswap.onnx.finish import attach, body
@@ -62,8 +63,9 @@ def simplified_graph(
     for local in _TOLERANCES:
         changed = ir.from_proto(proto)
         plain = write_plain(changed, close, local)
+        lifted = lift_caps(changed)
         folded = fold_scales(changed)
-        if plain in tried or not (plain or folded):
+        if plain in tried or not (plain or lifted or folded):
             continue
         tried.append(plain)
         ir.passes.common.RemoveUnusedNodesPass()(changed)
