@@ -79,7 +79,7 @@ def row(name: str, target: str, folder: Path) -> str:
             source, target, out, calibration=[feeds_of(source, shape, k) for k in (1, 3, 4)], overwrite=True
         )
     except ActswapError as error:
-        return f"{name:32} {target:7} REFUSED {' '.join(str(error).split())}"
+        return f"{name:32} {target:7} REFUSED {error.what}: {error.why}"
     feed = feeds_of(source, shape, 2)
     expected = plain(source).run(None, feed)
     ways = {}
