@@ -22,6 +22,7 @@ _MOST = 4096  # entries of a container that are looked into; data sets and vocab
 _DEPTH = 4
 _OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters", "_modules"}  # mode and hooks, nn.Module's own
 _PLAIN = frozenset((type(None), bool, int, float, str))  # most of what modules hold; a look-up is all they cost
+_HOOKS = tuple(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict) and k.endswith("_hooks"))
 _OPAQUE = (type, FunctionType, MethodType, ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
 _FOREIGN = ("torch", "logging", "threading", "functools")
 _MISSING = object()
@@ -35,6 +36,7 @@ class State:
         self._containers: list[tuple[str, Any, Any]] = []
         self._tensors: list[tuple[str, Tensor, int, Tensor]] = []
         seen: set[int] = set()
+        self._hooks = [(d, dict(d)) for m in root.modules() for k in _HOOKS if (d := m.__dict__.get(k)) is not None]
         for name, module in root.named_modules():
             if not isinstance(module, (LazyModuleMixin, torch.jit.ScriptModule)):
                 self._keep(name, module.__dict__, 0, seen)
@@ -69,7 +71,14 @@ class State:
         return changed + ["random"] * drawn
 
     def restore(self) -> None:
-        """Put everything back; the mode of a module and its hooks are left to who set them."""
+        """Put everything back; the mode of a module is left to who set it.
+
+        Hooks that a forward installs go with the flag that says so: transformers would install them again.
+        """
+        for hooks, kept in self._hooks:
+            if len(hooks) != len(kept) or hooks.keys() != kept.keys():
+                hooks.clear()
+                hooks.update(kept)
         for _, item, before in self._containers:
             if not _differing(item, before):
                 continue

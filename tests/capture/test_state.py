@@ -97,3 +97,29 @@ def test_lazy_modules_have_to_run_once_first() -> None:
         actswap.scan(model, X)
     model(X)
     assert len(actswap.scan(model, X)) == 1
+
+
+class InstallsHooks(nn.Module):
+    """As transformers does: the first forward installs hooks, and notes that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        if not getattr(self, "installed", False):
+            self.a.register_forward_hook(lambda module, args, out: self.seen.append(out))
+            self.installed = True
+        self.seen = seen
+        y = self.b(torch.relu(self.a(x)))
+        (hidden,) = seen
+        return y + hidden
+
+
+def test_hooks_go_with_the_flag_that_says_they_are_there() -> None:
+    model, x = InstallsHooks().eval(), torch.randn(2, 4)
+    result = actswap.convert(model, "dy_relu_b", x)
+    assert not model.a._forward_hooks and not hasattr(model, "installed")
+    with torch.no_grad():
+        assert torch.equal(result.model(x), model(x))
