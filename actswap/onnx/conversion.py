@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -68,6 +68,13 @@ class _Seen:
     histogram: Histogram
 
 
+class _Attempt(NamedTuple):
+    made: onnx.ModelProto
+    starts: dict[GraphSite, Start]
+    refused: dict[str, str]
+    parity: tuple[OutputParity, ...]
+
+
 def convert(
     source: str | os.PathLike[str],
     target: str,
@@ -108,25 +115,24 @@ def convert(
     seen, references = _calibrate(model, sites, feeds)
     names = [value.name for value in model.graph.output]
 
-    def attempt(beta: float, fits: int) -> tuple[onnx.ModelProto, dict[GraphSite, Start], tuple[OutputParity, ...]]:
+    def attempt(beta: float, fits: int) -> _Attempt:
         """Replace the sites at this sharpness, of those that need a fit only the best, so many."""
         starts, refused = _starts(spec, sites, seen, beta, options or {})
         for site in _fitted(starts)[fits:]:
             refused[site.name] = f"its fit (error {starts.pop(site).error:.2g}) would change the network too much"
-        left.update(refused)
         if not starts:
             why = next(iter(refused.values()), "the graph has no activation that is recognised")
             raise UsageError(f"nothing to replace by {target}", where=str(source), why=why)
         made = _replaced(model, spec, starts, seen, options or {})
         runs = [compare(names, want, _run(made, feed)) for want, feed in zip(references, feeds, strict=True)]
-        return made, starts, worst(*runs)
+        return _Attempt(made, starts, refused, worst(*runs))
 
     def within(parity: tuple[OutputParity, ...]) -> bool:
         return all(row.relative <= tolerance * _SHARE for row in parity)
 
     def fine(fits: int) -> bool:
         try:
-            return within(attempt(_SHARPNESS[-1], fits)[2])
+            return within(attempt(_SHARPNESS[-1], fits).parity)
         except UsageError:  # nothing is left to replace
             return False
 
@@ -139,7 +145,7 @@ def convert(
         fits, most = (middle, most) if fine(middle) else (fits, middle)
     for beta in _SHARPNESS:
         tell(1, 3, f"beta {beta:g}")
-        made, starts, parity = attempt(beta, fits)
+        made, starts, refused, parity = attempt(beta, fits)
         if within(parity) or all(start.kind != "limit" for start in starts.values()):
             break
     bad = next((row for row in parity if not row.relative <= tolerance), None)
@@ -156,7 +162,7 @@ def convert(
         (site.name, str(site.source), start.kind, start.error if start.error is not None else start.bound)
         for site, start in starts.items()
     )
-    return GraphReport(str(path), target, beta, rows, left, parity)
+    return GraphReport(str(path), target, beta, rows, left | refused, parity)
 
 
 def _fitted(starts: Mapping[GraphSite, Start]) -> list[GraphSite]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from actswap.activations import get
 from actswap.activations.bounded import Bounded
-from actswap.onnx.algebra.caps import fuse_caps
+from actswap.onnx.algebra.caps import fuse_caps, lift_caps, sink_caps
 from actswap.onnx.algebra.plain import closeness, ranges, write_plain
+from actswap.onnx.algebra.scales import take_scales
 from actswap.onnx.export import export_onnx
 from actswap.onnx.finish import attach, body
 from actswap.onnx.functions import ACON_C, DOMAIN, SWISH_SKIP
@@ -119,6 +120,13 @@ def test_a_cap_of_one_set_of_parameters_goes_before(p1: float, p2: float, before
     nodes = onnx.load(tmp_path / "simple.onnx").graph.node
     capped = next(node for node in nodes if node.domain == DOMAIN).input[0]
     assert (next(node for node in nodes if node.output[0] == capped).op_type == "Clip") == before
+
+
+def test_caps_and_scales_pass_by_nodes_without_inputs() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) {'
+    model = onnx.parser.parse_model(f"{text} c = Constant <value_float = 2.0> ()\n y = Mul (x, c) }}")
+    graph = ir.from_proto(model)
+    assert lift_caps(graph) == () and sink_caps(graph) == 0 and take_scales(graph) == 0
 
 
 @pytest.mark.skipif(find_library() is None, reason="the ONNX Runtime library was not built")

@@ -46,10 +46,10 @@ def lift_caps(model: ir.Model) -> tuple[str, ...]:
     """Put caps before their activations, in place; return the names of these."""
     found = []
     for node in list(model.graph):
-        reader = only_reader(node.outputs[0]) if node.domain == DOMAIN else None
+        if node.domain != DOMAIN:
+            continue
+        reader, lines, x = only_reader(node.outputs[0]), _one_set(node), node.inputs[0]
         cap = None if reader is None else cap_of(reader)
-        lines = _one_set(node)
-        x = node.inputs[0]
         if reader is None or cap is None or cap <= 0 or lines is None or x is None:
             continue
         if reader.outputs[0].is_graph_output():

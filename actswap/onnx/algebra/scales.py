@@ -35,16 +35,13 @@ def take_scales(model: ir.Model) -> int:
     """Put such convolutions into the activations before them, in place; return how many."""
     count = 0
     for node in list(model.graph):
-        reader = only_reader(node.outputs[0]) if node.domain == DOMAIN else None
-        scale = None if reader is None else _scale(reader)
-        arrays = [constant(value) for value in node.inputs[1:]]
-        if (
-            reader is None
-            or scale is None
-            or node.op_type not in ("Swish", "SwishSkip")
-            or reader.outputs[0].is_graph_output()
-        ):
+        if node.domain != DOMAIN or node.op_type not in ("Swish", "SwishSkip"):
             continue
+        reader = only_reader(node.outputs[0])
+        scale = None if reader is None else _scale(reader)
+        if reader is None or scale is None or reader.outputs[0].is_graph_output():
+            continue
+        arrays = [constant(value) for value in node.inputs[1:]]
         beta, skip = arrays[0], arrays[1] if len(arrays) > 1 else np.zeros(())
         if beta is None or skip is None:
             continue
