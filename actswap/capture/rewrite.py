@@ -27,7 +27,6 @@ from actswap.errors import CaptureError
 # Between the owner and an operation there may be torch's own Python, and the watching of the run.
 _TRANSPARENT = (*(f"{p}/" for p in torch.__path__), str(Path(__file__).parent))
 
-
 Place = tuple[int, int, int, int]  # line, end line, column, end column
 
 
@@ -157,8 +156,8 @@ class _Exchange(ast.NodeTransformer):
         """A bare in-place call: its result takes the place of its input."""
         call = node.value
         node = self.generic_visit(node)  # type: ignore[assignment]
-        if node.value is not call and isinstance(call, ast.Call):
-            target = _argument(call)
+        if node.value is not call and isinstance(node.value, ast.Call):
+            (target,) = node.value.args
             if isinstance(target, ast.Name):
                 return ast.Assign(targets=[ast.Name(target.id, ast.Store())], value=node.value)
         return node
@@ -193,11 +192,12 @@ class _Exchange(ast.NodeTransformer):
 def _argument_of(node: ast.AST, rewrite: Rewrite) -> ast.expr:
     """The input of a wanted expression, as a part of it."""
     if rewrite.argument is not None:
-        parts = (part for part in ast.walk(node) if isinstance(part, ast.expr))
-        return next(part for part in parts if _place_of(part) == rewrite.argument)
-    if isinstance(node, ast.Call):
+        for part in ast.walk(node):
+            if isinstance(part, ast.expr) and _place_of(part) == rewrite.argument:
+                return part
+    elif isinstance(node, ast.Call):
         return _argument(node)
-    raise CaptureError("the expression is no call, and shows no input")
+    raise CaptureError("the expression shows no input at the observed place")
 
 
 def _unchanged(node: Any, rewrite: Rewrite) -> ast.expr:

@@ -113,7 +113,8 @@ def _spot(place: _Place) -> Spot | None:
     called, match = place.called[0], place.matches[0]
     if called is not None:
         return called.spot
-    return formula_spot(match.root, match.ops, match.x) if match.is_formula else match.root.spot
+    spelled = formula_spot(match.root, match.ops, match.x)
+    return match.root.spot if spelled is None and not match.is_formula else spelled
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import actswap
+from actswap.errors import CaptureError
 from actswap.plan import Plan
 
 
@@ -48,6 +49,22 @@ class Looping(nn.Module):
         if x.shape[0] > 1000:
             return x
         return self.body(x)
+
+
+class Positions(nn.Module):
+    """Calls whose first argument is not what they act on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e6:
+            return x
+        y = self.first(x).clamp(0)
+        y = self.last(y)
+        y.clamp_(0)
+        return self.last(y)
 
 
 class Spelled(nn.Module):
@@ -104,9 +121,10 @@ class BareInPlace(nn.Module):
         (Branching(), torch.randn(2, 3, 4, 4), 3),
         (Looping(), torch.randn(2, 4), 3),
         (BareInPlace(), torch.randn(2, 4), 1),
+        (Positions(), torch.randn(2, 4), 2),
         (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8), 1),
     ],
-    ids=["branch", "loop", "bare in-place", "TransformerEncoderLayer"],
+    ids=["branch", "loop", "bare in-place", "positions", "TransformerEncoderLayer"],
 )
 def test_all_calls_are_replaced_and_reverted(model: nn.Module, x: Tensor, sites: int) -> None:
     model.eval()
@@ -225,3 +243,11 @@ def test_a_formula_of_two_statements_is_left_with_its_reason_and_the_rest_is_not
     assert sites["gelu"].how == "island"
     report = actswap.convert(model, "acon_c", x, start="morph").report
     assert [r.site.source.kind for r in report.replaced] == ["gelu"] and report.census.complete
+
+
+def test_a_plan_that_names_no_part_of_its_expression_is_refused() -> None:
+    model, x = Spelled().eval(), torch.randn(2, 4)
+    data = actswap.convert(model, "acon_c", x, start="morph").plan.to_dict()
+    data["islands"][0]["rewrites"][0]["argument"] = [99, 99, 0, 1]
+    with pytest.raises(CaptureError, match="no input at the observed place"):
+        actswap.apply_plan(model, Plan.from_dict(data))
