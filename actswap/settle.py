@@ -61,11 +61,12 @@ def settle(
     for _ in range(4):
         plan = _plan(model, found, sites, stay, islands, target, options, keys)
         originals = isolate(model, plan, traces)
-        if _agrees(expected, plan, probe, limit):
+        if _error(expected, plan, probe) <= limit:
             return plan, originals
         undo(model, plan, originals)
-        own = _own_noise(model, found, keys, expected, probe)
-        if own * _NOISE > limit:  # its outputs differ from run to run by more than what is looked for
+        # A detector amplifies the rounding by which a plain run differs from the observed one.
+        own = _error(expected, _plan(model, found, (), (), {}, "", {}, keys), probe)
+        if limit < own * _NOISE < math.inf:
             limit = own * _NOISE
             continue
         bad = _disturbing(model, found, sites, islands, traces, keys, expected, probe, limit)
@@ -127,7 +128,7 @@ def _disturbing(
     def fine(some: Sequence[Site]) -> bool:
         plan = _plan(model, found, some, (), islands, "", {}, keys)
         originals = isolate(model, plan, traces)
-        good = _agrees(expected, plan, probe, limit)
+        good = _error(expected, plan, probe) <= limit
         undo(model, plan, originals)
         return good
 
@@ -149,14 +150,6 @@ def _disturbing(
     return search(list(sites))
 
 
-def _own_noise(
-    model: nn.Module, found: Survey, keys: str, expected: list[Tensor], probe: Callable[[Plan], list[Tensor]]
-) -> float:
-    """How far the unchanged model is from its own observed run: detectors amplify a rounding."""
-    error = compare(expected, probe(_plan(model, found, (), (), {}, "", {}, keys))).rel
-    return error if math.isfinite(error) else 0.0
-
-
 def _promote(
     model: nn.Module,
     found: Survey,
@@ -172,11 +165,11 @@ def _promote(
         return None
 
 
-def _agrees(expected: list[Tensor], plan: Plan, probe: Callable[[Plan], list[Tensor]], limit: float) -> bool:
+def _error(expected: list[Tensor], plan: Plan, probe: Callable[[Plan], list[Tensor]]) -> float:
     try:
-        return compare(expected, probe(plan)).rel <= limit
+        return compare(expected, probe(plan)).rel
     except Exception:  # the user's code may fail in any way once its activations are modules
-        return False
+        return math.inf
 
 
 def _rounding(reference: Sequence[Tensor]) -> float:
