@@ -126,7 +126,10 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
     if (c.op == ACTSWAP_ACON) {
         for (int64_t ch = 0; ch < l.C; ++ch) {
             float p1 = value(c, 0, ch, 1, 0, 1), p2 = value(c, 1, ch, 1, 0, 0), d = p1 - p2;
-            t[ch] = d, t[row + ch] = p2, t[2 * row + ch] = finite(d * value(c, 2, ch, 1, 0, 1));
+            const float bd = finite(d * value(c, 2, ch, 1, 0, 1));
+            const int32_t infinite = at_infinity<int32_t>(d, p2, bd);
+            t[ch] = d, t[row + ch] = bd == bd ? p2 : bd, t[2 * row + ch] = bd;
+            memcpy(t + 3 * row + ch, &infinite, sizeof infinite);
         }
         return;
     }

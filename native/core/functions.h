@@ -18,23 +18,41 @@ struct Table {
         const float *at = t.base + k * t.row + ch;
         return t.uniform ? splat(*at) : load_f32(at, n);
     }
+    INLINE vi bits(const Table &t, int k, int64_t ch, int n) {  // of an integer that was stored there
+        const float *at = t.base + k * t.row + ch;
+        int32_t one;
+        memcpy(&one, at, sizeof one);
+        return t.uniform ? one + vi{} : float_to_bits(load_f32(at, n));
+    }
 };
 
-// Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
-// An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
+// Table rows: p1 - p2, p2 (NaN where the next is), beta (p1 - p2), what there is at infinity.
+// Sums: g x, g x (s + z s'), g x^2 s'.
+// An infinite x would make 0 times infinity of a slope or a beta of 0. AVX-512 has an instruction that puts the limit
+// there; else it is rare: a branch for the whole vector.
 struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0, TURNS = 1;
     vf d, p2, bd, power;
+#if defined(__AVX512F__)
+    vi infinite;
+#endif
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
         f.power = f.bd * -1.44269504f;
+#if defined(__AVX512F__)
+        f.infinite = Table::bits(t, 3, ch, n);
+#endif
     }
     INLINE vf value(const Acon &f, vf x) {
-        vf y = x * (f.d * logistic2(f.power * x) + f.p2);
+        vf y = x * (logistic2(f.d, f.power * x) + f.p2);
+#if defined(__AVX512F__)
+        return (vf)_mm512_fixupimm_ps((__m512)y, (__m512)x, (__m512i)f.infinite, 0);
+#else
         if (__builtin_expect(!any_infinite(x), 1)) return y;
         vf r = slope_at_infinity(f, x);
         y = pick(is_infinite(x), x * r, y);
-        return pick((vi)(r == 0) & is_infinite(x), (vf)((vi)x & INT32_MIN), y);  // a line of slope 0 stays 0
+        return pick((vi)(r == 0) & is_infinite(x), splat(0.f), y);  // a line of slope 0 stays 0
+#endif
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
         if (__builtin_expect(!any_infinite(x), 1)) return finite<SUM>(f, x, g, sums);

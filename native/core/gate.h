@@ -188,8 +188,10 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
         if (meta) {
             sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
                 vf p2 = values_of(c, 1, i, n, 0), d = values_of(c, 0, i, n, 1) - p2;
-                store_f32(table + i, d, n), store_f32(table + l.padded + i, p2, n);
-                store_f32(table + 2 * l.padded + i, values_of(c, 2, i, n, 1) * load_f32(z + i, n) * d, n);
+                vf bd = values_of(c, 2, i, n, 1) * load_f32(z + i, n) * d;
+                store_f32(table + i, d, n), store_f32(table + l.padded + i, pick(bd == bd, p2, bd), n);
+                store_f32(table + 2 * l.padded + i, bd, n);
+                store_f32(table + 3 * l.padded + i, bits_to_float(actswap::at_infinity<vi>(d, p2, bd)), n);
             });
             continue;
         }
