@@ -2,15 +2,15 @@
 #pragma once
 #include "attention.h"
 #include "passes.h"
-#include "turned.h"
+#include "tiles.h"
 
 namespace ACTSWAP_BUILD {
 
 typedef void (*Unit)(const actswap_call &, const Layout &, float *, int64_t);
 
 template <class F, class E, Mode M> static Unit in_layout(const Layout &l) {
-    if constexpr (F::TURNS)
-        if (l.turned) return turned_unit<F, E, M>;
+    if constexpr (F::TILED)
+        if (l.tiled) return tiled_unit<F, E, M>;
     return l.planar ? planar_unit<F, E, M> : rowed_unit<F, E, M>;
 }
 

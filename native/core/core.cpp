@@ -108,7 +108,7 @@ static int64_t units_of(const actswap_call &c, const Layout &l, Phase phase) {
         case BRANCH:
         case BACK: return ceil_div(c.batch, l.block);
         case WEIGHTS: return l.R + c.hidden;
-        default: return c.batch * l.per_sample;
+        default: return ceil_div(c.batch, l.stack) * l.per_sample;
     }
 }
 
@@ -229,11 +229,10 @@ static void finish_lines(const actswap_call &c, const Layout &l, double *total, 
 
 static void finish_attention(const actswap_call &c, const Layout &l, float *work) {
     Gradient ws(c, 6);
-    const int64_t rows = c.batch * l.chunks;
-    const float *from = work + l.at_partial + l.sums * rows * l.padded;
+    const float *from = work + l.at_partial + l.sums * l.rows * l.padded;
     for (int64_t ch = 0; ch < l.C && ws.to; ++ch) {
         double sum = 0;
-        for (int64_t r = 0; r < rows; ++r) sum += from[r * l.padded + ch];
+        for (int64_t r = 0; r < l.rows; ++r) sum += from[r * l.padded + ch];
         ws.add(ch, 1, 0, sum);
     }
     ws.close(1);

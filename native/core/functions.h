@@ -5,7 +5,7 @@
 
 namespace ACTSWAP_BUILD {
 
-// TURNS: whether short planes are worth turning into rows (turned.h).
+// TILED: whether short planes go in tiles (tiles.h).
 
 // One sample's table: row k holds parameter k of every channel.
 struct Table {
@@ -23,7 +23,7 @@ struct Table {
 // Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
 // An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
 struct Acon {
-    static constexpr int SUMS = 3, RUNTIME = 0, TURNS = 1;
+    static constexpr int SUMS = 3, RUNTIME = 0, TILED = 1;
     vf d, p2, bd, power;
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
@@ -63,7 +63,7 @@ struct Acon {
 // Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as torch.maximum does.
 // K = 0 means a number of lines known at run time.
 template <int K> struct Lines {
-    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TURNS = 0;
+    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TILED = 0;
     int count;
     vf a[MK], b[MK];
     INLINE void load(Lines &f, const Table &t, int64_t ch, int n) {
@@ -119,7 +119,7 @@ struct Tails {
 // Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
 // P = 0 means degrees known at run time, FORM = -1 the same of the form.
 template <int FORM, int P, int Q> struct Pade {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     int p, q, form;
     vf a[MP], b[MQ];
     Tails tails;
@@ -183,7 +183,7 @@ template <int FORM, int P, int Q> struct Pade {
 // Rows: c_0..c_k, d_1..d_l (absolute where SAFE), tails. Sums: the same, signs of d to be put on later.
 // SAFE = -1: known at run time.
 template <int SAFE, int P, int Q> struct Orthogonal {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     static constexpr int MF = MP > MQ + 1 ? MP : MQ + 1;
     int p, q, f;
     bool safe;

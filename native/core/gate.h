@@ -9,23 +9,29 @@ namespace ACTSWAP_BUILD {
 INLINE float *mean_of(const actswap_call &c, const Layout &l, float *work) { return c.mean ? c.mean : work + l.at_mean; }
 INLINE double *total_of(const Layout &l, float *work) { return (double *)(work + l.at_total); }
 
+// The sums of 16 columns in float64: both sides have room for whole vectors.
+INLINE void add_rows(double *to, const float *from, int64_t step, int64_t rows) {
+    constexpr int N = 32 / W;
+    vd sum[N] = {};
+    for (int64_t r = 0; r < rows; ++r, from += step)
+        for (int i = 0; i < N; ++i) sum[i] += load_wide(from + i * (W / 2));
+    for (int i = 0; i < N; ++i) memcpy(to + i * (W / 2), &sum[i], sizeof sum[i]);
+}
+
 // Partial sums of a sample (or, without a gate, of all of them) to float64 totals [set][k][padded].
-static void total(const actswap_call &c, const Layout &l, float *work, int64_t set, int64_t end) {
+static void total(const actswap_call &, const Layout &l, float *work, int64_t set, int64_t end) {
     for (; set < end; ++set)
         for (int k = 0; k < l.sums; ++k) {
             double *to = total_of(l, work) + (set * l.sums + k) * l.padded;
-            for (int64_t i = 0; i < l.C; ++i) to[i] = 0;
-            int64_t rows = (l.gated ? 1 : c.batch) * l.chunks;
-            const float *from = partial_of(c, l, work, k, l.gated ? set : 0, 0);
-            for (int64_t r = 0; r < rows; ++r, from += l.padded)
-                for (int64_t i = 0; i < l.C; ++i) to[i] += from[i];
+            const float *from = partial_of(l, work, k, l.gated ? set : 0, 0);
+            for (int64_t i = 0; i < l.C; i += 16) add_rows(to + i, from + i, l.padded, l.gated ? l.chunks : l.rows);
         }
 }
 
 static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
     for (; sample < end; ++sample) {
         float *to = mean_of(c, l, work) + sample * l.C;
-        const float *from = partial_of(c, l, work, 0, sample, 0);
+        const float *from = partial_of(l, work, 0, sample, 0);
         for (int64_t i = 0; i < l.C; ++i) {
             double s = 0;
             for (int64_t r = 0; r < l.chunks; ++r) s += from[r * l.padded + i];
