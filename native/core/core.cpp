@@ -160,30 +160,14 @@ struct Gradient {
     }
 };
 
-// Sums over samples, of each value times its factor, left in the first sample's place. Channels inside: they are what
-// lies side by side.
-static double *over_samples(const actswap_call &c, const Layout &l, double *total, int k, const float *factor, int64_t step) {
-    double *sum = total + k * l.padded;
-    for (int64_t ch = 0; factor && ch < l.C; ++ch) sum[ch] *= factor[ch];
-    for (int64_t set = 1; set < c.batch; ++set) {
-        const double *from = sum + set * l.sums * l.padded;
-        const float *by = factor + set * step;
-        if (factor)
-            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch] * by[ch];
-        else
-            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch];
-    }
-    return sum;
-}
-
-static void finish_acon(const actswap_call &c, const Layout &l, double *total, const float *gate) {
+static void finish_acon(const actswap_call &c, const Layout &l, float *work) {
     Gradient p1(c, 0), p2(c, 1), last(c, 2);
-    const double *sum[3];
-    for (int k = 0; k < 3; ++k)
-        sum[k] = gate ? over_samples(c, l, total, k, k == 2 ? gate : nullptr, l.R) : total + k * l.padded;
+    const double *sum = (const double *)(work + l.at_total);
+    if (l.gated)  // the sum of beta's gradients is one of scale's with its gate
+        for (int k = 0; k < 3; ++k) build().over_samples(c, l, work, k, work + l.at_branch, l.R, false, k == 2);
     for (int64_t ch = 0; ch < l.C; ++ch) {
-        double a = sum[0][ch], b = sum[1][ch], d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
-        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * sum[2][ch]);
+        double a = sum[ch], b = sum[l.padded + ch], d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
+        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * sum[2 * l.padded + ch]);
     }
     p1.close(1), p2.close(1), last.close(1);
 }
@@ -203,21 +187,14 @@ static void finish_rational(const actswap_call &c, const Layout &l, const double
     a.close(p), b.close(q);
 }
 
-static void finish_lines(const actswap_call &c, const Layout &l, double *total, const float *theta) {
+static void finish_lines(const actswap_call &c, const Layout &l, float *work) {
     const bool all = c.flags & ACTSWAP_SPATIAL_ALL, one = all || (c.shared >> 4 & 1);
     for (int j = 0; j < 2 * c.pieces; ++j) {
-        if (c.grad_param[5]) {
-            double part[8] = {}, lambda = 0;  // several sums at once: each waits for its own last addition only
-            for (int64_t b = 0; b < c.batch; ++b) {
-                const double *from = total + (b * l.sums + j) * l.padded;
-                const float *by = theta + b * l.R + (all ? j : j * l.C);
-                for (int64_t ch = 0; ch < l.C; ++ch) part[ch % 8] += from[ch] * by[all ? 0 : ch];
-            }
-            for (double p : part) lambda += p;
-            c.grad_param[5][j] = (float)lambda;
-        }
+        const float *theta = work + l.at_branch + (all ? j : j * l.C);
+        const double lambda = build().over_samples(c, l, work, j, theta, l.R, all, false);
+        if (c.grad_param[5]) c.grad_param[5][j] = (float)lambda;
         if (!c.grad_param[4]) continue;
-        const double *sum = over_samples(c, l, total, j, nullptr, 0);
+        const double *sum = (const double *)(work + l.at_total) + j * l.padded;
         double whole = 0;
         for (int64_t ch = 0; ch < l.C; ++ch) {
             whole += sum[ch];
@@ -240,16 +217,15 @@ static void finish_attention(const actswap_call &c, const Layout &l, float *work
 }
 
 static void finish(const actswap_call &c, const Layout &l, float *work) {
-    double *total = (double *)(work + l.at_total);
     if (!l.gated) build().total(c, l, work, 0, 1);
     switch (c.op) {
-        case ACTSWAP_ACON: return finish_acon(c, l, total, nullptr);
-        case ACTSWAP_META_ACON: return finish_acon(c, l, total, work + l.at_branch);
+        case ACTSWAP_ACON:
+        case ACTSWAP_META_ACON: return finish_acon(c, l, work);
         case ACTSWAP_DY_RELU:
             if (l.attended) finish_attention(c, l, work);
-            if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, total, work + l.at_branch);
+            if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, work);
             return;
-        default: finish_rational(c, l, total);
+        default: finish_rational(c, l, (const double *)(work + l.at_total));
     }
 }
 

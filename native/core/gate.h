@@ -28,6 +28,33 @@ static void total(const actswap_call &, const Layout &l, float *work, int64_t se
         }
 }
 
+// Total k of all samples in the first one's place, each times its factor where `weighted`. Returned: the sum of all
+// times their factors. One factor serves all channels of a sample where `uniform`.
+static double over_samples(const actswap_call &c, const Layout &l, float *work, int k, const float *factor, int64_t step,
+                           bool uniform, bool weighted) {
+    double *to = total_of(l, work) + k * l.padded, dot = 0;
+    auto add = [&](int64_t i, auto zero, int64_t wide) __attribute__((always_inline)) {
+        auto sum = zero, all = zero;
+        for (int64_t b = 0; b < c.batch; ++b) {
+            auto v = zero, f = zero;
+            memcpy(&v, to + b * l.sums * l.padded + i, sizeof v);
+            const float *by = factor + b * step + (uniform ? 0 : i);
+            if constexpr (sizeof v == sizeof(double)) f = *by;
+            else f = uniform ? (double)*by - zero : load_wide(by);
+            f *= v;
+            all += f, sum += weighted ? f : v;
+        }
+        memcpy(to + i, &sum, sizeof sum);
+        double each[W / 2] = {};
+        memcpy(each, &all, sizeof all);
+        for (int64_t n = 0; n < wide; ++n) dot += each[n];
+    };
+    int64_t i = 0;
+    for (; i + W / 2 <= l.C; i += W / 2) add(i, vd{}, W / 2);
+    for (; i < l.C; ++i) add(i, 0., 1);
+    return dot;
+}
+
 static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
     for (; sample < end; ++sample) {
         float *to = mean_of(c, l, work) + sample * l.C;
@@ -60,11 +87,12 @@ template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *
     int64_t i = 0;
     for (; i + W <= n; i += W) add(i, W);
     if (i < n) add(i, (int)(n - i));
+    float sum[S][4] = {};
+    if (S * N == W) store_f32(sum[0], hsums((const vf(*)[1])acc, 0), W);
     for (int a = 0; a < S; ++a) {
-        float sum[4] = {};
-        if (N == 4) hsum4(sum, acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
-        else sum[0] = hsum(acc[a][0]);
-        for (int b = 0; b < N; ++b) out[a * outs + b] = bias ? sum[b] + bias[b] : sum[b];
+        if (N == 4 && S * N != W) hsum4(sum[a], acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
+        if (N == 1) sum[a][0] = hsum(acc[a][0]);
+        for (int b = 0; b < N; ++b) out[a * outs + b] = bias ? sum[a][b] + bias[b] : sum[a][b];
     }
 }
 
@@ -265,10 +293,10 @@ static void weights(const actswap_call &c, const Layout &l, float *work, int64_t
         const float *delta = work + (second ? l.at_dz : l.at_dh), *in = second ? work + l.at_hidden : mean_of(c, l, work);
         float *dw = c.grad_param[first + 2 * second], *db = c.grad_param[first + 1 + 2 * second];
         if (dw) product(dw + from * n, n, delta + from, 1, rows, in, n, to - from, c.batch, n);
-        for (int64_t r = from; db && r < to; ++r) {
-            double s = 0;
-            for (int64_t b = 0; b < c.batch; ++b) s += delta[b * rows + r];
-            db[r] = (float)s;
+        for (int64_t r = from; db && r < to; r += 16) {
+            double sum[16];  // read beyond the last row are the numbers that follow, which the workspace has
+            add_rows(sum, delta + r, rows, c.batch);
+            for (int64_t i = 0; i < actswap::smaller(16, to - r); ++i) db[r + i] = (float)sum[i];
         }
     }
 }

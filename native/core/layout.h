@@ -124,6 +124,8 @@ struct Build {
     void (*mean)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*branch)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*branch_back)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    double (*over_samples)(const actswap_call &, const Layout &, float *work, int k, const float *factor, int64_t step,
+                           bool uniform, bool weighted);
     void (*weights)(const actswap_call &, const Layout &, float *work, int64_t row, int64_t end);
 };
 

@@ -31,7 +31,14 @@ INLINE vi float_to_bits(vf a) { return (vi)a; }
 INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 INLINE vf pick(vi mask, vf yes, vf no) { return mask ? yes : no; }
 INLINE vi is_infinite(vf a) { return vabs(a) == splat(__builtin_inff()); }
-INLINE vf with_sign_of(vf a, vf b) { return (vf)((vi)a ^ ((vi)b & INT32_MIN)); }  // a sign(b) for b other than 0
+INLINE vf with_sign_of(vf a, vf b) {  // a sign(b), which is 0 for b = 0
+#if defined(__AVX512F__)
+    const __mmask16 some = _mm512_cmp_ps_mask((__m512)b, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    return (vf)_mm512_maskz_ternarylogic_epi32(some, (__m512i)a, (__m512i)b, _mm512_set1_epi32(INT32_MIN), 0x78);
+#else
+    return pick(b == 0, splat(0.f), (vf)((vi)a ^ ((vi)b & INT32_MIN)));
+#endif
+}
 INLINE vf sign(vf a) { return pick(a > 0, splat(1.f), pick(a < 0, splat(-1.f), a)); }
 
 INLINE vd load_wide(const float *p) {
