@@ -87,12 +87,17 @@ template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *
     int64_t i = 0;
     for (; i + W <= n; i += W) add(i, W);
     if (i < n) add(i, (int)(n - i));
-    float sum[S][4] = {};
+    typedef float four __attribute__((vector_size(16)));
+    alignas(64) float sum[S][4] = {};
     if (S * N == W) store_f32(sum[0], hsums((const vf(*)[1])acc, 0), W);
     for (int a = 0; a < S; ++a) {
         if (N == 4 && S * N != W) hsum4(sum[a], acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
         if (N == 1) sum[a][0] = hsum(acc[a][0]);
-        for (int b = 0; b < N; ++b) out[a * outs + b] = bias ? sum[a][b] + bias[b] : sum[a][b];
+        four all, add = {};
+        memcpy(&all, sum[a], sizeof all);
+        if (bias) memcpy(&add, bias, 4 * N);
+        all += add;
+        memcpy(out + a * outs, &all, 4 * N);
     }
 }
 
