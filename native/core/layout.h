@@ -77,10 +77,10 @@ static inline Layout layout_of(const actswap_call &c) {
         l.per_sample = (l.attended ? 1 : c.groups) * l.chunks;
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
-    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: a quarter
+    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: an eighth
     // of what is read of x.
     const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
-    l.block = larger(1, smaller(32, larger(1 << 17, 4 * weights) / sample));
+    l.block = larger(1, smaller(32, larger(1 << 17, 8 * weights) / sample));
     if (l.block > 4) l.block = l.block / 4 * 4;
 
     l.rows = ceil_div(c.batch, l.stack) * l.chunks;
