@@ -119,6 +119,13 @@ static float value(const actswap_call &c, int slot, int64_t channel, int width, 
 // Within the range of float32, so that times 0 it is 0; NaN stays.
 static float finite(float v) { return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : v; }
 
+// A slot's rows of `width` values as columns of the table.
+static void columns(const actswap_call &c, int slot, int width, const Layout &l, float *to) {
+    const int64_t step = c.shared >> slot & 1 ? 0 : width;
+    for (int64_t i = 0; i < width; ++i)
+        for (int64_t ch = 0; ch < l.C; ++ch) to[i * l.padded + ch] = c.param[slot][ch * step + i];
+}
+
 static void prepare(const actswap_call &c, const Layout &l, float *work) {
     float *t = work + l.at_table;
     const int64_t row = l.padded;
@@ -131,18 +138,11 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
         return;
     }
     const int p = c.degree_p + 1, q = l.table - 5 - p;
-    const bool absolute = c.form == ACTSWAP_FORM_A;
-    for (int64_t ch = 0; ch < l.C; ++ch) {
-        for (int i = 0; i < p; ++i) t[i * row + ch] = value(c, 0, ch, p, i, 0);
-        for (int j = 0; j < q; ++j) {
-            float b = value(c, 1, ch, q, j, 0);
-            t[(p + j) * row + ch] = absolute ? fabsf(b) : b;
-        }
-        for (int k = 0; k < 5; ++k) {
-            float v = value(c, 2, ch, 5, k, 0);
-            t[(p + q + k) * row + ch] = k ? v : 1 / v;
-        }
-    }
+    columns(c, 0, p, l, t);
+    columns(c, 1, q, l, t + p * row);
+    columns(c, 2, 5, l, t + (p + q) * row);
+    for (int64_t i = 0; c.form == ACTSWAP_FORM_A && i < q * row; ++i) t[p * row + i] = fabsf(t[p * row + i]);
+    for (int64_t ch = 0; ch < l.C; ++ch) t[(p + q) * row + ch] = 1 / t[(p + q) * row + ch];
 }
 
 // Adds up what a slot's gradient is made of; a shared slot gets the sum over channels.
@@ -175,15 +175,15 @@ static void finish_acon(const actswap_call &c, const Layout &l, float *work) {
 static void finish_rational(const actswap_call &c, const Layout &l, const double *total) {
     Gradient a(c, 0), b(c, 1);
     const int p = c.degree_p + 1, q = l.sums - p;
-    for (int64_t ch = 0; ch < l.C; ++ch) {
-        for (int i = 0; i < p; ++i) a.add(ch, p, i, total[i * l.padded + ch]);
-        for (int j = 0; j < q; ++j) {
-            double v = total[(p + j) * l.padded + ch];
-            float sign = value(c, 1, ch, q, j, 0);
-            if (c.form == ACTSWAP_FORM_A) v *= sign > 0 ? 1 : sign < 0 ? -1 : 0;
-            b.add(ch, q, j, v);
+    const int64_t step = b.shared ? 0 : q;
+    for (int i = 0; i < p; ++i)
+        for (int64_t ch = 0; ch < l.C; ++ch) a.add(ch, p, i, total[i * l.padded + ch]);
+    for (int j = 0; j < q; ++j)
+        for (int64_t ch = 0; ch < l.C; ++ch) {
+            const float sign = c.param[1][ch * step + j];
+            const double v = total[(p + j) * l.padded + ch];
+            b.add(ch, q, j, c.form != ACTSWAP_FORM_A ? v : sign > 0 ? v : sign < 0 ? -v : 0 * v);
         }
-    }
     a.close(p), b.close(q);
 }
 
