@@ -11,9 +11,14 @@ import onnx
 from onnx import NodeProto, helper
 
 from actswap.errors import ExportError
-from actswap.onnx.functions import Array
+from actswap.onnx.functions import DOMAIN, Array
 
 _POOLING = ("MetaAcon", "DyReLU")
+
+
+def takes_mean(node: NodeProto) -> bool:
+    """Whether the mean is the last input, made of another tensor than x (algebra/means.py)."""
+    return node.domain == DOMAIN and "Mean" in node.op_type
 
 
 def fits(node: NodeProto, arrays: list[Array]) -> bool:
@@ -23,7 +28,7 @@ def fits(node: NodeProto, arrays: list[Array]) -> bool:
     """
     if node.op_type.startswith(_POOLING):
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if channels(node, arrays) == 1:
+        if channels(node, arrays) == 1 and not takes_mean(node):
             return False
         return attributes.get("dim") == 1 and len(attributes.get("view", ())) == 4
     leading = _leading(node)
@@ -33,11 +38,12 @@ def fits(node: NodeProto, arrays: list[Array]) -> bool:
 def channels(node: NodeProto, arrays: list[Array]) -> int | None:
     """Channel count as far as the parameters tell it."""
     if node.op_type.startswith("MetaAcon"):
-        axes = ((arrays[3], 1), (arrays[5], 0), (arrays[0], 0), (arrays[2], 0))
+        axes = [(arrays[5], 0), (arrays[0], 0), (arrays[2], 0)] + [(arrays[3], 1)] * (not takes_mean(node))
         return max(int(a.shape[axis]) for a, axis in axes if a.ndim)
     if node.op_type.startswith("DyReLU"):
         rows = arrays[5].size
-        return int(max(arrays[0].shape[1], arrays[2].shape[0] // rows, arrays[4].shape[1]))
+        pooled = 1 if takes_mean(node) else arrays[0].shape[1]
+        return int(max(pooled, arrays[2].shape[0] // rows, arrays[4].shape[1]))
     leading = _leading(node)
     return max((int(a.shape[leading]) for a in arrays if a.ndim > leading), default=None)
 
@@ -48,7 +54,7 @@ def padded(node: NodeProto, arrays: list[Array], width: int, to: int) -> list[Ar
         p1, p2, scale, w1, b1, w2, b2 = arrays
         return [
             *(_pad(p, 0, to) for p in (p1, p2, scale)),
-            _pooling(w1, width, to),
+            w1 if takes_mean(node) else _pooling(w1, width, to),
             b1,
             *(_pad(p, 0, to) for p in (w2, b2)),
         ]
@@ -60,7 +66,8 @@ def padded(node: NodeProto, arrays: list[Array], width: int, to: int) -> list[Ar
         if w2.shape[0] != rows or init.shape[1] != 1:
             init = _pad(np.broadcast_to(init, (rows, width)), 1, to)
         spatial = [_pad(spatial[0], 0, to), spatial[1]] if spatial else []
-        return [_pooling(w1, width, to), b1, w2, b2, init, lambdas, *spatial]
+        w1 = w1 if takes_mean(node) else _pooling(w1, width, to)
+        return [w1, b1, w2, b2, init, lambdas, *spatial]
     leading = _leading(node)
     found = [_pad(array, leading, to) for array in arrays]
     if leading and found[2].ndim > 1:

@@ -23,8 +23,9 @@ from onnx import NodeProto, helper, numpy_helper
 
 from actswap.errors import ExportError
 from actswap.onnx.algebra.caps import fuse_caps, sink_caps
+from actswap.onnx.algebra.means import take_means
 from actswap.onnx.algebra.scales import take_scales
-from actswap.onnx.blocked import block_size, channels, fits, padded
+from actswap.onnx.blocked import block_size, channels, fits, padded, takes_mean
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
@@ -61,14 +62,14 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     """
     if folder:
         onnx.load_external_data_for_model(source, folder)
-    marked, kept = _mark(_capped(source))
+    marked, kept = _mark(_rewritten(source))
     total = sum(node.domain == DOMAIN for node in source.graph.node)
     if not kept:
         raise ExportError("no activation of this file stands between convolutions")
     optimised = _optimise(marked)
     block = block_size()
     blocked = _restore(optimised, kept, block)
-    del optimised.functions[:]
+    del optimised.functions[:], optimised.graph.output[len(source.graph.output) :]
     props = {p.key: p.value for p in source.metadata_props}
     helper.set_model_props(optimised, {**props, KEY: machine_key()})
     found = Prepared(optimised, total, blocked)
@@ -76,9 +77,11 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     return found
 
 
-def _capped(source: onnx.ModelProto) -> onnx.ModelProto:
+def _rewritten(source: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph as kernels like it best."""
     graph = ir.from_proto(source)
     take_scales(graph)
+    take_means(graph)
     fuse_caps(graph)
     sink_caps(graph)
     return ir.to_proto(graph)
@@ -91,8 +94,9 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
     initializers = {t.name: t for t in model.graph.initializer}
     kept: dict[int, tuple[NodeProto, list[Array]]] = {}
     after: set[str] = set()
+    means: set[str] = set()
     for k, node in enumerate(model.graph.node):
-        given = [name for name in node.input[1:] if name]
+        given = [name for name in _stored(node) if name]
         if any(name not in initializers for name in given):
             continue
         arrays = [numpy_helper.to_array(initializers[name]) for name in given]
@@ -104,11 +108,19 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
             placeholder = helper.make_node(
                 "QuickGelu", [node.input[0]], list(node.output), domain="com.microsoft", alpha=_MARK + len(kept) - 1
             )
+            # The mean is no input of the placeholder: as an output of the graph it is kept.
+            means.update(node.input[len(_stored(node)) + 1 :])
             model.graph.node[k].CopyFrom(placeholder)
             after.update(node.output)
     if not any(entry.domain == "com.microsoft" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(means))
     return model, kept
+
+
+def _stored(node: NodeProto) -> list[str]:
+    """The inputs that are parameters: all after x, without the mean that some operators take."""
+    return list(node.input[1:-1] if takes_mean(node) else node.input[1:])
 
 
 def _optimise(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -141,10 +153,11 @@ def _restore(model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Ar
         if width is not None:
             arrays = padded(original, arrays, width, -(-width // block) * block)
         stored = (f"{original.name or original.output[0]}/{i}" for i in range(len(arrays)))
-        inputs = [next(stored) if name else "" for name in original.input[1:]]
+        inputs = [next(stored) if name else "" for name in _stored(original)]
         named = zip(arrays, (name for name in inputs if name), strict=True)
         graph.initializer.extend(numpy_helper.from_array(array, name) for array, name in named)
-        original.input[:], original.output[:] = [node.input[0], *inputs], [node.output[0]]
+        mean = original.input[-1:] if takes_mean(original) else []
+        original.input[:], original.output[:] = [node.input[0], *inputs, *mean], [node.output[0]]
         if ours and blocked:
             original.attribute.append(helper.make_attribute("block", block))
             count += 1

@@ -78,6 +78,9 @@ static bool wants_grad(const actswap_call &c) {
     return c.y || (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && c.grad_param[6]);
 }
 
+// The mean of x: not where forward left it, nor where it is given.
+static bool makes_mean(const actswap_call &c) { return !c.pooled && (!(c.flags & ACTSWAP_BACKWARD) || !c.mean); }
+
 static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
     int n = 0;
     const bool back = c.flags & ACTSWAP_BACKWARD, split = c.flags & ACTSWAP_SPLIT, sums = back && wants_sums(c);
@@ -90,7 +93,7 @@ static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
     if (!split) {
         p[n++] = BLOCKS;
     } else {
-        if (!back || !c.mean) p[n++] = POOL;
+        if (makes_mean(c)) p[n++] = POOL;
         p[n++] = BRANCH;
         p[n++] = back ? SUM : APPLY;
         if (back) p[n++] = BACK;
@@ -133,7 +136,10 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
     if (c.op == ACTSWAP_ACON) {
         for (int64_t ch = 0; ch < l.C; ++ch) {
             float p1 = value(c, 0, ch, 1, 0, 1), p2 = value(c, 1, ch, 1, 0, 0), d = p1 - p2;
-            t[ch] = d, t[row + ch] = p2, t[2 * row + ch] = finite(d * value(c, 2, ch, 1, 0, 1));
+            const float bd = finite(d * value(c, 2, ch, 1, 0, 1));
+            const int32_t infinite = at_infinity<int32_t>(d, p2, bd);
+            t[ch] = d, t[row + ch] = bd == bd ? p2 : bd, t[2 * row + ch] = bd;
+            memcpy(t + 3 * row + ch, &infinite, sizeof infinite);
         }
         return;
     }
@@ -234,7 +240,7 @@ static void blocks(const actswap_call &c, const Layout &l, float *work, int64_t 
     const bool back = c.flags & ACTSWAP_BACKWARD;
     for (int64_t s = first; s < last; s += l.block) {
         int64_t e = smaller(s + l.block, last), from = s * l.per_sample, to = e * l.per_sample;
-        if (!back || !c.mean) b.apply(c, l, work, MEAN, from, to), b.mean(c, l, work, s, e);
+        if (makes_mean(c)) b.apply(c, l, work, MEAN, from, to), b.mean(c, l, work, s, e);
         b.branch(c, l, work, s, e);
         if (!back) {
             b.apply(c, l, work, FORWARD, from, to);
@@ -258,7 +264,7 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
         case BLOCKS: return blocks(c, l, work, s, e);
         case POOL: return b.apply(c, l, work, MEAN, begin, end);
         case BRANCH:
-            if (!back || !c.mean) b.mean(c, l, work, s, e);
+            if (makes_mean(c)) b.mean(c, l, work, s, e);
             return b.branch(c, l, work, s, e);
         case SUM: return b.apply(c, l, work, adds(c) ? BOTH : SUMS, begin, end);
         case BACK:
@@ -292,6 +298,8 @@ static const char *check(const actswap_call &c) {
         int first = c.op == ACTSWAP_META_ACON ? 3 : 0;
         if (c.hidden < 1) return "hidden must be positive";
         if (!c.param[first] || !c.param[first + 2]) return "a weight is missing";
+        if (c.pooled < 0 || (c.pooled && (!c.mean || c.flags & (ACTSWAP_BACKWARD | ACTSWAP_ATTENTION))))
+            return "means are given to forward without attention alone";
         if (c.op == ACTSWAP_DY_RELU && (!c.param[4] || !c.param[5])) return "init or lambdas is missing";
         if (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && (!c.param[6] || !c.param[8]))
             return "the attention's weights, or its temperature and gain, are missing";

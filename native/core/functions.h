@@ -18,23 +18,41 @@ struct Table {
         const float *at = t.base + k * t.row + ch;
         return t.uniform ? splat(*at) : load_f32(at, n);
     }
+    INLINE vi bits(const Table &t, int k, int64_t ch, int n) {  // of an integer that was stored there
+        const float *at = t.base + k * t.row + ch;
+        int32_t one;
+        memcpy(&one, at, sizeof one);
+        return t.uniform ? one + vi{} : float_to_bits(load_f32(at, n));
+    }
 };
 
-// Table rows: p1 - p2, p2, beta (p1 - p2). Sums: g x, g x (s + z s'), g x^2 s'.
-// An infinite x would make 0 times infinity of a slope or a beta of 0. It is rare: a branch for the whole vector.
+// Table rows: p1 - p2, p2 (NaN where the next is), beta (p1 - p2), what there is at infinity.
+// Sums: g x, g x (s + z s'), g x^2 s'.
+// An infinite x would make 0 times infinity of a slope or a beta of 0. AVX-512 has an instruction that puts the limit
+// there; else it is rare: a branch for the whole vector.
 struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0, TILED = 1;
     vf d, p2, bd, power;
+#if defined(__AVX512F__)
+    vi infinite;
+#endif
     INLINE void load(Acon &f, const Table &t, int64_t ch, int n) {
         f.d = Table::get(t, 0, ch, n), f.p2 = Table::get(t, 1, ch, n), f.bd = Table::get(t, 2, ch, n);
         f.power = f.bd * -1.44269504f;
+#if defined(__AVX512F__)
+        f.infinite = Table::bits(t, 3, ch, n);
+#endif
     }
     INLINE vf value(const Acon &f, vf x) {
-        vf y = x * (f.d * logistic2(f.power * x) + f.p2);
+        vf y = x * (logistic2(f.d, f.power * x) + f.p2);
+#if defined(__AVX512F__)
+        return (vf)_mm512_fixupimm_ps((__m512)y, (__m512)x, (__m512i)f.infinite, 0);
+#else
         if (__builtin_expect(!any_infinite(x), 1)) return y;
         vf r = slope_at_infinity(f, x);
         y = pick(is_infinite(x), x * r, y);
-        return pick((vi)(r == 0) & is_infinite(x), (vf)((vi)x & INT32_MIN), y);  // a line of slope 0 stays 0
+        return pick((vi)(r == 0) & is_infinite(x), splat(0.f), y);  // a line of slope 0 stays 0
+#endif
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
         if (__builtin_expect(!any_infinite(x), 1)) return finite<SUM>(f, x, g, sums);
@@ -97,19 +115,32 @@ template <int K> struct Lines {
 };
 
 // Clamp to the calibrated range with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
-// A flat tail ends where it begins, or its slope of 0 would meet an infinite x.
+// An infinite x would make 0 times infinity of a flat tail: there it counts as no distance.
 struct Tails {
-    vf inverse, lo, hi, below, above, first, last;
+    vf inverse, lo, hi, below, above;
+#if defined(__AVX512F__)
+    vi infinite;  // a table of VFIXUPIMMPS, as at_infinity's
+#else
+    vf first, last;  // where a flat tail ends
+#endif
     INLINE void load(Tails &f, const Table &t, int k, int64_t ch, int n) {
         f.inverse = Table::get(t, k, ch, n), f.lo = Table::get(t, k + 1, ch, n), f.hi = Table::get(t, k + 2, ch, n);
         f.below = Table::get(t, k + 3, ch, n), f.above = Table::get(t, k + 4, ch, n);
+#if defined(__AVX512F__)
+        f.infinite = ((vi)(f.below == 0) & 8 << 16) | ((vi)(f.above == 0) & 8 << 20);
+#else
         f.first = pick(f.below == 0, f.lo, splat(-__builtin_inff()));
         f.last = pick(f.above == 0, f.hi, splat(__builtin_inff()));
+#endif
     }
     INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN in x stays: it is second
     INLINE vf outside(const Tails &f, vf x, vf inside) {
+#if defined(__AVX512F__)
+        vf u = (vf)_mm512_fixupimm_ps((__m512)(x - inside), (__m512)x, (__m512i)f.infinite, 0);
+#else
         vf u = vmax(f.first, vmin(f.last, x)) - inside;
-        return pick(u < 0, f.below, f.above) * u;
+#endif
+        return pick(x < f.lo, f.below, f.above) * u;
     }
     INLINE vf gradient(const Tails &f, vf x, vf inside, vf g, vf within) {
         return pick(x == inside, within, g * pick(x < inside, f.below, f.above));
@@ -129,10 +160,7 @@ template <int FORM, int P, int Q> struct Pade {
         for (int j = 0; j < f.q; ++j) f.b[j] = Table::get(t, f.p + j, ch, n);
         Tails::load(f.tails, t, f.p + f.q, ch, n);
     }
-    INLINE vf inverse(const Pade &f, vf den) {
-        if (f.form == ACTSWAP_UNSAFE) return 1.f / (1.f + den);
-        return reciprocal((f.form == ACTSWAP_FORM_C ? 0.1f : 1.f) + den);
-    }
+    INLINE vf denominator(const Pade &f, vf den) { return (f.form == ACTSWAP_FORM_C ? 0.1f : 1.f) + den; }
     INLINE vf value(const Pade &f, vf x) {
         vf inside = Tails::clamp(f.tails, x), t = inside * f.tails.inverse;
         vf u = f.form == ACTSWAP_FORM_A ? vabs(t) : t;
@@ -141,7 +169,7 @@ template <int FORM, int P, int Q> struct Pade {
         for (int j = f.q - 2; j >= 0; --j) den = den * u + f.b[j];
         if (f.form != ACTSWAP_FORM_C) den = den * u;
         if (f.form >= ACTSWAP_FORM_B) den = vabs(den);
-        return num * inverse(f, den) + Tails::outside(f.tails, x, inside);
+        return num / denominator(f, den) + Tails::outside(f.tails, x, inside);
     }
     template <bool SUM> INLINE vf gradient(const Pade &f, vf x, vf g, vf *sums) {
         const bool absolute = f.form == ACTSWAP_FORM_A, flips = f.form >= ACTSWAP_FORM_B, offset = f.form != ACTSWAP_FORM_C;
@@ -159,7 +187,8 @@ template <int FORM, int P, int Q> struct Pade {
         for (int j = 1; j < rest; ++j) dden = dden * u + den, den = offset && j == rest - 1 ? den * u : den * u + lower(j);
         vf flip = flips ? sign(den) : splat(1.f);
         if (flips) den = vabs(den);
-        vf inv = inverse(f, den), gi = g * inv, y = num * inv;
+        den = denominator(f, den);
+        vf inv = f.form == ACTSWAP_UNSAFE ? 1.f / den : reciprocal(den), gi = g * inv, y = num * inv;
         if (SUM) {
             // The powers of t serve both: |t|^j is t^j or, for an odd j, its absolute value.
             vf down = flips ? gi * y * flip : gi * y, power = t;
@@ -215,7 +244,7 @@ template <int SAFE, int P, int Q, bool HERMITE> struct Orthogonal {
             if (n + 1 < o.p) num += o.c[n + 1] * now;
             if (n < o.q) den += o.d[n] * (o.safe ? vabs(now) : now);
         }
-        return num * (o.safe ? reciprocal(den) : 1.f / den) + Tails::outside(o.tails, x, inside);
+        return num / den + Tails::outside(o.tails, x, inside);
     }
     template <bool SUM> INLINE vf gradient(const Orthogonal &o, vf x, vf g, vf *sums) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;

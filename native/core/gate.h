@@ -162,6 +162,27 @@ static void transposed(float *out, int64_t outs, const float *in, const float *w
     product(out, outs, in, rows, 1, w, n, samples, rows, n);
 }
 
+// out[i] = bias[i] + sum_k in[k] w[k][i] over the k for which in is not 0: a ReLU leaves half of them, and to read the
+// weights is what one sample costs.
+static void sparse(float *out, const float *in, const float *w, const float *bias, int64_t rows, int64_t count) {
+    constexpr int AT_ONCE = 4;
+    const float *row[AT_ONCE];
+    float factor[AT_ONCE];
+    for (int64_t i = 0; i < rows; ++i) out[i] = bias ? bias[i] : 0.f;
+    for (int64_t k = 0; k < count;) {
+        int found = 0;
+        for (; k < count && found < AT_ONCE; ++k)
+            if (in[k] != 0) row[found] = w + k * rows, factor[found++] = in[k];
+        for (int j = found; found && j < AT_ONCE; ++j) row[j] = row[0], factor[j] = 0.f;
+        if (found)
+            sweep(rows, [&](int64_t i, int n) __attribute__((always_inline)) {
+                vf sum = load_f32(out + i, n);
+                for (int j = 0; j < AT_ONCE; ++j) sum += splat(factor[j]) * load_f32(row[j] + i, n);
+                store_f32(out + i, sum, n);
+            });
+    }
+}
+
 // Scores to probabilities, unless forward left these, and to the factors.
 static void softmax(const actswap_call &c, const Layout &l, float *work, int64_t sample) {
     const float tau = c.param[8][0], gain = c.param[8][1], gamma = (float)c.inner / 3.f;
@@ -210,12 +231,13 @@ INLINE vf rounded(const double *from) {
 static void branch(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
     const bool meta = c.op == ACTSWAP_META_ACON;
     const int first = meta ? 3 : 0;
-    const int64_t H = c.hidden, R = l.R, n = end - sample;
+    const int64_t H = c.hidden, R = l.R, n = end - sample, pooled = c.pooled ? c.pooled : l.C;
     float *h = work + l.at_hidden + sample * H, *z = work + l.at_branch + sample * R;
-    affine(h, mean_of(c, l, work) + sample * l.C, c.param[first], c.param[first + 1], n, H, l.C);
+    affine(h, mean_of(c, l, work) + sample * pooled, c.param[first], c.param[first + 1], n, H, pooled);
     if (!meta)
         for (int64_t i = 0; i < n * H; ++i) h[i] = h[i] < 0 ? 0.f : h[i];
-    affine(z, h, c.param[first + 2], c.param[first + 3], n, R, H);
+    if (n == 1 && c.param[9]) sparse(z, h, c.param[9], c.param[first + 3], R, H);
+    else affine(z, h, c.param[first + 2], c.param[first + 3], n, R, H);
     for (int64_t i = 0; i < n * R; i += W) {
         int m = (int)actswap::smaller(W, n * R - i);
         vf s = sigmoid(load_f32(z + i, m), nullptr);
@@ -227,8 +249,10 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
         if (meta) {
             sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
                 vf p2 = values_of(c, 1, i, n, 0), d = values_of(c, 0, i, n, 1) - p2;
-                store_f32(table + i, d, n), store_f32(table + l.padded + i, p2, n);
-                store_f32(table + 2 * l.padded + i, values_of(c, 2, i, n, 1) * load_f32(z + i, n) * d, n);
+                vf bd = values_of(c, 2, i, n, 1) * load_f32(z + i, n) * d;
+                store_f32(table + i, d, n), store_f32(table + l.padded + i, pick(bd == bd, p2, bd), n);
+                store_f32(table + 2 * l.padded + i, bd, n);
+                store_f32(table + 3 * l.padded + i, bits_to_float(actswap::at_infinity<vi>(d, p2, bd)), n);
             });
             continue;
         }

@@ -46,7 +46,7 @@ static inline Layout layout_of(const actswap_call &c) {
     int p = c.degree_p + 1, q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
     switch (c.op) {
         case ACTSWAP_ACON:
-        case ACTSWAP_META_ACON: l.table = 3, l.sums = 3; break;
+        case ACTSWAP_META_ACON: l.table = 4, l.sums = 3; break;
         case ACTSWAP_DY_RELU: l.table = l.sums = 2 * c.pieces; break;
         default: l.table = p + q + 5, l.sums = p + q;
     }
@@ -108,6 +108,19 @@ static inline Layout layout_of(const actswap_call &c) {
     }
     l.size = at;
     return l;
+}
+
+// What an ACON gives for x = -inf and x = +inf, as a table of VFIXUPIMMPS: the greater line, the lesser one where
+// beta < 0, their mean where beta or the difference is 0. A line of slope 0 stays 0; NaN of a parameter stays.
+// F is float and I int32_t, or both are vectors.
+template <class I, class F> static inline I at_infinity(F d, F p2, F bd) {
+    const I keep = I{}, below = keep + 4, above = keep + 5, zero = keep + 8;
+    auto entry = [&](float side) {
+        const F z = bd * side, none = F{}, half = none + 0.5f, one = none + 1.f;
+        const F y = side * (d * (z > 0 ? one : (z < 0 ? none : half)) + p2);
+        return (bd != bd) | (y != y) ? keep : (y > 0 ? above : (y < 0 ? below : zero));
+    };
+    return entry(-1) << 16 | entry(1) << 20;  // entries of four bits by class of x: -inf is the fourth, +inf the fifth
 }
 
 // Three-term recurrence of a basis: f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}, n = 0..15.

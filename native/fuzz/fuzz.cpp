@@ -144,6 +144,8 @@ bool one(int number) {
     }
     if (between(0, 1)) c.flags |= ACTSWAP_SPLIT;
     if (back) c.flags |= ACTSWAP_BACKWARD;
+    const int64_t outputs = c.op == ACTSWAP_META_ACON ? C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : C);
+    if (c.hidden && between(0, 1)) c.param[9] = numbers(outputs * c.hidden);
     Tensor x(c, planar, c.dtype, true), g(c, planar, c.dtype, true);
     bool gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
     if (gated && between(0, 1)) {
@@ -156,6 +158,10 @@ bool one(int number) {
             f.x = x.data.get(), f.y = y.data.get();
             run(f, false);
         }
+    }
+    if (gated && !back && !(c.flags & ACTSWAP_ATTENTION) && between(0, 3) == 0) {
+        c.pooled = (int)between(1, 60);
+        c.param[c.op == ACTSWAP_META_ACON ? 3 : 0] = numbers(c.hidden * c.pooled), c.mean = numbers(c.batch * c.pooled);
     }
     Tensor first(c, planar, c.dtype, false);
     c.x = x.data.get(), c.grad_y = g.data.get();

@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define ACTSWAP_ABI 2
+#define ACTSWAP_ABI 3
 #define ACTSWAP_SLOTS 10
 
 enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
@@ -46,6 +46,8 @@ enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
  *   META_ACON ACON with beta = scale * sigmoid(w2 (w1 m + b1) + b2) per sample, m the mean over `inner`.
  *             0 p1 (C), 1 p2 (C), 2 scale (C) or NULL [1], 3 w1 (H, C), 4 b1 (H) or NULL [0], 5 w2 (C, H),
  *             6 b2 (C) or NULL [0].
+ *             9 of both gated operators: w2 once more, turned to (H, rows of w2), or NULL: forward of one sample is
+ *             faster with it, and reads only the rows of hidden units that are not 0.
  *   DY_RELU   y = max_k(a_k x + b_k), coef = init + lambda_j * (2 sigmoid(w2 relu(w1 m + b1) + b2) - 1).
  *             0 w1 (H, C), 1 b1 (H), 2 w2 (2K*C, H), 3 b2 (2K*C), 4 init (2K, C), 5 lambdas (2K);
  *             variant A (one set of lines for all channels): ACTSWAP_SPATIAL_ALL, w2 (2K, H), b2 (2K), init (2K, 1).
@@ -103,6 +105,8 @@ typedef struct actswap_call {
     int32_t pieces;      /* K, at most 4 */
     uint32_t shared;     /* bit i: parameter slot i holds one value (or one row) for all channels */
     float cap;           /* with ACTSWAP_CAPPED: forward computes min(y, cap) */
+    int32_t pooled;      /* not 0, forward of META_ACON and DY_RELU: the means are not made of x, they are given in
+                            `mean`, (batch, pooled), and the first weights are (H, pooled) */
     int64_t batch, groups, channels, inner;
     int64_t x_stride[4]; /* batch, group, channel, inner; the same layout (which one is 1) in all tensors */
     int64_t y_stride[4]; /* of y, and of grad_x in backward */
@@ -111,7 +115,8 @@ typedef struct actswap_call {
     void *y;             /* forward: y; backward: grad_x (META_ACON, DY_RELU: or NULL where not wanted) */
     const void *grad_y;
     float *mean;         /* META_ACON, DY_RELU, (batch, C), then for ACTSWAP_ATTENTION the softmax, (batch, inner):
-                            written by forward where not NULL; read by backward, which computes it again where NULL */
+                            written by forward where not NULL, unless `pooled` says that they are given; read by
+                            backward, which computes it again where NULL */
     const float *param[ACTSWAP_SLOTS];
     float *grad_param[ACTSWAP_SLOTS]; /* same shapes as param; NULL where not wanted */
 } actswap_call;

@@ -45,6 +45,15 @@ const float *pooled_weights(Arranged *to, const Tensor &w1, int64_t width) {
     return repeated(to, w1.data, w1.dims[0], 1, width, 1.0f / float(width));
 }
 
+/* (rows, n) as (n, rows). */
+const float *turned(Arranged *to, const float *data, int64_t rows, int64_t n) {
+    float *out = to->buffer(rows * n);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t r = 0; r < rows; ++r)
+            out[i * rows + r] = data[r * n + i];
+    return out;
+}
+
 } // namespace
 
 float *Arranged::buffer(int64_t size) {
@@ -54,7 +63,7 @@ float *Arranged::buffer(int64_t size) {
 
 bool pools_over(Kind kind) { return kind == Kind::kMetaAcon || kind == Kind::kDyRelu || kind == Kind::kDyReluC; }
 
-void arrange(const Definition &op, const std::vector<Tensor> &in, Arranged *to) {
+void arrange(const Definition &op, const std::vector<Tensor> &in, bool kept, Arranged *to) {
     actswap_call *call = &to->call;
     const int64_t width = to->width;
     switch (op.kind) {
@@ -89,10 +98,12 @@ void arrange(const Definition &op, const std::vector<Tensor> &in, Arranged *to) 
         for (int i = 0; i < 3; ++i)
             parameter(call, i, in[size_t(i)], width);
         call->hidden = int32_t(in[3].dims[0]);
-        call->param[3] = pooled_weights(to, in[3], width);
+        call->param[3] = op.given ? in[3].data : pooled_weights(to, in[3], width);
         call->param[4] = in[4].data;
         const bool one = in[5].dims[0] == 1 && width != 1;
         call->param[5] = one ? repeated(to, in[5].data, 1, call->hidden, width) : in[5].data;
+        if (kept)
+            call->param[9] = turned(to, call->param[5], width, call->hidden);
         call->param[6] = in[6].size() == 1 ? repeated(to, in[6].data, 1, 1, width) : in[6].data;
         break;
     }
@@ -102,7 +113,7 @@ void arrange(const Definition &op, const std::vector<Tensor> &in, Arranged *to) 
         const int64_t rows = in[5].size();
         call->pieces = int32_t(rows / 2);
         call->hidden = int32_t(in[0].dims[0]);
-        call->param[0] = pooled_weights(to, in[0], width);
+        call->param[0] = op.given ? in[0].data : pooled_weights(to, in[0], width);
         call->param[1] = in[1].data;
         call->param[5] = in[5].data;
         const bool all = in[2].dims[0] == rows && in[4].size() == rows;
@@ -111,6 +122,8 @@ void arrange(const Definition &op, const std::vector<Tensor> &in, Arranged *to) 
         const bool spread = !all && in[2].dims[0] == rows;
         call->param[2] = spread ? repeated(to, in[2].data, rows, call->hidden, width) : in[2].data;
         call->param[3] = spread ? repeated(to, in[3].data, rows, 1, width) : in[3].data;
+        if (kept)
+            call->param[9] = turned(to, call->param[2], all ? rows : rows * width, call->hidden);
         const bool even = !all && in[4].size() == rows;
         call->param[4] = even ? repeated(to, in[4].data, rows, 1, width) : in[4].data;
         break;

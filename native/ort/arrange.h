@@ -39,8 +39,9 @@ struct Arranged {
     float *buffer(int64_t size);
 };
 
-/* Fill in the operator and its parameters, given in the order of the node's inputs after x. */
-void arrange(const Definition &op, const std::vector<Tensor> &parameters, Arranged *to);
+/* Fill in the operator and its parameters, given in the order of the node's inputs after x. What will be `kept` for
+ * other runs may take some time. */
+void arrange(const Definition &op, const std::vector<Tensor> &parameters, bool kept, Arranged *to);
 
 bool pools_over(Kind kind);
 

@@ -20,6 +20,7 @@ struct Frame {
     OrtKernelContext *context;
     Tensor x;
     const std::vector<Tensor> &parameters;
+    Tensor mean; /* where it is given */
     void *y;
 };
 
@@ -145,7 +146,7 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, int64_t axis) {
     if (!ready || ready->width != width) {
         own.reset(new Arranged);
         own->width = width;
-        arrange(op, frame.parameters, own.get());
+        arrange(op, frame.parameters, !kernel.constants.empty(), own.get());
         ready = own.get();
     }
     actswap_call call = ready->call;
@@ -160,6 +161,12 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, int64_t axis) {
         call.flags |= ACTSWAP_CAPPED, call.cap = kernel.cap;
     if (pools && call.batch < kFewSamples)
         call.flags |= ACTSWAP_SPLIT;
+    if (op.given) {
+        call.pooled = int32_t(frame.mean.size() / call.batch);
+        call.mean = const_cast<float *>(frame.mean.data); /* read only, since `pooled` says that it is given */
+        if (frame.mean.size() != call.batch * frame.parameters[op.kind == Kind::kMetaAcon ? 3 : 0].dims[1])
+            return op.runtime.status(ORT_INVALID_ARGUMENT, "actswap: the means do not suit the weights");
+    }
     if (const char *wrong = own ? actswap_check(&call) : ""; *wrong)
         return op.runtime.status(ORT_INVALID_ARGUMENT, wrong);
 
@@ -216,15 +223,18 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
     const Runtime runtime = definition->runtime;
     std::vector<Tensor> given;
     if (constants.empty()) {
-        given.resize(size_t(definition->inputs - 1));
+        given.resize(definition->parameters());
         for (size_t i = 0; i < given.size(); ++i)
             if (OrtStatus *status = read_input(runtime, context, i + 1, &given[i]))
                 return status;
     }
-    Frame frame{context, {}, constants.empty() ? given : constants, nullptr};
+    Frame frame{context, {}, constants.empty() ? given : constants, {}, nullptr};
     Tensor &x = frame.x;
     if (OrtStatus *status = read_input(runtime, context, 0, &x))
         return status;
+    if (definition->given)
+        if (OrtStatus *status = read_input(runtime, context, size_t(definition->inputs - 1), &frame.mean))
+            return status;
     OrtValue *value = nullptr;
     if (OrtStatus *status = runtime.output(context, x.dims.data(), x.dims.size(), &value))
         return status;

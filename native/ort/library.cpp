@@ -23,7 +23,7 @@ template <class T> void optional(Runtime runtime, const OrtKernelInfo *info, con
 
 /* The parameters, where every one is a constant of the model; else none. */
 std::vector<Tensor> constants(const Definition &definition, const OrtKernelInfo *info) {
-    std::vector<Tensor> found(size_t(definition.inputs - 1));
+    std::vector<Tensor> found(definition.parameters());
     for (size_t i = 0; i < found.size(); ++i) {
         int constant = 0;
         const OrtValue *value = nullptr;
@@ -127,18 +127,22 @@ OrtCustomOp face() {
 
 std::vector<Definition> table(Runtime runtime) {
     std::vector<Definition> list;
-    auto add = [&](std::string name, Kind kind, int inputs, int form = 0, int basis = 0, int p = 0, int q = 0) {
+    auto add = [&](std::string name, Kind kind, int inputs, int form = 0, int basis = 0, int p = 0, int q = 0,
+                   bool given = false) {
         for (int type : {int(ORT_FLOAT), int(ORT_FLOAT16)})
-            list.push_back(Definition{face(), name, kind, type, inputs, form, basis, p, q, runtime});
+            list.push_back(Definition{face(), name, kind, type, inputs, given, form, basis, p, q, runtime});
     };
     add("Swish", Kind::kSwish, 2);
     add("SwishSkip", Kind::kSwishSkip, 3);
     add("AconB", Kind::kAconB, 3);
     add("AconC", Kind::kAconC, 4);
     add("MetaAcon", Kind::kMetaAcon, 8);
+    /* Of prepared files alone: the mean of x follows from a smaller tensor. */
+    add("MetaAconMean", Kind::kMetaAcon, 9, 0, 0, 0, 0, true);
     for (int k = 1; k <= 4; ++k) {
         std::string suffix = k == 2 ? "" : "_" + std::to_string(k);
         add("DyReLU" + suffix, Kind::kDyRelu, 7);
+        add("DyReLUMean" + suffix, Kind::kDyRelu, 8, 0, 0, 0, 0, true);
         add("DyReLUC" + suffix, Kind::kDyReluC, 9);
     }
     const char *forms[] = {"Unsafe", "A", "B", "C"};

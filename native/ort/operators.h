@@ -18,8 +18,11 @@ struct Definition : OrtCustomOp {
     Kind kind;
     int type;    /* OrtElementType of x and y */
     int inputs;  /* with x */
+    bool given;  /* of an operator that pools: the last input is the mean, (N, P, 1, 1), which is not made of x then */
     int form = 0, basis = 0, degree_p = 0, degree_q = 0; /* of PAU and OPAU */
     Runtime runtime;
+
+    size_t parameters() const { return size_t(inputs - 1 - given); }
 };
 
 /* Every operator, for float32 and float16. The list lives as long as the process: sessions keep pointers into it. */
