@@ -2,15 +2,15 @@
 #pragma once
 #include "attention.h"
 #include "passes.h"
-#include "turned.h"
+#include "tiles.h"
 
 namespace ACTSWAP_BUILD {
 
 typedef void (*Unit)(const actswap_call &, const Layout &, float *, int64_t);
 
 template <class F, class E, Mode M> static Unit in_layout(const Layout &l) {
-    if constexpr (F::TURNS)
-        if (l.turned) return turned_unit<F, E, M>;
+    if constexpr (F::TILED)
+        if (l.tiled) return tiled_unit<F, E, M>;
     return l.planar ? planar_unit<F, E, M> : rowed_unit<F, E, M>;
 }
 
@@ -41,7 +41,8 @@ template <class E> static Unit common(const actswap_call &c, const Layout &l, Mo
     if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_B)
         return unit_of<Pade<ACTSWAP_FORM_B, 6, 4>, E, false>(l, mode);
     if (c.op == ACTSWAP_OPAU && degrees && c.form == ACTSWAP_FORM_A)
-        return unit_of<Orthogonal<1, 6, 4>, E, false>(l, mode);
+        return c.basis >= ACTSWAP_HERMITE_PROB ? unit_of<Orthogonal<1, 6, 4, true>, E, false>(l, mode)
+                                               : unit_of<Orthogonal<1, 6, 4, false>, E, false>(l, mode);
     return nullptr;
 }
 
@@ -54,7 +55,7 @@ static Unit uncommon(const actswap_call &c, const Layout &l, Mode mode) {
         case ACTSWAP_META_ACON: return unit_of<Acon, Any, true>(l, mode);
         case ACTSWAP_DY_RELU: return unit_of<Lines<0>, Any, true>(l, mode);
         case ACTSWAP_PAU: return unit_of<Pade<-1, 0, 0>, Any, false>(l, mode);
-        default: return unit_of<Orthogonal<-1, 0, 0>, Any, false>(l, mode);
+        default: return unit_of<Orthogonal<-1, 0, 0, false>, Any, false>(l, mode);
     }
 }
 

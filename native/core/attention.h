@@ -18,7 +18,7 @@ INLINE vf weights_of(const actswap_call &c, int64_t channel, int n) {
 template <class E> static void score_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype), sample = unit / l.per_sample, chunk = unit % l.per_sample;
     const int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-    float *score = probability_of(c, l, work, sample) + from, *mean = partial_of(c, l, work, 0, sample, chunk);
+    float *score = probability_of(c, l, work, sample) + from, *mean = partial_of(l, work, 0, sample, chunk);
     if (l.planar) {
         for (int64_t plane = 0; plane < l.C; ++plane) {
             const char *x = at_element(c.x, c.x_stride, sample, plane / c.channels, plane % c.channels, from, size);
@@ -74,8 +74,8 @@ template <class F, class E, Mode M> static void attend_unit(const actswap_call &
     // The sums of the pass: the lines' coefficients', or the one of ws.
     const int used = M == Mode::FORWARD ? 0 : M == Mode::SUMS ? l.sums : 1, row = M == Mode::SUMS ? 0 : l.sums;
     const bool back = M == Mode::GRADIENT;
-    float *partial = used ? partial_of(c, l, work, row, sample, chunk) : nullptr;
-    const int64_t apart = c.batch * l.chunks * l.padded;
+    float *partial = used ? partial_of(l, work, row, sample, chunk) : nullptr;
+    const int64_t apart = l.rows * l.padded;
     auto place = [&](const void *base, const int64_t *stride, int64_t group, int64_t channel, int64_t r) {
         return base ? (char *)at_element(base, stride, sample, group, channel, from + r, size) : nullptr;
     };

@@ -111,7 +111,7 @@ static int64_t units_of(const actswap_call &c, const Layout &l, Phase phase) {
         case BRANCH:
         case BACK: return ceil_div(c.batch, l.block);
         case WEIGHTS: return l.R + c.hidden;
-        default: return c.batch * l.per_sample;
+        default: return ceil_div(c.batch, l.stack) * l.per_sample;
     }
 }
 
@@ -121,6 +121,13 @@ static float value(const actswap_call &c, int slot, int64_t channel, int width, 
 
 // Within the range of float32, so that times 0 it is 0; NaN stays.
 static float finite(float v) { return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : v; }
+
+// A slot's rows of `width` values as columns of the table.
+static void columns(const actswap_call &c, int slot, int width, const Layout &l, float *to) {
+    const int64_t step = c.shared >> slot & 1 ? 0 : width;
+    for (int64_t i = 0; i < width; ++i)
+        for (int64_t ch = 0; ch < l.C; ++ch) to[i * l.padded + ch] = c.param[slot][ch * step + i];
+}
 
 static void prepare(const actswap_call &c, const Layout &l, float *work) {
     float *t = work + l.at_table;
@@ -137,18 +144,11 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
         return;
     }
     const int p = c.degree_p + 1, q = l.table - 5 - p;
-    const bool absolute = c.form == ACTSWAP_FORM_A;
-    for (int64_t ch = 0; ch < l.C; ++ch) {
-        for (int i = 0; i < p; ++i) t[i * row + ch] = value(c, 0, ch, p, i, 0);
-        for (int j = 0; j < q; ++j) {
-            float b = value(c, 1, ch, q, j, 0);
-            t[(p + j) * row + ch] = absolute ? fabsf(b) : b;
-        }
-        for (int k = 0; k < 5; ++k) {
-            float v = value(c, 2, ch, 5, k, 0);
-            t[(p + q + k) * row + ch] = k ? v : 1 / v;
-        }
-    }
+    columns(c, 0, p, l, t);
+    columns(c, 1, q, l, t + p * row);
+    columns(c, 2, 5, l, t + (p + q) * row);
+    for (int64_t i = 0; c.form == ACTSWAP_FORM_A && i < q * row; ++i) t[p * row + i] = fabsf(t[p * row + i]);
+    for (int64_t ch = 0; ch < l.C; ++ch) t[(p + q) * row + ch] = 1 / t[(p + q) * row + ch];
 }
 
 // Adds up what a slot's gradient is made of; a shared slot gets the sum over channels.
@@ -166,30 +166,14 @@ struct Gradient {
     }
 };
 
-// Sums over samples, of each value times its factor, left in the first sample's place. Channels inside: they are what
-// lies side by side.
-static double *over_samples(const actswap_call &c, const Layout &l, double *total, int k, const float *factor, int64_t step) {
-    double *sum = total + k * l.padded;
-    for (int64_t ch = 0; factor && ch < l.C; ++ch) sum[ch] *= factor[ch];
-    for (int64_t set = 1; set < c.batch; ++set) {
-        const double *from = sum + set * l.sums * l.padded;
-        const float *by = factor + set * step;
-        if (factor)
-            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch] * by[ch];
-        else
-            for (int64_t ch = 0; ch < l.C; ++ch) sum[ch] += from[ch];
-    }
-    return sum;
-}
-
-static void finish_acon(const actswap_call &c, const Layout &l, double *total, const float *gate) {
+static void finish_acon(const actswap_call &c, const Layout &l, float *work) {
     Gradient p1(c, 0), p2(c, 1), last(c, 2);
-    const double *sum[3];
-    for (int k = 0; k < 3; ++k)
-        sum[k] = gate ? over_samples(c, l, total, k, k == 2 ? gate : nullptr, l.R) : total + k * l.padded;
+    const double *sum = (const double *)(work + l.at_total);
+    if (l.gated)  // the sum of beta's gradients is one of scale's with its gate
+        for (int k = 0; k < 3; ++k) build().over_samples(c, l, work, k, work + l.at_branch, l.R, false, k == 2);
     for (int64_t ch = 0; ch < l.C; ++ch) {
-        double a = sum[0][ch], b = sum[1][ch], d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
-        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * sum[2][ch]);
+        double a = sum[ch], b = sum[l.padded + ch], d = value(c, 0, ch, 1, 0, 1) - value(c, 1, ch, 1, 0, 0);
+        p1.add(ch, 1, 0, b), p2.add(ch, 1, 0, a - b), last.add(ch, 1, 0, d * d * sum[2 * l.padded + ch]);
     }
     p1.close(1), p2.close(1), last.close(1);
 }
@@ -197,33 +181,26 @@ static void finish_acon(const actswap_call &c, const Layout &l, double *total, c
 static void finish_rational(const actswap_call &c, const Layout &l, const double *total) {
     Gradient a(c, 0), b(c, 1);
     const int p = c.degree_p + 1, q = l.sums - p;
-    for (int64_t ch = 0; ch < l.C; ++ch) {
-        for (int i = 0; i < p; ++i) a.add(ch, p, i, total[i * l.padded + ch]);
-        for (int j = 0; j < q; ++j) {
-            double v = total[(p + j) * l.padded + ch];
-            float sign = value(c, 1, ch, q, j, 0);
-            if (c.form == ACTSWAP_FORM_A) v *= sign > 0 ? 1 : sign < 0 ? -1 : 0;
-            b.add(ch, q, j, v);
+    const int64_t step = b.shared ? 0 : q;
+    for (int i = 0; i < p; ++i)
+        for (int64_t ch = 0; ch < l.C; ++ch) a.add(ch, p, i, total[i * l.padded + ch]);
+    for (int j = 0; j < q; ++j)
+        for (int64_t ch = 0; ch < l.C; ++ch) {
+            const float sign = c.param[1][ch * step + j];
+            const double v = total[(p + j) * l.padded + ch];
+            b.add(ch, q, j, c.form != ACTSWAP_FORM_A ? v : sign > 0 ? v : sign < 0 ? -v : 0 * v);
         }
-    }
     a.close(p), b.close(q);
 }
 
-static void finish_lines(const actswap_call &c, const Layout &l, double *total, const float *theta) {
+static void finish_lines(const actswap_call &c, const Layout &l, float *work) {
     const bool all = c.flags & ACTSWAP_SPATIAL_ALL, one = all || (c.shared >> 4 & 1);
     for (int j = 0; j < 2 * c.pieces; ++j) {
-        if (c.grad_param[5]) {
-            double part[8] = {}, lambda = 0;  // several sums at once: each waits for its own last addition only
-            for (int64_t b = 0; b < c.batch; ++b) {
-                const double *from = total + (b * l.sums + j) * l.padded;
-                const float *by = theta + b * l.R + (all ? j : j * l.C);
-                for (int64_t ch = 0; ch < l.C; ++ch) part[ch % 8] += from[ch] * by[all ? 0 : ch];
-            }
-            for (double p : part) lambda += p;
-            c.grad_param[5][j] = (float)lambda;
-        }
+        const float *theta = work + l.at_branch + (all ? j : j * l.C);
+        const double lambda = build().over_samples(c, l, work, j, theta, l.R, all, false);
+        if (c.grad_param[5]) c.grad_param[5][j] = (float)lambda;
         if (!c.grad_param[4]) continue;
-        const double *sum = over_samples(c, l, total, j, nullptr, 0);
+        const double *sum = (const double *)(work + l.at_total) + j * l.padded;
         double whole = 0;
         for (int64_t ch = 0; ch < l.C; ++ch) {
             whole += sum[ch];
@@ -235,11 +212,10 @@ static void finish_lines(const actswap_call &c, const Layout &l, double *total, 
 
 static void finish_attention(const actswap_call &c, const Layout &l, float *work) {
     Gradient ws(c, 6);
-    const int64_t rows = c.batch * l.chunks;
-    const float *from = work + l.at_partial + l.sums * rows * l.padded;
+    const float *from = work + l.at_partial + l.sums * l.rows * l.padded;
     for (int64_t ch = 0; ch < l.C && ws.to; ++ch) {
         double sum = 0;
-        for (int64_t r = 0; r < rows; ++r) sum += from[r * l.padded + ch];
+        for (int64_t r = 0; r < l.rows; ++r) sum += from[r * l.padded + ch];
         ws.add(ch, 1, 0, sum);
     }
     ws.close(1);
@@ -247,16 +223,15 @@ static void finish_attention(const actswap_call &c, const Layout &l, float *work
 }
 
 static void finish(const actswap_call &c, const Layout &l, float *work) {
-    double *total = (double *)(work + l.at_total);
     if (!l.gated) build().total(c, l, work, 0, 1);
     switch (c.op) {
-        case ACTSWAP_ACON: return finish_acon(c, l, total, nullptr);
-        case ACTSWAP_META_ACON: return finish_acon(c, l, total, work + l.at_branch);
+        case ACTSWAP_ACON:
+        case ACTSWAP_META_ACON: return finish_acon(c, l, work);
         case ACTSWAP_DY_RELU:
             if (l.attended) finish_attention(c, l, work);
-            if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, total, work + l.at_branch);
+            if (c.grad_param[4] || c.grad_param[5]) finish_lines(c, l, work);
             return;
-        default: finish_rational(c, l, total);
+        default: finish_rational(c, l, (const double *)(work + l.at_total));
     }
 }
 

@@ -5,7 +5,7 @@
 
 namespace ACTSWAP_BUILD {
 
-// TURNS: whether short planes are worth turning into rows (turned.h).
+// TILED: whether short planes go in tiles (tiles.h).
 
 // One sample's table: row k holds parameter k of every channel.
 struct Table {
@@ -31,7 +31,7 @@ struct Table {
 // An infinite x would make 0 times infinity of a slope or a beta of 0. AVX-512 has an instruction that puts the limit
 // there; else it is rare: a branch for the whole vector.
 struct Acon {
-    static constexpr int SUMS = 3, RUNTIME = 0, TURNS = 1;
+    static constexpr int SUMS = 3, RUNTIME = 0, TILED = 1;
     vf d, p2, bd, power;
 #if defined(__AVX512F__)
     vi infinite;
@@ -81,7 +81,7 @@ struct Acon {
 // Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as torch.maximum does.
 // K = 0 means a number of lines known at run time.
 template <int K> struct Lines {
-    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TURNS = 0;
+    static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TILED = 0;
     int count;
     vf a[MK], b[MK];
     INLINE void load(Lines &f, const Table &t, int64_t ch, int n) {
@@ -150,7 +150,7 @@ struct Tails {
 // Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
 // P = 0 means degrees known at run time, FORM = -1 the same of the form.
 template <int FORM, int P, int Q> struct Pade {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     int p, q, form;
     vf a[MP], b[MQ];
     Tails tails;
@@ -203,16 +203,17 @@ template <int FORM, int P, int Q> struct Pade {
             }
         }
         vf slope = y * dden;
-        if (absolute) slope = pick(t == 0, splat(0.f), with_sign_of(slope, t));
+        if (absolute) slope = with_sign_of(slope, t);
         else if (flips) slope *= flip;
         return Tails::gradient(f.tails, x, inside, g, gi * f.tails.inverse * (dnum - slope));
     }
 };
 
 // Rows: c_0..c_k, d_1..d_l (absolute where SAFE), tails. Sums: the same, signs of d to be put on later.
-// SAFE = -1: known at run time.
-template <int SAFE, int P, int Q> struct Orthogonal {
-    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TURNS = 1;
+// SAFE = -1: known at run time. HERMITE: r[3n] is the same for all n, r[3n+1] is 0, and
+// f_n' = r[3n+2] f_{n-1}, which is what the recurrence takes off.
+template <int SAFE, int P, int Q, bool HERMITE> struct Orthogonal {
+    static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     static constexpr int MF = MP > MQ + 1 ? MP : MQ + 1;
     int p, q, f;
     bool safe;
@@ -227,13 +228,17 @@ template <int SAFE, int P, int Q> struct Orthogonal {
         for (int j = 0; j < o.q; ++j) o.d[j] = Table::get(t, o.p + j, ch, n);
         Tails::load(o.tails, t, o.p + o.q, ch, n);
     }
+    // The factor of f_n in f_{n+1}.
+    INLINE vf line(const Orthogonal &o, vf t, int n) {
+        return HERMITE ? o.recur[0] * t : o.recur[3 * n] * t + o.recur[3 * n + 1];
+    }
     // The recurrence begins with f_0 = 1 and f_1 = r[0] t + r[1]: its general step would multiply by 1 and 0.
     INLINE vf value(const Orthogonal &o, vf x) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
-        vf before = splat(1.f), now = o.recur[0] * t + o.recur[1], num = o.c[0], den = splat(1.f);
+        vf before = splat(1.f), now = line(o, t, 0), num = o.c[0], den = splat(1.f);
         for (int n = 0; n + 1 < o.f; ++n) {
             if (n) {
-                vf next = (o.recur[3 * n] * t + o.recur[3 * n + 1]) * now - o.recur[3 * n + 2] * before;
+                vf next = line(o, t, n) * now - o.recur[3 * n + 2] * before;
                 before = now, now = next;
             }
             if (n + 1 < o.p) num += o.c[n + 1] * now;
@@ -243,22 +248,22 @@ template <int SAFE, int P, int Q> struct Orthogonal {
     }
     template <bool SUM> INLINE vf gradient(const Orthogonal &o, vf x, vf g, vf *sums) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
-        vf value[MF], before = splat(1.f), now = o.recur[0] * t + o.recur[1], dbefore = splat(0.f), dnow = splat(o.recur[0]);
+        vf value[MF], before = splat(1.f), now = line(o, t, 0), dbefore = splat(0.f), dnow = splat(o.recur[0]);
         vf num = o.c[0], dnum = splat(0.f), den = splat(1.f), dden = splat(0.f);
         value[0] = before;
         for (int n = 0; n + 1 < o.f; ++n) {
             if (n) {
-                vf line = o.recur[3 * n] * t + o.recur[3 * n + 1];
-                vf next = line * now - o.recur[3 * n + 2] * before;
-                vf dnext = line * dnow + o.recur[3 * n] * now;
-                if (n > 1) dnext -= o.recur[3 * n + 2] * dbefore;
+                vf next = line(o, t, n) * now - (HERMITE ? dnow : o.recur[3 * n + 2] * before), dnext;
+                if (HERMITE) dnext = o.recur[3 * n + 5] * now;
+                else dnext = line(o, t, n) * dnow + o.recur[3 * n] * now;
+                if (!HERMITE && n > 1) dnext -= o.recur[3 * n + 2] * dbefore;
                 before = now, now = next, dbefore = dnow, dnow = dnext;
             }
             value[n + 1] = now;
             if (n + 1 < o.p) num += o.c[n + 1] * now, dnum += o.c[n + 1] * dnow;
             if (n < o.q) {
-                den += o.d[n] * (o.safe ? vabs(now) : now);
-                dden += o.d[n] * (o.safe ? pick(now == 0, splat(0.f), with_sign_of(dnow, now)) : dnow);
+                vf d = o.safe ? with_sign_of(o.d[n], now) : o.d[n];  // d |f_n| = d sign(f_n) f_n
+                den += d * now, dden += d * dnow;
             }
         }
         vf inv = o.safe ? reciprocal(den) : 1.f / den, gi = g * inv, y = num * inv;

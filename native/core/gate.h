@@ -9,23 +9,56 @@ namespace ACTSWAP_BUILD {
 INLINE float *mean_of(const actswap_call &c, const Layout &l, float *work) { return c.mean ? c.mean : work + l.at_mean; }
 INLINE double *total_of(const Layout &l, float *work) { return (double *)(work + l.at_total); }
 
+// The sums of 16 columns in float64: both sides have room for whole vectors.
+INLINE void add_rows(double *to, const float *from, int64_t step, int64_t rows) {
+    constexpr int N = 32 / W;
+    vd sum[N] = {};
+    for (int64_t r = 0; r < rows; ++r, from += step)
+        for (int i = 0; i < N; ++i) sum[i] += load_wide(from + i * (W / 2));
+    for (int i = 0; i < N; ++i) memcpy(to + i * (W / 2), &sum[i], sizeof sum[i]);
+}
+
 // Partial sums of a sample (or, without a gate, of all of them) to float64 totals [set][k][padded].
-static void total(const actswap_call &c, const Layout &l, float *work, int64_t set, int64_t end) {
+static void total(const actswap_call &, const Layout &l, float *work, int64_t set, int64_t end) {
     for (; set < end; ++set)
         for (int k = 0; k < l.sums; ++k) {
             double *to = total_of(l, work) + (set * l.sums + k) * l.padded;
-            for (int64_t i = 0; i < l.C; ++i) to[i] = 0;
-            int64_t rows = (l.gated ? 1 : c.batch) * l.chunks;
-            const float *from = partial_of(c, l, work, k, l.gated ? set : 0, 0);
-            for (int64_t r = 0; r < rows; ++r, from += l.padded)
-                for (int64_t i = 0; i < l.C; ++i) to[i] += from[i];
+            const float *from = partial_of(l, work, k, l.gated ? set : 0, 0);
+            for (int64_t i = 0; i < l.C; i += 16) add_rows(to + i, from + i, l.padded, l.gated ? l.chunks : l.rows);
         }
+}
+
+// Total k of all samples in the first one's place, each times its factor where `weighted`. Returned: the sum of all
+// times their factors. One factor serves all channels of a sample where `uniform`.
+static double over_samples(const actswap_call &c, const Layout &l, float *work, int k, const float *factor, int64_t step,
+                           bool uniform, bool weighted) {
+    double *to = total_of(l, work) + k * l.padded, dot = 0;
+    auto add = [&](int64_t i, auto zero, int64_t wide) __attribute__((always_inline)) {
+        auto sum = zero, all = zero;
+        for (int64_t b = 0; b < c.batch; ++b) {
+            auto v = zero, f = zero;
+            memcpy(&v, to + b * l.sums * l.padded + i, sizeof v);
+            const float *by = factor + b * step + (uniform ? 0 : i);
+            if constexpr (sizeof v == sizeof(double)) f = *by;
+            else f = uniform ? (double)*by - zero : load_wide(by);
+            f *= v;
+            all += f, sum += weighted ? f : v;
+        }
+        memcpy(to + i, &sum, sizeof sum);
+        double each[W / 2] = {};
+        memcpy(each, &all, sizeof all);
+        for (int64_t n = 0; n < wide; ++n) dot += each[n];
+    };
+    int64_t i = 0;
+    for (; i + W / 2 <= l.C; i += W / 2) add(i, vd{}, W / 2);
+    for (; i < l.C; ++i) add(i, 0., 1);
+    return dot;
 }
 
 static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
     for (; sample < end; ++sample) {
         float *to = mean_of(c, l, work) + sample * l.C;
-        const float *from = partial_of(c, l, work, 0, sample, 0);
+        const float *from = partial_of(l, work, 0, sample, 0);
         for (int64_t i = 0; i < l.C; ++i) {
             double s = 0;
             for (int64_t r = 0; r < l.chunks; ++r) s += from[r * l.padded + i];
@@ -54,11 +87,17 @@ template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *
     int64_t i = 0;
     for (; i + W <= n; i += W) add(i, W);
     if (i < n) add(i, (int)(n - i));
+    typedef float four __attribute__((vector_size(16)));
+    alignas(64) float sum[S][4] = {};
+    if (S * N == W) store_f32(sum[0], hsums((const vf(*)[1])acc, 0), W);
     for (int a = 0; a < S; ++a) {
-        float sum[4] = {};
-        if (N == 4) hsum4(sum, acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
-        else sum[0] = hsum(acc[a][0]);
-        for (int b = 0; b < N; ++b) out[a * outs + b] = bias ? sum[b] + bias[b] : sum[b];
+        if (N == 4 && S * N != W) hsum4(sum[a], acc[a][0], acc[a][1 % N], acc[a][2 % N], acc[a][3 % N]);
+        if (N == 1) sum[a][0] = hsum(acc[a][0]);
+        four all, add = {};
+        memcpy(&all, sum[a], sizeof all);
+        if (bias) memcpy(&add, bias, 4 * N);
+        all += add;
+        memcpy(out + a * outs, &all, 4 * N);
     }
 }
 
@@ -283,10 +322,10 @@ static void weights(const actswap_call &c, const Layout &l, float *work, int64_t
         const float *delta = work + (second ? l.at_dz : l.at_dh), *in = second ? work + l.at_hidden : mean_of(c, l, work);
         float *dw = c.grad_param[first + 2 * second], *db = c.grad_param[first + 1 + 2 * second];
         if (dw) product(dw + from * n, n, delta + from, 1, rows, in, n, to - from, c.batch, n);
-        for (int64_t r = from; db && r < to; ++r) {
-            double s = 0;
-            for (int64_t b = 0; b < c.batch; ++b) s += delta[b * rows + r];
-            db[r] = (float)s;
+        for (int64_t r = from; db && r < to; r += 16) {
+            double sum[16];  // read beyond the last row are the numbers that follow, which the workspace has
+            add_rows(sum, delta + r, rows, c.batch);
+            for (int64_t i = 0; i < actswap::smaller(16, to - r); ++i) db[r + i] = (float)sum[i];
         }
     }
 }

@@ -24,7 +24,7 @@ extern "C" const actswap::Build *ACTSWAP_TABLE() {
 
 extern "C" const actswap::Build *ACTSWAP_TABLE() {
     using namespace ACTSWAP_BUILD;
-    static const actswap::Build build = {ACTSWAP_NAME, apply, total, mean, branch, branch_back, weights};
+    static const actswap::Build build = {ACTSWAP_NAME, apply, total, mean, branch, branch_back, over_samples, weights};
     return &build;
 }
 #endif

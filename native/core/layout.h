@@ -6,11 +6,12 @@
 namespace actswap {
 
 constexpr int64_t CHUNK = 8192;  // elements of one unit, fixed: the bits of a sum must not depend on threads
-constexpr int64_t SHORT = 64;   // positions up to which a plane is short: half a vector too many is a lot
+constexpr int64_t SHORT = 128;  // positions up to which a plane is short
+constexpr int64_t TOGETHER = 4 * CHUNK;  // elements of a tile's samples, where these share their sums
 
 struct Layout {
     bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
-    bool turned;       // planar, and so short that W of them are turned into rows
+    bool tiled;        // planar, and short: in tiles of W channels; not DY-ReLU, which memory bounds either way
     bool gated;        // coefficients depend on the sample's mean
     bool attended;     // and a factor on the position: units are positions with all their channels
     int64_t C, padded; // channels of the parameters, and padded to whole vectors
@@ -18,7 +19,9 @@ struct Layout {
     int64_t span;      // planar: positions per chunk; else rows per chunk
     int64_t chunks;    // chunks of one plane, or of one group's rows
     int64_t planes;    // planar: planes per unit (1 where chunks > 1)
-    int64_t per_sample;  // units of one sample
+    int64_t stack;     // samples of one unit
+    int64_t per_sample;  // units of one sample, or stack
+    int64_t rows;      // of partial sums, for each sum
     int64_t block;     // gated: samples of one unit
     int64_t R;         // gated: rows of w2
     // offsets in the workspace, in floats
@@ -33,7 +36,9 @@ static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static inline Layout layout_of(const actswap_call &c) {
     Layout l = {};
+    const bool back = c.flags & ACTSWAP_BACKWARD;
     l.planar = c.x_stride[3] == 1;
+    l.stack = 1;
     l.gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
     l.attended = c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION;
     l.C = c.groups * c.channels;
@@ -54,24 +59,31 @@ static inline Layout layout_of(const actswap_call &c) {
         l.span = CHUNK;
         l.chunks = larger(1, ceil_div(c.inner, CHUNK));
         l.planes = l.chunks > 1 ? 1 : larger(1, CHUNK / larger(1, c.inner));
+        l.tiled = c.groups == 1 && c.channels >= 16 && c.inner <= SHORT && c.op != ACTSWAP_DY_RELU;
+        if (l.tiled && back && !l.gated) {
+            l.stack = larger(1, smaller(32, TOGETHER / (16 * c.inner)));
+            l.stack = ceil_div(c.batch, ceil_div(c.batch, l.stack));
+            l.planes = 16;
+        }
         if (l.planes > 16) l.planes = l.planes / 16 * 16;
-        l.turned = c.groups == 1 && c.channels >= 16 && c.inner >= 4 && c.inner <= SHORT;
         l.per_sample = l.chunks > 1 ? l.C * l.chunks : ceil_div(l.C, l.planes);
     } else {
-        l.span = ceil_div(larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels)), 8) * 8;
-        l.span = larger(8, l.span);
+        l.span = larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels));
+        // Sums of a chunk are written and read once more: eight rows for each, unless that leaves too few units.
+        if (back) l.span = larger(l.span, smaller(8 * l.sums, ceil_div(c.inner * c.batch, 32)));
+        l.span = larger(8, ceil_div(l.span, 8) * 8);
         l.chunks = larger(1, ceil_div(c.inner, l.span));
         l.planes = 1;
         l.per_sample = (l.attended ? 1 : c.groups) * l.chunks;
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
-    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: a quarter
+    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: an eighth
     // of what is read of x.
     const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
-    l.block = larger(1, smaller(32, larger(1 << 17, 4 * weights) / sample));
+    l.block = larger(1, smaller(32, larger(1 << 17, 8 * weights) / sample));
     if (l.block > 4) l.block = l.block / 4 * 4;
 
-    bool back = c.flags & ACTSWAP_BACKWARD;
+    l.rows = ceil_div(c.batch, l.stack) * l.chunks;
     int64_t sets = l.gated ? c.batch : 1, at = 0;
     auto take = [&at](int64_t n) {
         int64_t here = at;
@@ -79,7 +91,7 @@ static inline Layout layout_of(const actswap_call &c) {
         return here;
     };
     l.at_table = take(sets * l.table * l.padded);
-    l.at_partial = back || l.gated ? take((back ? l.sums + l.attended : 1) * c.batch * l.chunks * l.padded) : 0;
+    l.at_partial = back || l.gated ? take((back ? l.sums + l.attended : 1) * l.rows * l.padded) : 0;
     l.at_total = back ? take(sets * l.sums * l.padded * 2) : 0;
     if (l.gated) {
         l.at_mean = take(c.mean ? 0 : c.batch * l.C);
@@ -125,6 +137,8 @@ struct Build {
     void (*mean)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*branch)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*branch_back)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
+    double (*over_samples)(const actswap_call &, const Layout &, float *work, int k, const float *factor, int64_t step,
+                           bool uniform, bool weighted);
     void (*weights)(const actswap_call &, const Layout &, float *work, int64_t row, int64_t end);
 };
 

@@ -15,8 +15,8 @@ INLINE Table table_of(const actswap_call &c, const Layout &l, const float *work,
     return {base, l.padded, p, q, c.form, actswap::recurrence(c.basis), uniform};
 }
 
-INLINE float *partial_of(const actswap_call &c, const Layout &l, float *work, int k, int64_t sample, int64_t chunk) {
-    return work + l.at_partial + ((k * c.batch + sample) * l.chunks + chunk) * l.padded;
+INLINE float *partial_of(const Layout &l, float *work, int k, int64_t sample, int64_t chunk) {
+    return work + l.at_partial + (k * l.rows + sample * l.chunks + chunk) * l.padded;
 }
 
 INLINE const char *at_element(const void *base, const int64_t *stride, int64_t sample, int64_t group, int64_t channel,
@@ -106,7 +106,7 @@ static void planes(const actswap_call &c, const Layout &l, float *work, int64_t 
             for (int k = 0; k < used; k += 4) {
                 float four[4];
                 hsum4(four, sums[k], sums[k + 1], sums[k + 2], sums[k + 3]);
-                for (int i = 0; i < 4 && k + i < used; ++i) partial_of(c, l, work, k + i, sample, chunk)[plane] = four[i];
+                for (int i = 0; i < 4 && k + i < used; ++i) partial_of(l, work, k + i, sample, chunk)[plane] = four[i];
             }
     }
 }
@@ -155,7 +155,7 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
                at_element(gradient, g_stride, sample, group, 0, from, size),
                (char *)at_element(c.y, c.y_stride, sample, group, 0, from, size),
                c.x_stride[3] * size, g_stride[3] * size, c.y_stride[3] * size,
-               partial_of(c, l, work, 0, sample, chunk) + group * c.channels, c.batch * l.chunks * l.padded,
+               partial_of(l, work, 0, sample, chunk) + group * c.channels, l.rows * l.padded,
                work + l.at_dm + sample * l.padded + group * c.channels, group * c.channels};
     // Rows at a time: parameters are loaded and sums put away once for all of them. Few, so that memory is read nearly
     // straight on, and since rows of 768 channels share four sets of the first-level cache. Forward has no sums: with
@@ -181,7 +181,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
         int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
         int64_t end = actswap::smaller(plane + l.planes, l.C);
         int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
-        float *to = partial_of(c, l, work, 0, sample, chunk);
+        float *to = partial_of(l, work, 0, sample, chunk);
         auto sum = [&](const Place &at) __attribute__((always_inline)) {
             const char *x = at_element(c.x, c.x_stride, sample, at.group, at.channel, from, size);
             vf s[4] = {};
@@ -210,7 +210,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     }
     int64_t group = j / l.chunks, chunk = j % l.chunks;
     int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
-    float *at = partial_of(c, l, work, 0, sample, chunk) + group * c.channels;
+    float *at = partial_of(l, work, 0, sample, chunk) + group * c.channels;
     const char *x = at_element(c.x, c.x_stride, sample, group, 0, 0, size);
     const int64_t step = c.x_stride[3] * size;
     if (c.channels <= W) {  // blocks: sums stay in registers, enough of them to hide an addition's latency

@@ -21,6 +21,7 @@ typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef uint16_t vh __attribute__((vector_size(2 * W)));
+typedef double vd __attribute__((vector_size(4 * W)));  // half as many, one register again
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -30,8 +31,26 @@ INLINE vi float_to_bits(vf a) { return (vi)a; }
 INLINE vf vabs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 INLINE vf pick(vi mask, vf yes, vf no) { return mask ? yes : no; }
 INLINE vi is_infinite(vf a) { return vabs(a) == splat(__builtin_inff()); }
-INLINE vf with_sign_of(vf a, vf b) { return (vf)((vi)a ^ ((vi)b & INT32_MIN)); }  // a sign(b) for b other than 0
+INLINE vf with_sign_of(vf a, vf b) {  // a sign(b), which is 0 for b = 0
+#if defined(__AVX512F__)
+    const __mmask16 some = _mm512_cmp_ps_mask((__m512)b, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    return (vf)_mm512_maskz_ternarylogic_epi32(some, (__m512i)a, (__m512i)b, _mm512_set1_epi32(INT32_MIN), 0x78);
+#else
+    return pick(b == 0, splat(0.f), (vf)((vi)a ^ ((vi)b & INT32_MIN)));
+#endif
+}
 INLINE vf sign(vf a) { return pick(a > 0, splat(1.f), pick(a < 0, splat(-1.f), a)); }
+
+INLINE vd load_wide(const float *p) {
+#if defined(__AVX512F__)
+    return (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#else
+    typedef float half __attribute__((vector_size(2 * W)));
+    half v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, vd);
+#endif
+}
 
 #if defined(__AVX512F__)
 INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -83,14 +102,23 @@ INLINE float hsum(vf v) {
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
+INLINE __m512 fold(__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+INLINE __m512 fold4(vf a, vf b, vf c, vf d) { return fold(fold((__m512)a, (__m512)b), fold((__m512)c, (__m512)d)); }
 INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) {
-    __m512 p = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88), _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
-    __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4((__m512)c, (__m512)d, 0x88), _mm512_shuffle_f32x4((__m512)c, (__m512)d, 0xdd));
-    __m512 s = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
+    __m512 s = fold4(a, b, c, d);
     s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
     s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
     const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
+}
+template <int STEP> INLINE vf hsums(const vf (*v)[STEP], int k) {
+    __m512 s[4];
+    for (int i = 0; i < 4; ++i) s[i] = fold4(v[i][k], v[4 + i][k], v[8 + i][k], v[12 + i][k]);
+    __m512d p = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(s[0], s[1]), _mm512_unpackhi_ps(s[0], s[1]));
+    __m512d q = (__m512d)_mm512_add_ps(_mm512_unpacklo_ps(s[2], s[3]), _mm512_unpackhi_ps(s[2], s[3]));
+    return (vf)_mm512_add_ps((__m512)_mm512_unpacklo_pd(p, q), (__m512)_mm512_unpackhi_pd(p, q));
 }
 #else
 template <class T> INLINE void copy_some(T *to, const T *from, int n) {
@@ -187,6 +215,12 @@ INLINE float hsum(vf v) {
     return s[0];
 }
 INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) { to[0] = hsum(a), to[1] = hsum(b), to[2] = hsum(c), to[3] = hsum(d); }
+// Lane i: the sum over the lanes of v[i][k].
+template <int STEP> INLINE vf hsums(const vf (*v)[STEP], int k) {
+    vf sums;
+    for (int i = 0; i < W; ++i) sums[i] = hsum(v[i][k]);
+    return sums;
+}
 #endif
 
 // How elements are read and written; addresses are in bytes. Any looks the dtype up for each vector.
