@@ -9,19 +9,10 @@ import tempfile
 from pathlib import Path
 
 from actswap.errors import UsageError
-
-SOURCE = Path(__file__).parents[2] / "native"
-
+from actswap.ops.advice import SOURCE, advice
 
 # Library and the folder of the package it belongs to: the torch side's with its extension, and ONNX Runtime's.
 _PLACES = {"libactswap_kernels": "ops", "_direct": "ops", "libactswap_ort": "onnx"}
-
-
-def advice() -> str:
-    """Return the command that builds the kernels here: a checkout builds in place, a wheel is built again."""
-    if (SOURCE / "CMakeLists.txt").exists():
-        return "python -m actswap.ops.build"
-    return "pip install --force-reinstall --no-deps --no-binary actswap actswap"
 
 
 def build(
@@ -71,4 +62,7 @@ def _replace(built: Path, target: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("".join(f"{path}\n" for path in build()))
+    try:
+        sys.stdout.write("".join(f"{path}\n" for path in build()))
+    except UsageError as error:
+        sys.exit(str(error))

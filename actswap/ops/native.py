@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from actswap.ops.build import advice
+from actswap.ops.advice import advice
 from actswap.ops.direct import connect
 from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel

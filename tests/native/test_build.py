@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actswap.ops import build
+from actswap.errors import UsageError
+from actswap.ops import advice, build
 
 NATIVE = Path(__file__).parents[2] / "native"
 # Not find_spec("pip"): setuptools takes that for pip's own process, and inductor can no longer import it.
@@ -52,8 +53,15 @@ def test_without_a_compiler_a_wheel_is_built_that_holds_the_package_and_no_libra
 
 
 def test_what_to_run_fits_where_the_package_is(tmp_path, monkeypatch):
-    assert build.advice() == "python -m actswap.ops.build"
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "native")  # as in site-packages, which has no sources
-    assert build.advice().startswith("pip install") and "--no-binary actswap" in build.advice()
-    with pytest.raises(build.UsageError, match="pip install"):
-        build.build(build.SOURCE)
+    assert advice.advice() == "python -m actswap.ops.build"
+    monkeypatch.setattr(advice, "SOURCE", tmp_path / "native")  # as in site-packages, which has no sources
+    assert advice.advice().startswith("pip install") and "--no-binary actswap" in advice.advice()
+    with pytest.raises(UsageError, match="pip install"):
+        build.build(advice.SOURCE)
+
+
+def test_the_command_ends_in_words_and_not_in_a_traceback(tmp_path):
+    shutil.copytree(Path(build.__file__).parents[1], tmp_path / "actswap", ignore=shutil.ignore_patterns("*.so"))
+    command = [sys.executable, "-W", "error", "-m", "actswap.ops.build"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": ""})
+    assert done.returncode == 1 and "no kernel sources" in done.stderr and "Traceback" not in done.stderr
