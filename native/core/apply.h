@@ -23,6 +23,23 @@ template <class F, class E, bool GATED> static Unit unit_of(const Layout &l, Mod
     return mode == Mode::FORWARD ? in_layout<F, E, Mode::FORWARD>(l) : in_layout<F, E, Mode::BOTH>(l);
 }
 
+static Ends ends_of(const actswap_call &c, const Layout &l) {
+    const float *tails = c.param[2];
+    bool below = true, above = true, some = false;  // all are flat; some are
+    for (int64_t ch = 0; ch < (c.shared >> 2 & 1 ? 1 : l.C); ++ch, tails += 5)
+        below = below && tails[3] == 0, above = above && tails[4] == 0, some = some || tails[4] == 0;
+    return !below ? SLOPED : above ? FLAT : some ? SLOPED : FLAT_BELOW;
+}
+
+template <int FORM, class E> static Unit pade_of(const actswap_call &c, const Layout &l, Mode mode) {
+    if (mode != Mode::FORWARD) return in_layout<Pade<FORM, 6, 4>, E, Mode::BOTH>(l);
+    switch (ends_of(c, l)) {
+        case FLAT: return in_layout<Pade<FORM, 6, 4, FLAT>, E, Mode::FORWARD>(l);
+        case FLAT_BELOW: return in_layout<Pade<FORM, 6, 4, FLAT_BELOW>, E, Mode::FORWARD>(l);
+        default: return in_layout<Pade<FORM, 6, 4>, E, Mode::FORWARD>(l);
+    }
+}
+
 template <class F, class E> static Unit attended_unit_of(Mode mode) {
     if (mode == Mode::SUMS) return attend_unit<F, E, Mode::SUMS>;
     return mode == Mode::GRADIENT ? attend_unit<F, E, Mode::GRADIENT> : attend_unit<F, E, Mode::FORWARD>;
@@ -36,10 +53,8 @@ template <class E> static Unit common(const actswap_call &c, const Layout &l, Mo
     if (c.op <= ACTSWAP_META_ACON) return unit_of<Acon, E, true>(l, mode);
     if (l.attended) return c.pieces == 2 ? attended_unit_of<Lines<2>, E>(mode) : nullptr;
     if (c.op == ACTSWAP_DY_RELU && c.pieces == 2) return unit_of<Lines<2>, E, true>(l, mode);
-    if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_A)
-        return unit_of<Pade<ACTSWAP_FORM_A, 6, 4>, E, false>(l, mode);
-    if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_B)
-        return unit_of<Pade<ACTSWAP_FORM_B, 6, 4>, E, false>(l, mode);
+    if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_A) return pade_of<ACTSWAP_FORM_A, E>(c, l, mode);
+    if (c.op == ACTSWAP_PAU && degrees && c.form == ACTSWAP_FORM_B) return pade_of<ACTSWAP_FORM_B, E>(c, l, mode);
     if (c.op == ACTSWAP_OPAU && degrees && c.form == ACTSWAP_FORM_A)
         return c.basis >= ACTSWAP_HERMITE_PROB ? unit_of<Orthogonal<1, 6, 4, true>, E, false>(l, mode)
                                                : unit_of<Orthogonal<1, 6, 4, false>, E, false>(l, mode);

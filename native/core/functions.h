@@ -114,6 +114,9 @@ template <int K> struct Lines {
     }
 };
 
+// How a rational goes on beyond its range: with lines, with one above alone (ReLU, GELU), with none (ReLU6, tanh).
+enum Ends { SLOPED, FLAT_BELOW, FLAT };
+
 // Clamp to the calibrated range with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
 // An infinite x would make 0 times infinity of a flat tail: there it counts as no distance.
 struct Tails {
@@ -134,7 +137,9 @@ struct Tails {
 #endif
     }
     INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN in x stays: it is second
-    INLINE vf outside(const Tails &f, vf x, vf inside) {
+    template <Ends ENDS = SLOPED> INLINE vf outside(const Tails &f, vf x, vf inside) {
+        if (ENDS == FLAT) return splat(0.f);
+        if (ENDS == FLAT_BELOW) return f.above * (vmax(f.hi, x) - f.hi);
 #if defined(__AVX512F__)
         vf u = (vf)_mm512_fixupimm_ps((__m512)(x - inside), (__m512)x, (__m512i)f.infinite, 0);
 #else
@@ -149,7 +154,7 @@ struct Tails {
 
 // Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
 // P = 0 means degrees known at run time, FORM = -1 the same of the form.
-template <int FORM, int P, int Q> struct Pade {
+template <int FORM, int P, int Q, Ends ENDS = SLOPED> struct Pade {
     static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     int p, q, form;
     vf a[MP], b[MQ];
@@ -169,7 +174,7 @@ template <int FORM, int P, int Q> struct Pade {
         for (int j = f.q - 2; j >= 0; --j) den = den * u + f.b[j];
         if (f.form != ACTSWAP_FORM_C) den = den * u;
         if (f.form >= ACTSWAP_FORM_B) den = vabs(den);
-        return num / denominator(f, den) + Tails::outside(f.tails, x, inside);
+        return num / denominator(f, den) + Tails::outside<ENDS>(f.tails, x, inside);
     }
     template <bool SUM> INLINE vf gradient(const Pade &f, vf x, vf g, vf *sums) {
         const bool absolute = f.form == ACTSWAP_FORM_A, flips = f.form >= ACTSWAP_FORM_B, offset = f.form != ACTSWAP_FORM_C;

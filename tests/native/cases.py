@@ -33,8 +33,17 @@ def operator(name: str):
     return function
 
 
-def tails(width: tuple[int, ...] = (), low: float = -2.5, high: float = 2.5) -> torch.Tensor:
-    return torch.tensor([1.25, low, high, 0.1, 0.9]).expand(*width, 5).contiguous()
+def tails(
+    width: tuple[int, ...] = (), low: float = -2.5, high: float = 2.5, below: float = 0.1, above: float = 0.9
+) -> torch.Tensor:
+    return torch.tensor([1.25, low, high, below, above]).expand(*width, 5).contiguous()
+
+
+def _some_flat(channels: int) -> torch.Tensor:
+    """Tails of which every second is flat above."""
+    mixed = tails((channels,), below=0)
+    mixed[::2, 4] = 0
+    return mixed
 
 
 def parameters(kind: str, channels: int) -> tuple[str, tuple]:
@@ -97,6 +106,9 @@ CASES = {
     "pau_a": ("pau", lambda c: (_a(), _b(), tails(), "A")),
     "pau_a_channel": ("pau", lambda c: (_a(c), _b(c), tails((c,)), "A")),
     "pau_b": ("pau", lambda c: (_a(), _b(), tails(), "B")),
+    "pau_flat": ("pau", lambda c: (_a(), _b(), tails(below=0, above=0), "B")),
+    "pau_flat_below": ("pau", lambda c: (_a(c), _b(c), tails((c,), below=0), "A")),
+    "pau_flat_some": ("pau", lambda c: (_a(c), _b(c), _some_flat(c), "A")),
     "pau_c": ("pau", lambda c: (_a(c), _b5(c), tails(), "C")),
     "pau_unsafe": ("pau", lambda c: (_a(), _near(0.0, 0.3, 0.0, 0.1)(), tails(), "unsafe")),
     "pau_32": ("pau", lambda c: (_near(0.1, 0.5, 0.2, 0.1)(c), _near(-0.3, 0.5)(), tails(), "B")),

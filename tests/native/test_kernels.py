@@ -113,6 +113,25 @@ def test_same_bits_for_any_number_of_threads(kind, layout):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("layout", ["planes", "tokens"])
+@pytest.mark.parametrize("kind", [kind for kind in CASES if kind.startswith(("pau", "opau", "acon", "swish"))])
+def test_an_infinite_input_gives_the_limit(kind, layout):
+    shape, dim, lay = LAYOUTS[layout]
+    torch.manual_seed(1)
+    name, params = parameters(kind, shape[dim])
+    x = torch.randn(shape)
+    for k, special in enumerate((float("inf"), float("-inf"), float("nan"))):
+        x.view(-1)[k::7] = special
+    x = lay(x)
+    with ops.backend("native"):
+        y = operator(name)(x, *params, dim)
+    doubled = [p.double() if isinstance(p, torch.Tensor) else p for p in params]
+    want = FORMULAS[name](x.double(), *doubled, dim)
+    torch.testing.assert_close(
+        y.double(), want, rtol=0, atol=2e-5 * float(want[want.isfinite()].abs().max()), equal_nan=True
+    )
+
+
 def test_limits_and_special_values():
     swish = operator("swish")
     one = torch.ones(1)
