@@ -52,42 +52,48 @@ static void tile(const actswap_call &c, const Layout &l, float *work, int64_t ro
         for (int i = 0; i < W; ++i) sums[i][k] = splat(0.f);
     }
     alignas(64) char rest_x[ASIDE * W * 4], rest_g[ASIDE * W * 4];
-    for (; sample < end; ++sample) {
-        auto start = [&](const void *base, const int64_t *stride) {
-            return (char *)at_element(base, stride, sample, 0, plane, 0, size);
+    // Parameters and sums are in registers for a channel's planes of so many samples: a plane is three vectors.
+    const int64_t together = l.gated ? 1 : 8;
+    for (; sample < end; sample += together) {
+        const int64_t last = actswap::smaller(sample + together, end);
+        auto start = [&](const void *base, const int64_t *stride, int64_t s) {
+            return (char *)at_element(base, stride, s, 0, plane, 0, size);
         };
-        const char *x = start(c.x, c.x_stride), *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride);
-        char *y = start(c.y, c.y_stride);
-        // What is fetched meanwhile: the next sample's planes, or the next tile's.
+        const char *x = start(c.x, c.x_stride, sample), *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride, sample);
+        char *y = start(c.y, c.y_stride, sample);
+        const int64_t x_next = c.x_stride[0] * size, g_next = c.g_stride[0] * size, y_next = c.y_stride[0] * size;
+        // What is fetched meanwhile: the next samples' planes, or the next tile's.
         auto far = [&](const int64_t *stride) {
-            return size * (sample + 1 < end ? stride[0] : W * stride[2] - (sample - first) * stride[0]);
+            return size * (last < end ? together * stride[0] : W * stride[2] - (sample - first) * stride[0]);
         };
         const int64_t x_far = far(c.x_stride), g_far = far(c.g_stride), y_far = far(c.y_stride);
-        if (rest) {
-            gather(rest_x, x + whole * size, x_apart, n, rest, size);
-            if (M != Mode::FORWARD) gather(rest_g, g + whole * size, g_apart, n, rest, size);
-        }
         Table table = table_of(c, l, work, sample, true);
         const float *shares = M == Mode::GRADIENT && l.gated ? work + l.at_dm + sample * l.padded + plane : nullptr;
         vf share = M == Mode::FORWARD ? cap_of(c) : splat(0.f);
-        for (int i = 0; i < n; ++i, x += x_apart, g += g_apart, y += y_apart) {
+        for (int i = 0; i < n; ++i) {
             F f;
             F::load(f, table, plane + i, W);
             if (shares) share = splat(shares[i]);
             vf sum[F::SUMS];
             for (int k = 0; SUMMED && k < used; ++k) sum[k] = sums[i][k];
-            sweep(count, [&](int64_t j, int m) __attribute__((always_inline)) {
-                const int64_t o = j * size;
-                ahead<M>(x + o + x_far, g + o + g_far, y + o + y_far);
-                step<F, E, M>(f, x + o, g + o, y + o, share, sum, m, c.dtype);
-            });
+            for (int64_t s = 0; s < last - sample; ++s) {
+                const char *xs = x + i * x_apart + s * x_next, *gs = g + i * g_apart + s * g_next;
+                char *ys = y + i * y_apart + s * y_next;
+                sweep(count, [&](int64_t j, int m) __attribute__((always_inline)) {
+                    const int64_t o = j * size;
+                    ahead<M>(xs + o + x_far, gs + o + g_far, ys + o + y_far);
+                    step<F, E, M>(f, xs + o, gs + o, ys + o, share, sum, m, c.dtype);
+                });
+            }
             for (int k = 0; SUMMED && k < used; ++k) sums[i][k] = sum[k];
         }
-        if (rest) {
-            table.uniform = false;
-            if (shares) share = load_f32(shares, n);
+        table.uniform = false;
+        if (shares) share = load_f32(shares, n);
+        for (int64_t s = sample; rest && s < last; ++s) {
+            gather(rest_x, start(c.x, c.x_stride, s) + whole * size, x_apart, n, rest, size);
+            if (M != Mode::FORWARD) gather(rest_g, start(c.grad_y, c.g_stride, s) + whole * size, g_apart, n, rest, size);
             aside<F, E, M>(table, plane, rest_x, rest_g, share, across, used, n, rest, c.dtype);
-            if (M != Mode::SUMS) scatter(start(c.y, c.y_stride) + whole * size, rest_x, y_apart, n, rest, size);
+            if (M != Mode::SUMS) scatter(start(c.y, c.y_stride, s) + whole * size, rest_x, y_apart, n, rest, size);
         }
     }
     for (int k = 0; SUMMED && k < used; ++k)
