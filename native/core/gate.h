@@ -236,7 +236,8 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
     affine(h, mean_of(c, l, work) + sample * pooled, c.param[first], c.param[first + 1], n, H, pooled);
     if (!meta)
         for (int64_t i = 0; i < n * H; ++i) h[i] = h[i] < 0 ? 0.f : h[i];
-    if (n == 1 && c.param[9]) sparse(z, h, c.param[9], c.param[first + 3], R, H);
+    // By the batch, not by n, which is how a thread's share was cut: the bits must not depend on that.
+    if (c.batch == 1 && c.param[9]) sparse(z, h, c.param[9], c.param[first + 3], R, H);
     else affine(z, h, c.param[first + 2], c.param[first + 3], n, R, H);
     for (int64_t i = 0; i < n * R; i += W) {
         int m = (int)actswap::smaller(W, n * R - i);

@@ -46,8 +46,8 @@ enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
  *   META_ACON ACON with beta = scale * sigmoid(w2 (w1 m + b1) + b2) per sample, m the mean over `inner`.
  *             0 p1 (C), 1 p2 (C), 2 scale (C) or NULL [1], 3 w1 (H, C), 4 b1 (H) or NULL [0], 5 w2 (C, H),
  *             6 b2 (C) or NULL [0].
- *             9 of both gated operators: w2 once more, turned to (H, rows of w2), or NULL: forward of one sample is
- *             faster with it, and reads only the rows of hidden units that are not 0.
+ *             9 of both gated operators: w2 once more, turned to (H, rows of w2), or NULL: forward of a batch of
+ *             one is faster with it, and reads only the rows of hidden units that are not 0.
  *   DY_RELU   y = max_k(a_k x + b_k), coef = init + lambda_j * (2 sigmoid(w2 relu(w1 m + b1) + b2) - 1).
  *             0 w1 (H, C), 1 b1 (H), 2 w2 (2K*C, H), 3 b2 (2K*C), 4 init (2K, C), 5 lambdas (2K);
  *             variant A (one set of lines for all channels): ACTSWAP_SPATIAL_ALL, w2 (2K, H), b2 (2K), init (2K, 1).
