@@ -120,7 +120,7 @@ template <class I, class F> static inline I at_infinity(F d, F p2, F bd) {
         const F y = side * (d * (z > 0 ? one : (z < 0 ? none : half)) + p2);
         return (bd != bd) | (y != y) ? keep : (y > 0 ? above : (y < 0 ? below : zero));
     };
-    return entry(-1) << 16 | entry(1) << 20;  // entries of four bits by class of x: -inf is the fourth, +inf the fifth
+    return entry(-1) << 16 | entry(1) << 20;  // entries of four bits by class of x: -inf is number 4, +inf number 5
 }
 
 // Three-term recurrence of a basis: f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}, n = 0..15.

@@ -69,6 +69,9 @@ def test_only_where_the_convolution_widens_and_the_mean_goes_through() -> None:
     assert taken(after_convolution(case, torch.randn(C, NARROW, 3, 3), bias)) == 0
     assert taken(after_convolution(case, torch.randn(C, C, 1, 1), bias)) == 0
     assert taken(after_convolution(case, torch.randn(C, 2, 1, 1), bias, group=2)) == 0
+    foreign = after_convolution(case, wide, bias)
+    del foreign.graph.node[1].attribute[:]
+    assert taken(foreign) == 0
     variable = after_convolution(case, wide, bias)
     weight = variable.graph.initializer[-2]
     variable.graph.input.append(helper.make_tensor_value_info("weight", onnx.TensorProto.FLOAT, list(weight.dims)))

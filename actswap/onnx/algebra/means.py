@@ -26,10 +26,10 @@ def take_means(model: ir.Model) -> int:
     count = 0
     pools: dict[ir.Value, ir.Value] = {}
     for node in list(model.graph):
-        if node.domain != DOMAIN or node.op_type not in _FIRST or len(node.attributes["view"].as_ints()) != 4:
+        if node.domain != DOMAIN or node.op_type not in _FIRST or not _over_positions(node):
             continue
         conv = None if node.inputs[0] is None else node.inputs[0].producer()
-        layer = None if conv is None or node.attributes["dim"].as_int() != 1 else _widening(conv)
+        layer = None if conv is None else _widening(conv)
         first = _FIRST[node.op_type]
         weight, bias = constant(node.inputs[first]), constant(node.inputs[first + 1])
         if conv is None or layer is None or weight is None or bias is None:
@@ -61,6 +61,12 @@ def take_means(model: ir.Model) -> int:
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], node.outputs, new.outputs)
         count += 1
     return count
+
+
+def _over_positions(node: ir.Node) -> bool:
+    """Whether the gate pools pictures whose channels are axis 1; a foreign file may lack the attributes."""
+    view, dim = node.attributes.get("view"), node.attributes.get("dim")
+    return view is not None and dim is not None and len(view.as_ints()) == 4 and dim.as_int() == 1
 
 
 def _widening(node: ir.Node) -> tuple[Array, Array] | None:
