@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -37,6 +38,19 @@ def library_path() -> str:
             fix="install g++ and reinstall actswap",
         )
     return str(path)
+
+
+def instruction_set() -> str:
+    """The one that the library's kernels use here, "" where there is no library that can say."""
+    path = find_library()
+    try:
+        isa = ctypes.CDLL(str(path)).actswap_ort_isa if path is not None else None
+    except (OSError, AttributeError):
+        return ""
+    if isa is None:
+        return ""
+    isa.restype = ctypes.c_char_p
+    return str(isa().decode())
 
 
 def register(options: Any) -> str:

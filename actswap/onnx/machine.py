@@ -11,7 +11,7 @@ from actswap.onnx.functions import VERSION
 from actswap.onnx.library import find_library
 
 # Raised when `prepare` makes another model from the same file, so that cached ones are made anew.
-METHOD = 4
+METHOD = 5
 
 
 @functools.cache

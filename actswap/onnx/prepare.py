@@ -26,6 +26,7 @@ from actswap.onnx.algebra.caps import fuse_caps, sink_caps
 from actswap.onnx.algebra.means import take_means
 from actswap.onnx.algebra.scales import take_scales
 from actswap.onnx.blocked import block_size, channels, fits, padded, takes_mean
+from actswap.onnx.convolutions import join_convolutions
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
@@ -68,7 +69,9 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
         raise ExportError("no activation of this file stands between convolutions")
     optimised = _optimise(marked)
     block = block_size()
-    blocked = _restore(optimised, kept, block)
+    on_blocks = _blocked_values(optimised)
+    blocked = _restore(optimised, kept, block, on_blocks)
+    join_convolutions(optimised, on_blocks)
     del optimised.functions[:], optimised.graph.output[len(source.graph.output) :]
     props = {p.key: p.value for p in source.metadata_props}
     helper.set_model_props(optimised, {**props, KEY: machine_key()})
@@ -137,10 +140,11 @@ def _optimise(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(options.optimized_model_filepath)
 
 
-def _restore(model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Array]]], block: int) -> int:
+def _restore(
+    model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Array]]], block: int, on_blocks: set[str]
+) -> int:
     """Put the activations back; return how many stand on blocked data."""
     graph = model.graph
-    on_blocks = _blocked_values(model)
     count, seen = 0, 0
     for k, node in enumerate(graph.node):
         alpha = {a.name: a.f for a in node.attribute}.get("alpha", 0.0)

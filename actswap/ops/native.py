@@ -17,7 +17,7 @@ from actswap.ops.geometry import agreeing
 from actswap.ops.kernel import Kernel
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
-ABI = 3
+ABI = 4
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _FORMS = {"unsafe": 0, "A": 1, "B": 2, "D": 2, "C": 3}
@@ -25,7 +25,7 @@ _BASES = {"chebyshev_t": 0, "chebyshev_u": 1, "legendre": 2, "laguerre": 3, "her
 _ACON, _META_ACON, _DY_RELU, _PAU, _OPAU = range(5)
 _BACKWARD, _SPATIAL_ALL, _ATTENTION = 1, 2, 8
 _SLOTS = 10
-_HEAD, _POINTERS = struct.Struct("<I9i2I8x16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q")  # struct actswap_call
+_HEAD, _POINTERS = struct.Struct("<I9i2I8x16q"), struct.Struct(f"<{4 + 2 * _SLOTS}Q8x")  # struct actswap_call
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings
 
 

@@ -74,11 +74,15 @@ static Unit uncommon(const actswap_call &c, const Layout &l, Mode mode) {
     }
 }
 
-static void apply(const actswap_call &c, const Layout &l, float *work, Mode mode, int64_t unit, int64_t end) {
+static Unit unit_for(const actswap_call &c, const Layout &l, Mode mode) {
     Unit run = c.dtype == ACTSWAP_F32    ? common<F32>(c, l, mode)
                : c.dtype == ACTSWAP_BF16 ? common<BF16>(c, l, mode)
                                          : nullptr;
-    if (!run) run = uncommon(c, l, mode);
+    return run ? run : uncommon(c, l, mode);
+}
+
+static void apply(const actswap_call &c, const Layout &l, float *work, Mode mode, int64_t unit, int64_t end) {
+    const Unit run = unit_for(c, l, mode);
     for (; unit < end; ++unit) run(c, l, work, unit);
 }
 #endif

@@ -78,6 +78,8 @@ static bool wants_grad(const actswap_call &c) {
     return c.y || (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && c.grad_param[6]);
 }
 
+static bool pools(const actswap_call &c) { return c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU; }
+
 // The mean of x: not where forward left it, nor where it is given.
 static bool makes_mean(const actswap_call &c) { return !c.pooled && (!(c.flags & ACTSWAP_BACKWARD) || !c.mean); }
 
@@ -103,7 +105,18 @@ static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
     return n;
 }
 
+// Whether this pass over x makes it, with the convolution: the first one does.
+static bool convolves(const actswap_call &c, Mode mode) {
+    return c.convolution && mode == (makes_mean(c) && pools(c) ? MEAN : FORWARD);
+}
+
+static int64_t convolution_units(const actswap_call &c, const Layout &l) {
+    return ceil_div(c.groups, l.together) * l.chunks;
+}
+
 static int64_t units_of(const actswap_call &c, const Layout &l, Phase phase) {
+    if (convolves(c, phase == POOL ? MEAN : FORWARD) && (phase == POOL || phase == APPLY))
+        return c.batch * convolution_units(c, l);
     switch (phase) {
         case PREPARE:
         case FINISH: return 1;
@@ -235,15 +248,21 @@ static void finish(const actswap_call &c, const Layout &l, float *work) {
     }
 }
 
+static void forward_samples(const actswap_call &c, const Layout &l, float *work, Mode mode, int64_t s, int64_t e) {
+    const bool makes = convolves(c, mode);
+    const int64_t units = makes ? convolution_units(c, l) : l.per_sample;
+    (makes ? build().convolve : build().apply)(c, l, work, mode, s * units, e * units);
+}
+
 static void blocks(const actswap_call &c, const Layout &l, float *work, int64_t first, int64_t last) {
     const Build &b = build();
     const bool back = c.flags & ACTSWAP_BACKWARD;
     for (int64_t s = first; s < last; s += l.block) {
         int64_t e = smaller(s + l.block, last), from = s * l.per_sample, to = e * l.per_sample;
-        if (makes_mean(c)) b.apply(c, l, work, MEAN, from, to), b.mean(c, l, work, s, e);
+        if (makes_mean(c)) forward_samples(c, l, work, MEAN, s, e), b.mean(c, l, work, s, e);
         b.branch(c, l, work, s, e);
         if (!back) {
-            b.apply(c, l, work, FORWARD, from, to);
+            forward_samples(c, l, work, FORWARD, s, e);
             continue;
         }
         b.apply(c, l, work, adds(c) ? BOTH : SUMS, from, to);
@@ -259,10 +278,10 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
     const int64_t s = begin * l.block, e = smaller(end * l.block, c.batch);
     switch (phase) {
         case PREPARE: return prepare(c, l, work);
-        case APPLY: return b.apply(c, l, work, back ? BOTH : FORWARD, begin, end);
+        case APPLY: return (convolves(c, FORWARD) ? b.convolve : b.apply)(c, l, work, back ? BOTH : FORWARD, begin, end);
         case FINISH: return finish(c, l, work);
         case BLOCKS: return blocks(c, l, work, s, e);
-        case POOL: return b.apply(c, l, work, MEAN, begin, end);
+        case POOL: return (convolves(c, MEAN) ? b.convolve : b.apply)(c, l, work, MEAN, begin, end);
         case BRANCH:
             if (makes_mean(c)) b.mean(c, l, work, s, e);
             return b.branch(c, l, work, s, e);
@@ -275,11 +294,38 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
     }
 }
 
+// NULL where the convolution can be made.
+static const char *check_convolution(const actswap_call &c, const actswap_convolution &conv) {
+    const int64_t block = c.channels, out_height = conv.out_width > 0 ? c.inner / conv.out_width : 0;
+    if (c.flags & (ACTSWAP_BACKWARD | ACTSWAP_ATTENTION) || c.dtype != ACTSWAP_F32 || c.x != c.y)
+        return "a convolution goes with forward of float32, in place, without attention";
+    if ((block != 8 && block != 16) || block < build().width || c.x_stride[2] != 1 || c.x_stride[3] != block)
+        return "a convolution takes blocks of 8 or 16 channels, and no fewer than a vector has";
+    for (int i = 0; i < 4; ++i)
+        if (c.x_stride[i] != c.y_stride[i]) return "a convolution makes x in place: its strides are y's";
+    if (!conv.x || !conv.weight || !conv.bias) return "a part of the convolution is missing";
+    if (conv.height < 1 || conv.width < 1 || out_height * conv.out_width != c.inner)
+        return "the positions do not suit the pictures of the convolution";
+    if (conv.inputs)
+        return conv.inputs < 0 || conv.inputs % block || c.inner != conv.height * conv.width
+                   ? "a convolution of 1 x 1 takes whole blocks, and as many positions as it makes"
+                   : nullptr;
+    for (int i = 0; i < 2; ++i) {
+        const int64_t size = i ? conv.width : conv.height, out = i ? conv.out_width : out_height;
+        if (conv.kernel[i] < 1 || conv.stride[i] < 1 || conv.pad[i] < 0 ||
+            conv.pad[i] > 3 * conv.stride[i] || (out - 1 - 3) * conv.stride[i] + conv.kernel[i] - conv.pad[i] > size)
+            return "the kernel does not suit the pictures of the convolution, or sees more than 3 positions beside them";
+    }
+    return nullptr;
+}
+
 static const char *check(const actswap_call &c) {
     if (c.abi != ACTSWAP_ABI) return "the call was built for another version of the kernel library";
     if (c.op < ACTSWAP_ACON || c.op > ACTSWAP_OPAU) return "unknown operator";
     if (c.dtype < ACTSWAP_F32 || c.dtype > ACTSWAP_F16) return "unknown dtype";
     if (c.batch < 1 || c.groups < 1 || c.channels < 1 || c.inner < 1) return "every extent must be positive";
+    if (c.convolution)
+        if (const char *wrong = check_convolution(c, *c.convolution)) return wrong;
     int contiguous = c.x_stride[3] == 1 ? 3 : 2;
     bool agree = c.x_stride[contiguous] == 1 && c.y_stride[contiguous] == 1;
     if (c.flags & ACTSWAP_BACKWARD) agree = agree && c.g_stride[contiguous] == 1;

@@ -20,11 +20,12 @@ extern "C" const actswap::Build *ACTSWAP_TABLE() {
     return &build;
 }
 #else
+#include "convolve.h"
 #include "gate.h"
 
 extern "C" const actswap::Build *ACTSWAP_TABLE() {
     using namespace ACTSWAP_BUILD;
-    static const actswap::Build build = {ACTSWAP_NAME, apply, total, mean, branch, branch_back, over_samples, weights};
+    static const actswap::Build build = {ACTSWAP_NAME, W, apply, convolve, total, mean, branch, branch_back, over_samples, weights};
     return &build;
 }
 #endif

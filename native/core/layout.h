@@ -24,6 +24,7 @@ struct Layout {
     int64_t rows;      // of partial sums, for each sum
     int64_t block;     // gated: samples of one unit
     int64_t R;         // gated: rows of w2
+    int64_t together;  // with a convolution: groups of one unit
     // offsets in the workspace, in floats
     int64_t at_table, at_partial, at_total, at_mean, at_hidden, at_branch, at_dz, at_dh, at_dm;
     int64_t at_score, at_factor, at_slope, size;
@@ -72,11 +73,16 @@ static inline Layout layout_of(const actswap_call &c) {
         // Sums of a chunk are written and read once more: eight rows for each, unless that leaves too few units.
         if (back) l.span = larger(l.span, smaller(8 * l.sums, ceil_div(c.inner * c.batch, 32)));
         l.span = larger(8, ceil_div(l.span, 8) * 8);
+        if (c.convolution) {  // whole tiles, or whole rows of them
+            const int64_t tiles = c.convolution->inputs ? 14 : c.convolution->out_width;
+            l.span = larger(1, l.span / tiles) * tiles;
+        }
         l.chunks = larger(1, ceil_div(c.inner, l.span));
         l.planes = 1;
         l.per_sample = (l.attended ? 1 : c.groups) * l.chunks;
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
+    l.together = 2;
     // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: an eighth
     // of what is read of x.
     const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
@@ -132,7 +138,9 @@ enum Mode { FORWARD, MEAN, SUMS, GRADIENT, BOTH, ADD };
 
 struct Build {
     const char *name;
+    int width;  // floats of a vector
     void (*apply)(const actswap_call &, const Layout &, float *work, Mode, int64_t unit, int64_t end);
+    void (*convolve)(const actswap_call &, const Layout &, float *work, Mode, int64_t unit, int64_t end);
     void (*total)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*mean)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);
     void (*branch)(const actswap_call &, const Layout &, float *work, int64_t sample, int64_t end);

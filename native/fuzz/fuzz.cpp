@@ -48,6 +48,7 @@ struct Tensor {
         for (int axis : planar ? planes : rows) {
             stride[axis] = step;
             step *= extent[axis];
+            if (c.convolution) continue;
             if (axis != (planar ? 3 : 2)) step += between(0, 3);  // gaps between planes, groups and samples
             else if (between(0, 2) == 0 || extent[axis] == 1) step += between(1, 5);  // rows must not look like planes
         }
@@ -92,6 +93,26 @@ void run(const actswap_call &c, bool split) {
     }
 }
 
+// A random convolution, and the extents of the call whose activation takes what it makes.
+void convolve(actswap_call &c, actswap_convolution &to) {
+    const bool dense = between(0, 1), wide = strncmp(actswap_isa(), "avx512", 6) == 0;
+    c.channels = wide || between(0, 1) ? 16 : 8;
+    int64_t in[2], out[2];
+    for (int i = 0; i < 2; ++i) {
+        to.kernel[i] = dense ? 1 : between(1, 7), to.stride[i] = dense ? 1 : between(1, 3);
+        to.pad[i] = dense ? 0 : between(0, 3 * to.stride[i]);
+        in[i] = between(to.kernel[i], 40);
+        out[i] = (in[i] + to.pad[i] + (dense ? 0 : between(0, 3 * to.stride[i])) - to.kernel[i]) / to.stride[i] + 1;
+    }
+    to.height = in[0], to.width = in[1], to.out_width = out[1], c.inner = out[0] * out[1];
+    to.inputs = dense ? c.channels * between(1, 40) : 0;
+    const int64_t C = c.groups * c.channels, inputs = dense ? to.inputs : C;
+    to.x = numbers(c.batch * inputs * in[0] * in[1]), to.bias = numbers(C);
+    to.weight = numbers(C * (dense ? to.inputs : to.kernel[0] * to.kernel[1]));
+    if (between(0, 1)) to.sum = numbers(c.batch * C * c.inner);
+    c.convolution = &to;
+}
+
 bool one(int number) {
     kept.clear(), sizes.clear();
     actswap_call c = {};
@@ -101,7 +122,9 @@ bool one(int number) {
     c.inner = between(0, 4) ? between(1, 70) : between(100, 20000 / c.channels + 200);
     if (between(0, 3) == 0) c.groups = 1;
     if (between(0, 9) == 0) c.batch = c.groups = c.channels = 1, c.inner = between(1, 40000);
-    const bool planar = between(0, 1), back = between(0, 1);
+    actswap_convolution made = {};
+    const bool joins = between(0, 4) == 0, planar = !joins && between(0, 1), back = !joins && between(0, 1);
+    if (joins) c.dtype = ACTSWAP_F32, c.groups = between(1, 5), convolve(c, made);
     const int64_t C = c.groups * c.channels;
     auto slot = [&](int i, int64_t width, bool may_share, bool wants = true) {
         bool share = may_share && (C == 1 || between(0, 3) == 0);
@@ -130,7 +153,7 @@ bool one(int number) {
         if (all || between(0, 1)) c.shared |= 1u << 4, whole(4, 2 * c.pieces);
         else whole(4, 2 * c.pieces * C);
         whole(5, 2 * c.pieces);
-        if (between(0, 2) == 0) {
+        if (!joins && between(0, 2) == 0) {
             c.flags |= ACTSWAP_ATTENTION;
             slot(6, 1, true), whole(7, 1), c.param[8] = numbers(2);
         }
@@ -169,6 +192,7 @@ bool one(int number) {
     memcpy(c.y_stride, first.stride, sizeof first.stride);
     bool skip = gated && back && between(0, 4) == 0;
     c.y = skip ? nullptr : first.data.get();
+    if (joins) c.x = c.y, memcpy(c.x_stride, c.y_stride, sizeof c.x_stride);
     if (*actswap_check(&c)) return fprintf(stderr, "call %d refused: %s\n", number, actswap_check(&c)), false;
 
     run(c, false);

@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define ACTSWAP_ABI 3
+#define ACTSWAP_ABI 4
 #define ACTSWAP_SLOTS 10
 
 enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
@@ -87,6 +87,20 @@ enum actswap_flags {
     ACTSWAP_CAPPED = 16      /* forward: y = min(y, cap); NaN stays */
 };
 
+/* A convolution on NCHWc blocks of B = 8 or 16 channels, float32, that makes what the activation of its call takes:
+ * x = conv + bias + sum. It is worked off in pieces that the activation finds in the cache. Of samples, heights and
+ * positions there is nothing between two in memory.
+ */
+typedef struct actswap_convolution {
+    const float *x;      /* (batch, inputs / B, height, width, B) */
+    const float *weight; /* 1 x 1: (groups, inputs / B, B of the inputs, B of the outputs); depthwise: (groups, kernel, B) */
+    const float *bias;   /* (C) */
+    const float *sum;    /* of y's shape and strides, or NULL; may be y */
+    int64_t inputs;      /* channels of x; 0 for a depthwise convolution, which has as many as the call */
+    int64_t height, width, out_width;     /* of x, and of y, whose positions are the call's `inner` */
+    int64_t kernel[2], stride[2], pad[2]; /* of a depthwise convolution, rows and columns; pad above and on the left */
+} actswap_convolution;
+
 /* A tensor is [batch][groups][channels][inner] with strides in elements, of which either the inner or the channel
  * stride is 1. NCHW: groups 1, inner H*W, strides (C*H*W, 0, H*W, 1). Channels-last and NLC: groups 1, inner H*W,
  * strides (H*W*C, 0, 1, C). NCHWc blocks of 16: groups C/16, channels 16, strides (C*H*W, 16*H*W, 1, 16).
@@ -119,6 +133,8 @@ typedef struct actswap_call {
                             backward, which computes it again where NULL */
     const float *param[ACTSWAP_SLOTS];
     float *grad_param[ACTSWAP_SLOTS]; /* same shapes as param; NULL where not wanted */
+    const actswap_convolution *convolution; /* or NULL; forward without attention, y must be x, in blocks of B channels
+                                               without gaps between the positions */
 } actswap_call;
 
 /* "" where the call can be run, else what is wrong with it, in words. */

@@ -15,6 +15,7 @@ struct OrtKernelInfo;
 struct OrtKernelContext;
 struct OrtTensorTypeAndShapeInfo;
 struct OrtShapeInferContext;
+struct OrtOpAttr;
 struct OrtValue;
 
 /* A table of function pointers; `Slot` names the entries in use by their place. */
@@ -71,6 +72,9 @@ enum Slot {
     kCustomOpDomainAdd = 27,
     kAddCustomOpDomain = 28,
     kGetTensorMutableData = 51,
+    kCreateTensorTypeAndShapeInfo = 57,
+    kSetTensorElementType = 58,
+    kSetDimensions = 59,
     kGetTensorElementType = 60,
     kGetDimensionsCount = 61,
     kGetDimensions = 62,
@@ -78,13 +82,18 @@ enum Slot {
     kGetTensorTypeAndShape = 65,
     kKernelInfoGetAttributeFloat = 85,
     kKernelInfoGetAttributeInt64 = 86,
+    kKernelInfoGetAttributeString = 87,
     kKernelContextGetInput = 90,
     kKernelContextGetOutput = 91,
     kReleaseStatus = 93,
     kReleaseTensorTypeAndShapeInfo = 99,
+    kKernelInfoGetAttributeArrayInt64 = 163,
     kKernelInfoGetConstantInput = 249,
     kShapeInferGetInputTypeShape = 268,
+    kShapeInferGetAttribute = 269,
     kShapeInferSetOutputTypeShape = 270,
+    kSetSymbolicDimensions = 271,
+    kReadOpAttr = 272,
     kKernelContextParallelFor = 274,
 };
 
@@ -139,6 +148,19 @@ struct Runtime {
         using F = OrtStatus *(*)(const OrtKernelInfo *, const char *, int64_t *);
         return at<F>(kKernelInfoGetAttributeInt64)(info, name, out);
     }
+    /* At most `*size` characters with the 0 at the end. */
+    OrtStatus *attribute(const OrtKernelInfo *info, const char *name, char *out, size_t *size) const {
+        using F = OrtStatus *(*)(const OrtKernelInfo *, const char *, char *, size_t *);
+        return at<F>(kKernelInfoGetAttributeString)(info, name, out, size);
+    }
+    /* Exactly `size` integers. */
+    OrtStatus *attribute(const OrtKernelInfo *info, const char *name, int64_t *out, size_t size) const {
+        using F = OrtStatus *(*)(const OrtKernelInfo *, const char *, int64_t *, size_t *);
+        size_t found = size;
+        if (OrtStatus *status = at<F>(kKernelInfoGetAttributeArrayInt64)(info, name, out, &found))
+            return status;
+        return found == size ? nullptr : this->status(ORT_INVALID_ARGUMENT, "actswap: an attribute has too few numbers");
+    }
     OrtStatus *constant(const OrtKernelInfo *info, size_t index, int *is_constant, const OrtValue **out) const {
         using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, int *, const OrtValue **);
         return at<F>(kKernelInfoGetConstantInput)(info, index, is_constant, out);
@@ -156,9 +178,35 @@ struct Runtime {
         using F = OrtStatus *(*)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *);
         return at<F>(kKernelContextParallelFor)(context, run, total, 0, data);
     }
-    OrtStatus *input_shape(const OrtShapeInferContext *context, OrtTensorTypeAndShapeInfo **out) const {
+    /* The shape stays the context's. */
+    OrtStatus *input_shape(const OrtShapeInferContext *context, size_t index, OrtTensorTypeAndShapeInfo **out) const {
         using F = OrtStatus *(*)(const OrtShapeInferContext *, size_t, OrtTensorTypeAndShapeInfo **);
-        return at<F>(kShapeInferGetInputTypeShape)(context, 0, out);
+        return at<F>(kShapeInferGetInputTypeShape)(context, index, out);
+    }
+    /* Exactly `size` integers of an attribute. */
+    OrtStatus *attribute(const OrtShapeInferContext *context, const char *name, int64_t *out, size_t size) const {
+        using Get = OrtStatus *(*)(const OrtShapeInferContext *, const char *, const OrtOpAttr **);
+        using Read = OrtStatus *(*)(const OrtOpAttr *, int type, void *, size_t bytes, size_t *read);
+        const OrtOpAttr *found = nullptr;
+        if (OrtStatus *status = at<Get>(kShapeInferGetAttribute)(context, name, &found))
+            return status;
+        constexpr int kIntegers = 2;
+        size_t bytes = 0;
+        return at<Read>(kReadOpAttr)(found, kIntegers, out, size * sizeof *out, &bytes);
+    }
+    /* A float32 shape, which the caller releases; the names are those of sizes that are -1. */
+    OrtStatus *shape(int64_t *dims, const char **names, size_t rank, OrtTensorTypeAndShapeInfo **out) const {
+        using Info = OrtTensorTypeAndShapeInfo;
+        if (OrtStatus *status = at<OrtStatus *(*)(Info **)>(kCreateTensorTypeAndShapeInfo)(out))
+            return status;
+        OrtStatus *status = at<OrtStatus *(*)(Info *, int)>(kSetTensorElementType)(*out, ORT_FLOAT);
+        if (!status)
+            status = at<OrtStatus *(*)(Info *, const int64_t *, size_t)>(kSetDimensions)(*out, dims, rank);
+        if (!status)
+            status = at<OrtStatus *(*)(Info *, const char **, size_t)>(kSetSymbolicDimensions)(*out, names, rank);
+        if (status)
+            release(*out);
+        return status;
     }
     OrtStatus *output_shape(const OrtShapeInferContext *context, const OrtTensorTypeAndShapeInfo *info) const {
         using F = OrtStatus *(*)(const OrtShapeInferContext *, size_t, const OrtTensorTypeAndShapeInfo *);

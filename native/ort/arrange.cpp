@@ -135,6 +135,8 @@ void arrange(const Definition &op, const std::vector<Tensor> &in, bool kept, Arr
         for (int i = 0; i < 3; ++i)
             coefficients(to, i, in[size_t(i)], width);
         break;
+    case Kind::kConvolution: /* it has the kind of its activation by now */
+        break;
     }
 }
 

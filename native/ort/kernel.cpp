@@ -15,10 +15,11 @@ constexpr int64_t kElementsPerTask = 1 << 14;
 /* Below this many samples an operator that pools is spread over planes, so that every thread has a part. */
 constexpr int64_t kFewSamples = 4;
 
-/* What one run reads and writes. */
+/* What one run reads and writes. With a convolution x is what that makes, in y. */
 struct Frame {
     OrtKernelContext *context;
     Tensor x;
+    const actswap_convolution *convolution;
     const std::vector<Tensor> &parameters;
     Tensor mean; /* where it is given */
     void *y;
@@ -65,7 +66,9 @@ bool lay_out(const std::vector<int64_t> &dims, int64_t axis, bool pools, int64_t
 
 /* Runs the phases in `work`, from `first` on. */
 OrtStatus *run(const Kernel &kernel, OrtKernelContext *context, const actswap_call &call, void *work, int first) {
-    const int64_t elements = call.batch * call.groups * call.channels * call.inner;
+    int64_t elements = call.batch * call.groups * call.channels * call.inner;
+    if (call.convolution) /* several products are as much work as an activation */
+        elements += elements / 16 * std::max<int64_t>(call.convolution->inputs, 16);
     const int64_t most = std::max<int64_t>(elements / kElementsPerTask, 1);
     struct Range {
         const actswap_call *call;
@@ -156,6 +159,7 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, int64_t axis) {
     std::copy(shape.x_stride, shape.x_stride + 4, call.x_stride);
     std::copy(shape.y_stride, shape.y_stride + 4, call.y_stride);
     call.x = frame.x.data;
+    call.convolution = frame.convolution;
     call.y = frame.y;
     if (kernel.cap != INFINITY && op.kind != Kind::kDyReluC)
         call.flags |= ACTSWAP_CAPPED, call.cap = kernel.cap;
@@ -167,7 +171,7 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, int64_t axis) {
         if (frame.mean.size() != call.batch * frame.parameters[op.kind == Kind::kMetaAcon ? 3 : 0].dims[1])
             return op.runtime.status(ORT_INVALID_ARGUMENT, "actswap: the means do not suit the weights");
     }
-    if (const char *wrong = own ? actswap_check(&call) : ""; *wrong)
+    if (const char *wrong = own || call.convolution ? actswap_check(&call) : ""; *wrong)
         return op.runtime.status(ORT_INVALID_ARGUMENT, wrong);
 
     std::unique_ptr<void, Free> work;
@@ -195,7 +199,7 @@ OrtStatus *read_input(Runtime runtime, OrtKernelContext *context, size_t index, 
     const OrtValue *value = nullptr;
     if (OrtStatus *status = runtime.input(context, index, &value))
         return status;
-    return read(runtime, value, to);
+    return value ? read(runtime, value, to) : nullptr; /* NULL: an optional input that is not there */
 }
 
 } // namespace
@@ -225,16 +229,25 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
     if (constants.empty()) {
         given.resize(definition->parameters());
         for (size_t i = 0; i < given.size(); ++i)
-            if (OrtStatus *status = read_input(runtime, context, i + 1, &given[i]))
+            if (OrtStatus *status = read_input(runtime, context, first + i, &given[i]))
                 return status;
     }
-    Frame frame{context, {}, constants.empty() ? given : constants, {}, nullptr};
-    Tensor &x = frame.x;
+    Frame frame{context, {}, nullptr, constants.empty() ? given : constants, {}, nullptr};
+    Tensor &x = frame.x, source, sum;
     if (OrtStatus *status = read_input(runtime, context, 0, &x))
         return status;
     if (definition->given)
-        if (OrtStatus *status = read_input(runtime, context, size_t(definition->inputs - 1), &frame.mean))
+        if (OrtStatus *status = read_input(runtime, context, first + definition->parameters(), &frame.mean))
             return status;
+    if (convolution) {
+        source = x, x.dims = convolution->output(source.dims);
+        if (x.dims.empty())
+            return runtime.status(ORT_INVALID_ARGUMENT, "actswap: x does not suit the weights of its Convolution");
+        if (OrtStatus *status = read_input(runtime, context, kSum, &sum))
+            return status;
+        if (sum.data && sum.dims != x.dims)
+            return runtime.status(ORT_INVALID_ARGUMENT, "actswap: what a Convolution adds is of another shape");
+    }
     OrtValue *value = nullptr;
     if (OrtStatus *status = runtime.output(context, x.dims.data(), x.dims.size(), &value))
         return status;
@@ -242,6 +255,11 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
         return status;
     if (x.size() == 0)
         return nullptr;
+    actswap_convolution made = {};
+    if (convolution) {
+        made = convolution->call(source, x.dims, sum.data);
+        x.data = static_cast<const float *>(frame.y), frame.convolution = &made;
+    }
     const int64_t axis = channel_axis(*this, frame), rank = int64_t(x.dims.size());
     if (!pools_over(definition->kind) || axis <= 1 || axis >= rank - 1)
         return evaluate(*this, frame, axis);

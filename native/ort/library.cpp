@@ -22,12 +22,12 @@ template <class T> void optional(Runtime runtime, const OrtKernelInfo *info, con
 }
 
 /* The parameters, where every one is a constant of the model; else none. */
-std::vector<Tensor> constants(const Definition &definition, const OrtKernelInfo *info) {
+std::vector<Tensor> constants(const Definition &definition, size_t first, const OrtKernelInfo *info) {
     std::vector<Tensor> found(definition.parameters());
     for (size_t i = 0; i < found.size(); ++i) {
         int constant = 0;
         const OrtValue *value = nullptr;
-        OrtStatus *status = definition.runtime.constant(info, i + 1, &constant, &value);
+        OrtStatus *status = definition.runtime.constant(info, first + i, &constant, &value);
         if (!status && constant)
             status = read(definition.runtime, value, &found[i]);
         if (status)
@@ -38,23 +38,49 @@ std::vector<Tensor> constants(const Definition &definition, const OrtKernelInfo 
     return found;
 }
 
-OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **out) {
-    const Definition *definition = self(op);
-    auto *kernel = new (std::nothrow) Kernel;
-    if (!kernel)
-        return definition->runtime.status(ORT_FAIL, "actswap: out of memory");
-    kernel->definition = definition;
+/* The activation of a `Convolution`, and what comes before it. */
+OrtStatus *read_convolution(Runtime runtime, const OrtKernelInfo *info, Kernel *kernel) {
+    char name[64];
+    size_t size = sizeof name;
+    if (OrtStatus *status = runtime.attribute(info, "activation", name, &size))
+        return status;
+    const Definition *found = nullptr;
+    for (const Definition &definition : definitions(runtime))
+        if (definition.name == name && definition.type == ORT_FLOAT && definition.kind != Kind::kConvolution)
+            found = &definition;
+    if (!found || found->kind == Kind::kDyReluC)
+        return runtime.status(ORT_INVALID_ARGUMENT, "actswap: a Convolution cannot have this activation");
+    std::unique_ptr<Convolution> convolution(new Convolution);
+    if (OrtStatus *status = read(runtime, info, convolution.get()))
+        return status;
+    kernel->definition = found, kernel->first = kActivation, kernel->convolution = std::move(convolution);
+    return nullptr;
+}
+
+OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
+    const Definition *definition = kernel->definition;
+    if (definition->kind == Kind::kConvolution)
+        if (OrtStatus *status = read_convolution(definition->runtime, info, kernel))
+            return status;
+    definition = kernel->definition;
     optional(definition->runtime, info, "dim", &kernel->dim);
     optional(definition->runtime, info, "block", &kernel->block);
     optional(definition->runtime, info, "tau", &kernel->tau);
     optional(definition->runtime, info, "gain", &kernel->gain);
     optional(definition->runtime, info, "cap", &kernel->cap);
-    *out = kernel;
+    kernel->constants = constants(*definition, kernel->first, info);
+    return nullptr;
+}
+
+OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *info, void **out) {
     try {
-        kernel->constants = constants(*definition, info);
+        std::unique_ptr<Kernel> kernel(new Kernel);
+        kernel->definition = self(op);
+        if (OrtStatus *status = fill(kernel.get(), info))
+            return status;
+        *out = kernel.release();
     } catch (const std::bad_alloc &) {
-        delete kernel;
-        return definition->runtime.status(ORT_FAIL, "actswap: out of memory");
+        return self(op)->runtime.status(ORT_FAIL, "actswap: out of memory");
     }
     return nullptr;
 }
@@ -62,7 +88,7 @@ OrtStatus *create(const OrtCustomOp *op, const OrtApi *, const OrtKernelInfo *in
 OrtStatus *infer(const OrtCustomOp *op, OrtShapeInferContext *context) {
     Runtime runtime = self(op)->runtime;
     OrtTensorTypeAndShapeInfo *shape = nullptr; /* owned by the context */
-    if (OrtStatus *status = runtime.input_shape(context, &shape))
+    if (OrtStatus *status = runtime.input_shape(context, 0, &shape))
         return status;
     /* A shape of no axes is one that is not known, and an axis without size and name would be handed on as the size -1,
        which later nodes believe: then nothing is said of the output. */
@@ -125,6 +151,21 @@ OrtCustomOp face() {
     return op;
 }
 
+/* A convolution with an activation after it, of prepared files alone. */
+Definition convolution(Runtime runtime) {
+    OrtCustomOp op = face();
+    op.GetInputCharacteristic = [](const OrtCustomOp *, size_t i) { return i == kSum ? 1 : i == kActivation ? 2 : 0; };
+    op.InferOutputShapeFn = [](const OrtCustomOp *op, OrtShapeInferContext *context) {
+        return infer(self(op)->runtime, context);
+    };
+    op.GetMayInplace = [](int **inputs, int **outputs) {
+        static int sum = kSum, y = 0;
+        *inputs = &sum, *outputs = &y;
+        return size_t(1);
+    };
+    return Definition{op, "Convolution", Kind::kConvolution, ORT_FLOAT, kActivation + 1, false, 0, 0, 0, 0, runtime};
+}
+
 std::vector<Definition> table(Runtime runtime) {
     std::vector<Definition> list;
     auto add = [&](std::string name, Kind kind, int inputs, int form = 0, int basis = 0, int p = 0, int q = 0,
@@ -145,6 +186,7 @@ std::vector<Definition> table(Runtime runtime) {
         add("DyReLUMean" + suffix, Kind::kDyRelu, 8, 0, 0, 0, 0, true);
         add("DyReLUC" + suffix, Kind::kDyReluC, 9);
     }
+    list.push_back(convolution(runtime));
     const char *forms[] = {"Unsafe", "A", "B", "C"};
     const char *bases[] = {"ChebyshevT", "ChebyshevU", "Legendre", "Laguerre", "HermiteProb", "HermitePhys"};
     for (int p = 1; p <= 8; ++p) {

@@ -9,7 +9,7 @@
 
 namespace actswap {
 
-enum class Kind { kSwish, kSwishSkip, kAconB, kAconC, kMetaAcon, kDyRelu, kDyReluC, kPau, kOpau };
+enum class Kind { kSwish, kSwishSkip, kAconB, kAconC, kMetaAcon, kDyRelu, kDyReluC, kPau, kOpau, kConvolution };
 
 /* One operator for one type of x. The struct that the runtime sees comes first, so that a pointer to it is a pointer
  * to the whole. */
