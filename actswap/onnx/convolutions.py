@@ -1,7 +1,7 @@
 """Convolution and activation as one operator, in a prepared model: the last pass of `prepare`.
 
 ONNX Runtime fuses ReLU into the convolution before it, so that a network loses that when its activations change. The
-operator `Convolution` brings it back for convolutions of 1 x 1 and for depthwise ones: each piece of the result goes
+operator `Convolution` brings it back for convolutions of 1 x 1, 3 x 3 and depthwise ones: each piece of the result goes
 through the activation while it is in the cache. Weights stay as the runtime has packed them.
 """
 
@@ -18,21 +18,23 @@ from actswap.onnx.functions import DOMAIN
 from actswap.onnx.library import instruction_set
 
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"
-# Where the kernels are built for less, the runtime's own convolution is the faster one.
-_FAST = ("avx2", "avx512", "avx512bf16")
+# Floats of a vector, which a block must hold. Where the kernels are built for less, the runtime's own convolution is
+# the faster one.
+_WIDTHS = {"avx2": 8, "avx512": 16, "avx512bf16": 16}
 # Positions at either end of a row that may see beyond the picture, in the depthwise kernel.
 _MARGIN = 3
 _PLAIN = {"strides": [1, 1], "pads": [0, 0, 0, 0]}
 
 
-def join_convolutions(model: onnx.ModelProto, blocked: set[str]) -> int:
+def join_convolutions(model: onnx.ModelProto, blocked: set[str], block: int) -> int:
     """Join activations with the convolutions before them, in place; return how many.
 
     Args:
         model: a prepared model, its activations on blocked data marked by the attribute `block`.
         blocked: names of the values in the blocked layout.
+        block: channels of a block.
     """
-    if instruction_set() not in _FAST:
+    if block < _WIDTHS.get(instruction_set(), block + 1):
         return 0
     graph = model.graph
     weights = {t.name: t for t in graph.initializer}
@@ -80,7 +82,7 @@ def _is_convolution(node: NodeProto) -> bool:
 
 
 def _has_kernel(attributes: dict[str, Any], weight: onnx.TensorProto | None) -> bool:
-    """Whether the kernels know it: 1 x 1 with stride 1 and no padding, or one filter per channel."""
+    """Whether the kernels know it: 1 x 1, 3 x 3 with a stride of 1 or 2, or one filter per channel."""
     if weight is None or attributes.get("activation"):
         return False
     if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or set(attributes.get("dilations", [1])) != {1}:
@@ -89,7 +91,9 @@ def _has_kernel(attributes: dict[str, Any], weight: onnx.TensorProto | None) -> 
     group, strides, pads = (attributes.get(key, value) for key, value in (("group", 1), *_PLAIN.items()))
     if inputs == 1 and group == outputs:
         return all(pad <= _MARGIN * stride for pad, stride in zip(pads, [*strides, *strides], strict=True))
-    return group == 1 and size == [1, 1] and inputs > 1 and {"strides": strides, "pads": pads} == _PLAIN
+    if size == [3, 3]:
+        return group == 1 and inputs > 1 and list(strides) in ([1, 1], [2, 2]) and max(pads) <= 1
+    return group == 1 and inputs > 1 and size == [1, 1] and {"strides": strides, "pads": pads} == _PLAIN
 
 
 def _bias(graph: onnx.GraphProto, conv: NodeProto, weights: dict[str, onnx.TensorProto]) -> str:

@@ -71,7 +71,7 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     block = block_size()
     on_blocks = _blocked_values(optimised)
     blocked = _restore(optimised, kept, block, on_blocks)
-    join_convolutions(optimised, on_blocks)
+    join_convolutions(optimised, on_blocks, block)
     del optimised.functions[:], optimised.graph.output[len(source.graph.output) :]
     props = {p.key: p.value for p in source.metadata_props}
     helper.set_model_props(optimised, {**props, KEY: machine_key()})

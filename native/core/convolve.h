@@ -1,4 +1,4 @@
-// A convolution of NCHWc blocks: 1 x 1, or depthwise. What it makes goes through the activation a piece at a time, while
+// A convolution of NCHWc blocks: 1 x 1, 3 x 3, or depthwise. What it makes goes through the activation a piece at a time, while
 // it is in the cache.
 #pragma once
 #include <type_traits>
@@ -7,11 +7,11 @@
 
 namespace ACTSWAP_BUILD {
 
-// A tile's accumulators, positions times vectors of channels: as many as leave registers for the operands.
-constexpr int WIDE = W == 16 ? 14 : 6, DEEP = 2;
+// The positions of a tile of N vectors of channels: its accumulators leave registers for the operands.
+constexpr int wide(int N) { return W < 16 ? 6 : N > 2 ? 7 : 14; }
 
 // Cuts [0, n) in tiles whose width the body knows when it is compiled.
-template <class Body> INLINE void in_tiles(int64_t n, Body body) {
+template <int WIDE, class Body> INLINE void in_tiles(int64_t n, Body body) {
     int64_t i = 0;
     for (; i + WIDE <= n; i += WIDE) body(i, std::integral_constant<int, WIDE>());
     for (; i + WIDE / 2 <= n; i += WIDE / 2) body(i, std::integral_constant<int, WIDE / 2>());
@@ -37,7 +37,7 @@ template <int B> struct Blocks {
     int64_t at(int64_t vector) const { return vector / V * group + vector % V * W; }
 };
 
-alignas(64) static const float NOTHING[W] = {};
+alignas(64) static const float NOTHING[16] = {};
 
 // Where a tile's accumulators begin: `from`, `step` apart by position, plus `more`.
 struct Start {
@@ -46,70 +46,129 @@ struct Start {
     bool far;
 };
 
-// P positions and N vectors of outputs; `inputs` blocks of x, `step` apart.
-template <int B, int P, int N>
-INLINE void dense_tile(float *const *y, const Start *start, const float *x, int64_t step, const float *const *w,
-                       int64_t inputs, const float **next, int64_t share) {
-    vf acc[P][N];
-    for (int v = 0; v < N; ++v) {
-        const vf more = load_f32(start[v].more, W);
-        for (int p = 0; p < P; ++p) {
-            acc[p][v] = load_f32(start[v].from + p * start[v].step, W) + more;
-            // What comes from another tensor is far away: the next tile's is fetched meanwhile.
-            if (start[v].far) __builtin_prefetch(start[v].from + (P + p) * B);
-        }
-    }
+// Adds the products of one block of x, a tap's, to the tile; its P positions are STRIDE apart in x. The outer two have
+// places of their own, since beside the picture there is nothing.
+template <int B, int P, int N, int STRIDE>
+INLINE void add_products(vf (&acc)[P][N], const float *first, const float *x, const float *last, const float *const *w,
+                         int64_t offset) {
     const float *weight[N];
-    for (int v = 0; v < N; ++v) weight[v] = w[v];
-    for (int64_t k = 0; k < inputs; ++k, x += step) {
-        for (int v = 0; v < N; ++v)
-            for (int64_t i = 0; i < share; i += 16, next[v] += 16) __builtin_prefetch(next[v], 0, 2);
-        for (int i = 0; i < B; ++i) {
-            vf row[N];
-            for (int v = 0; v < N; ++v) row[v] = load_f32(weight[v], W), weight[v] += B;
-            for (int p = 0; p < P; ++p) {
-                const vf u = splat(x[p * B + i]);
-                for (int v = 0; v < N; ++v) acc[p][v] += u * row[v];
-            }
+    for (int v = 0; v < N; ++v) weight[v] = w[v] + offset;
+    for (int i = 0; i < B; ++i) {
+        vf row[N];
+        for (int v = 0; v < N; ++v) row[v] = load_f32(weight[v] + i * B, W);
+        for (int p = 0; p < P; ++p) {
+            const vf u = splat(p == 0 ? first[i] : p == P - 1 ? last[i] : x[p * STRIDE * B + i]);
+            for (int v = 0; v < N; ++v) acc[p][v] += u * row[v];
         }
-    }
-    for (int v = 0; v < N; ++v) {
-        float *to = y[v];
-        for (int p = 0; p < P; ++p) store_f32(to + p * B, acc[p][v], W);
     }
 }
 
-// Inputs at a time: what their weights take stays in the first-level cache while the positions pass.
-constexpr int64_t DEPTH = 256;
+// What the tiles of a few vectors of outputs share: `some` blocks of inputs.
+template <int B, int N> struct Panel {
+    const float *w[N], *next[N];  // weights of the first of them, and those that come after them
+    float *y[N];                  // of the first position
+    Start start[N];
+    int64_t some, share;  // floats of the next weights to fetch with every product
 
-template <int B, int N> static void dense(const Blocks<B> &b, int64_t vector, int64_t from, int64_t end) {
-    const actswap_convolution &conv = b.conv;
-    const int64_t step = conv.height * conv.width * B, blocks = conv.inputs / B;
-    for (int64_t first = 0; first < blocks; first += DEPTH / B) {
-        const int64_t some = actswap::smaller(DEPTH / B, blocks - first);
-        const float *w[N], *x = b.x + first * step + from * B;
-        float *y[N];
-        Start start[N];
+    Panel(const Blocks<B> &b, int64_t vector, int64_t first, int64_t some, int64_t from, int64_t count) : some(some) {
+        const actswap_convolution &conv = b.conv;
+        const int64_t blocks = conv.inputs / B, size = conv.kernel[0] * conv.kernel[1] * B * B;
+        const bool more = first + some < blocks;
         for (int v = 0; v < N; ++v) {
             const int64_t at = b.at(vector + v) + from * B;
             const float *bias = conv.bias + (vector + v) * W;
             y[v] = b.y + at;
-            w[v] = conv.weight + ((vector + v) / b.V * blocks + first) * B * B + (vector + v) % b.V * W;
+            w[v] = conv.weight + ((vector + v) / b.V * blocks + first) * size + (vector + v) % b.V * W;
+            next[v] = more ? w[v] + some * size : conv.weight + (vector + N + v) / b.V * blocks * size;
             start[v] = first ? Start{y[v], NOTHING, B, false}
                        : b.sum ? Start{b.sum + at, bias, B, true}
                                : Start{bias, NOTHING, 0, false};
         }
-        // The weights after these are fetched meanwhile, a share with every tile and block.
-        const bool more = first + some < blocks;
-        const float *next[N];
+        share = (B * B / 16 * wide(N) + count / 2) / count * 16;
+    }
+    template <int P> [[gnu::always_inline]] void begin(vf (&acc)[P][N], int64_t i) const {
+        for (int v = 0; v < N; ++v) {
+            const vf more = load_f32(start[v].more, W);
+            const float *from = start[v].from + i * start[v].step;
+            for (int p = 0; p < P; ++p) acc[p][v] = load_f32(from + p * start[v].step, W) + more;
+        }
+        if (start[0].far)  // the next tile's is fetched meanwhile
+            for (int v = 0; v < N; ++v)
+                for (int p = 0; p < P; ++p) __builtin_prefetch(start[v].from + (i + P + p) * B);
+    }
+    [[gnu::always_inline]] void fetch() {
         for (int v = 0; v < N; ++v)
-            next[v] = more ? w[v] + some * B * B : conv.weight + (vector + N + v) / b.V * blocks * B * B;
-        const int64_t share = (B * B / 16 * WIDE + (end - from) / 2) / (end - from) * 16;
-        in_tiles(end - from, [&](int64_t, auto width) __attribute__((always_inline)) {
-            dense_tile<B, width, N>(y, start, x, step, w, some, next, share);
-            x += width * B;
-            for (int v = 0; v < N; ++v) y[v] += width * B, start[v].from += width * start[v].step;
+            for (int64_t i = 0; i < share; i += 16, next[v] += 16) __builtin_prefetch(next[v], 0, 2);
+    }
+    template <int P> [[gnu::always_inline]] void end(const vf (&acc)[P][N], int64_t i) const {
+        for (int v = 0; v < N; ++v) {
+            float *to = y[v] + i * B;
+            for (int p = 0; p < P; ++p) store_f32(to + p * B, acc[p][v], W);
+        }
+    }
+};
+
+// 1 x 1: positions [from, end) in one run.
+template <int B, int N> static void pointwise(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_t from, int64_t end) {
+    const int64_t step = b.conv.height * b.conv.width * B;
+    const float *x = b.x + first * step + from * B;
+    in_tiles<wide(N)>(end - from, [&](int64_t i, auto width) __attribute__((always_inline)) {
+        constexpr int P = width;
+        vf acc[P][N];
+        panel.begin(acc, i);
+        for (int64_t k = 0; k < panel.some; ++k) {
+            panel.fetch();
+            const float *at = x + i * B + k * step;
+            add_products<B, P, N, 1>(acc, at, at, at + (P - 1) * B, panel.w, k * B * B);
+        }
+        panel.end(acc, i);
+    });
+}
+
+// 3 x 3, padded by one or not: row by row, of which the first and the last position may see beside the picture.
+template <int B, int N, int STRIDE>
+static void spatial(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_t from, int64_t end) {
+    const actswap_convolution &conv = b.conv;
+    const int64_t step = conv.height * conv.width * B, start = from;
+    while (from < end) {
+        const int64_t row = from / conv.out_width, column = from % conv.out_width;
+        const int64_t count = actswap::smaller(conv.out_width - column, end - from);
+        const int64_t top = row * STRIDE - conv.pad[0];
+        const int64_t r0 = actswap::larger(0, -top), r1 = actswap::smaller(3, conv.height - top);
+        in_tiles<wide(N)>(count, [&](int64_t i, auto width) __attribute__((always_inline)) {
+            constexpr int P = width;
+            const int64_t left = (column + i) * STRIDE - conv.pad[1];
+            const bool begins = left < 0, ends = left + (P - 1) * STRIDE + 3 > conv.width;
+            const float *x = b.x + first * step + left * B;
+            vf acc[P][N];
+            panel.begin(acc, from - start + i);
+            for (int64_t k = 0; k < panel.some; ++k)
+                for (int64_t r = r0; r < r1; ++r)
+                    for (int64_t c = 0; c < 3; ++c) {
+                        const float *at = x + k * step + ((top + r) * conv.width + c) * B, *last = at + (P - 1) * STRIDE * B;
+                        const float *beside = ends && c == 2 ? NOTHING : last;
+                        panel.fetch();
+                        add_products<B, P, N, STRIDE>(acc, (begins && c == 0) || (P == 1 && beside == NOTHING) ? NOTHING : at, at,
+                                                      beside, panel.w, (k * 9 + r * 3 + c) * B * B);
+                    }
+            panel.end(acc, from - start + i);
         });
+        from += count;
+    }
+}
+
+// Inputs at a time, over all taps: what their weights take stays in the first-level cache while the positions pass.
+constexpr int64_t DEPTH = 576;
+
+template <int B, int N> static void dense(const Blocks<B> &b, int64_t vector, int64_t from, int64_t end) {
+    const actswap_convolution &conv = b.conv;
+    const int64_t blocks = conv.inputs / B, most = actswap::larger(1, DEPTH / N / (conv.kernel[0] * conv.kernel[1] * B));
+    const int64_t even = actswap::ceil_div(blocks, actswap::ceil_div(blocks, most));
+    for (int64_t first = 0; first < blocks; first += even) {
+        const Panel<B, N> panel(b, vector, first, actswap::smaller(even, blocks - first), from, end - from);
+        if (conv.kernel[0] == 1) pointwise(b, panel, first, from, end);
+        else if (conv.stride[0] == 1) spatial<B, N, 1>(b, panel, first, from, end);
+        else spatial<B, N, 2>(b, panel, first, from, end);
     }
 }
 
@@ -150,7 +209,7 @@ template <int B> static void depthwise(const Blocks<B> &b, int64_t vector, int64
     while (from < end) {
         const int64_t row = from / k.out_width, start = from % k.out_width;
         const int64_t count = actswap::smaller(k.out_width - start, end - from);
-        in_tiles(count, [&](int64_t i, auto width) __attribute__((always_inline)) {
+        in_tiles<wide(1)>(count, [&](int64_t i, auto width) __attribute__((always_inline)) {
             const int64_t column = start + i;
             const bool inside = column * k.stride[1] >= k.pad[1] && (column + width - 1) * k.stride[1] <= reach;
             if (inside) depthwise_tile<B, width, false>(b, vector, row, column);
@@ -160,19 +219,23 @@ template <int B> static void depthwise(const Blocks<B> &b, int64_t vector, int64
     }
 }
 
-// One unit: a chunk of positions of as many blocks as a tile is deep.
+// One unit: a chunk of positions of some blocks.
 template <int B> static void convolved(const actswap_call &c, const Layout &l, float *work, Unit after, int64_t unit) {
     const int64_t sets = actswap::ceil_div(c.groups, l.together), sample = unit / (sets * l.chunks);
     const int64_t chunk = unit / sets % l.chunks, group = unit % sets * l.together;
     const int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
     const int64_t groups = actswap::smaller(l.together, c.groups - group);
     const Blocks<B> b(c, sample);
-    for (int64_t v = group * b.V; v < (group + groups) * b.V;) {
-        const bool deep = b.conv.inputs && v + DEEP <= (group + groups) * b.V;
+    const int64_t last = (group + groups) * b.V;
+    for (int64_t v = group * b.V; v < last;) {
+        // Deep tiles read each input less often: better where there are many of them.
+        const bool many = W == 16 && (b.conv.inputs >= 256 || b.conv.kernel[0] > 1);
+        const int deep = !b.conv.inputs ? 1 : many && v + 4 <= last ? 4 : v + 2 <= last ? 2 : 1;
         if (!b.conv.inputs) depthwise<B>(b, v, from, end);
-        else if (deep) dense<B, DEEP>(b, v, from, end);
+        else if (deep == 4) dense<B, W == 16 ? 4 : 2>(b, v, from, end);
+        else if (deep == 2) dense<B, 2>(b, v, from, end);
         else dense<B, 1>(b, v, from, end);
-        v += deep ? DEEP : 1;
+        v += deep;
     }
     for (int64_t g = group; g < group + groups; ++g) after(c, l, work, sample * l.per_sample + g * l.chunks + chunk);
 }

@@ -306,15 +306,18 @@ static const char *check_convolution(const actswap_call &c, const actswap_convol
     if (!conv.x || !conv.weight || !conv.bias) return "a part of the convolution is missing";
     if (conv.height < 1 || conv.width < 1 || out_height * conv.out_width != c.inner)
         return "the positions do not suit the pictures of the convolution";
-    if (conv.inputs)
-        return conv.inputs < 0 || conv.inputs % block || c.inner != conv.height * conv.width
-                   ? "a convolution of 1 x 1 takes whole blocks, and as many positions as it makes"
-                   : nullptr;
+    const bool same = conv.kernel[0] == conv.kernel[1] && conv.stride[0] == conv.stride[1];
+    const bool three = same && conv.kernel[0] == 3 && (conv.stride[0] == 1 || conv.stride[0] == 2);
+    if (conv.inputs < 0 || conv.inputs % block) return "a convolution takes whole blocks";
+    const bool one = same && conv.kernel[0] == 1 && conv.stride[0] == 1 && c.inner == conv.height * conv.width;
+    if (conv.inputs && !three && !one)
+        return "a convolution that is not depthwise is 1 x 1, or 3 x 3 with a stride of 1 or 2";
     for (int i = 0; i < 2; ++i) {
         const int64_t size = i ? conv.width : conv.height, out = i ? conv.out_width : out_height;
-        if (conv.kernel[i] < 1 || conv.stride[i] < 1 || conv.pad[i] < 0 ||
-            conv.pad[i] > 3 * conv.stride[i] || (out - 1 - 3) * conv.stride[i] + conv.kernel[i] - conv.pad[i] > size)
-            return "the kernel does not suit the pictures of the convolution, or sees more than 3 positions beside them";
+        const int64_t beside = !conv.inputs ? 3 * conv.stride[i] : three;  // how far a row may see
+        if (conv.kernel[i] < 1 || conv.stride[i] < 1 || conv.pad[i] < 0 || conv.pad[i] > beside ||
+            (out - 1) * conv.stride[i] + conv.kernel[i] - conv.pad[i] > size + beside)
+            return "the kernel does not suit the pictures of the convolution, or sees too far beside them";
     }
     return nullptr;
 }

@@ -74,7 +74,8 @@ static inline Layout layout_of(const actswap_call &c) {
         if (back) l.span = larger(l.span, smaller(8 * l.sums, ceil_div(c.inner * c.batch, 32)));
         l.span = larger(8, ceil_div(l.span, 8) * 8);
         if (c.convolution) {  // whole tiles, or whole rows of them
-            const int64_t tiles = c.convolution->inputs ? 14 : c.convolution->out_width;
+            const bool rows = !c.convolution->inputs || c.convolution->kernel[0] > 1;
+            const int64_t tiles = rows ? c.convolution->out_width : 14;
             l.span = larger(1, l.span / tiles) * tiles;
         }
         l.chunks = larger(1, ceil_div(c.inner, l.span));
@@ -82,7 +83,7 @@ static inline Layout layout_of(const actswap_call &c) {
         l.per_sample = (l.attended ? 1 : c.groups) * l.chunks;
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
-    l.together = 2;
+    l.together = 4;
     // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: an eighth
     // of what is read of x.
     const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);

@@ -97,18 +97,19 @@ void run(const actswap_call &c, bool split) {
 void convolve(actswap_call &c, actswap_convolution &to) {
     const bool dense = between(0, 1), wide = strncmp(actswap_isa(), "avx512", 6) == 0;
     c.channels = wide || between(0, 1) ? 16 : 8;
+    const int64_t size = between(0, 1) ? 3 : 1, step = size == 3 ? between(1, 2) : 1;  // of a dense one
     int64_t in[2], out[2];
     for (int i = 0; i < 2; ++i) {
-        to.kernel[i] = dense ? 1 : between(1, 7), to.stride[i] = dense ? 1 : between(1, 3);
-        to.pad[i] = dense ? 0 : between(0, 3 * to.stride[i]);
-        in[i] = between(to.kernel[i], 40);
-        out[i] = (in[i] + to.pad[i] + (dense ? 0 : between(0, 3 * to.stride[i])) - to.kernel[i]) / to.stride[i] + 1;
+        to.kernel[i] = dense ? size : between(1, 7), to.stride[i] = dense ? step : between(1, 3);
+        const int64_t far = !dense ? 3 * to.stride[i] : size == 3;
+        to.pad[i] = between(0, far), in[i] = between(to.kernel[i], 40);
+        out[i] = (in[i] + to.pad[i] + between(0, far) - to.kernel[i]) / to.stride[i] + 1;
     }
     to.height = in[0], to.width = in[1], to.out_width = out[1], c.inner = out[0] * out[1];
-    to.inputs = dense ? c.channels * between(1, 40) : 0;
+    to.inputs = dense ? c.channels * between(1, 40 / size) : 0;
     const int64_t C = c.groups * c.channels, inputs = dense ? to.inputs : C;
     to.x = numbers(c.batch * inputs * in[0] * in[1]), to.bias = numbers(C);
-    to.weight = numbers(C * (dense ? to.inputs : to.kernel[0] * to.kernel[1]));
+    to.weight = numbers(C * (dense ? to.inputs : 1) * to.kernel[0] * to.kernel[1]);
     if (between(0, 1)) to.sum = numbers(c.batch * C * c.inner);
     c.convolution = &to;
 }

@@ -33,6 +33,7 @@ pytestmark = [
 WIDTH, C = 24, 40  # two and three blocks of 16, three and five of 8, not all of them full
 POINTWISE: dict[str, Any] = {"kernel_size": 1}
 DEPTHWISE: dict[str, Any] = {"kernel_size": 3, "padding": 1}
+SPATIAL: dict[str, Any] = {"kernel_size": 3, "padding": 1}
 SIZES = [(1, 1), (2, 5), (7, 7), (14, 15), (29, 31)]
 UNGATED = ["swish", "acon_b", "acon_c", "pau", "opau"]
 
@@ -122,13 +123,13 @@ def test_every_activation_after_a_convolution_of_one_by_one(name: str, shared: b
     assert_joined(Net(activation(name, shared), **POINTWISE), tmp_path)
 
 
-@pytest.mark.parametrize("conv", [POINTWISE, DEPTHWISE], ids=["pointwise", "depthwise"])
+@pytest.mark.parametrize("conv", [POINTWISE, SPATIAL, DEPTHWISE], ids=["pointwise", "spatial", "depthwise"])
 @pytest.mark.parametrize("name", ["meta_acon", "dy_relu_a", "dy_relu_b"])
 def test_gates_pool_what_the_convolution_makes(name: str, conv: dict[str, Any], tmp_path: Path) -> None:
     """The sum over the positions is exact too; the mean before a widening convolution is tests/onnx/test_means.py's."""
     torch.manual_seed(1)
     act = activation(name)
-    model = depthwise(act, **conv) if conv is DEPTHWISE else Net(act, wide=C + 8, **conv)
+    model = depthwise(act, **conv) if conv is DEPTHWISE else Net(act, wide=C + 8, **conv)  # no widening
     assert_joined(model, tmp_path)
 
 
@@ -143,6 +144,28 @@ def test_depthwise_convolutions_of_every_shape(
     fits = all(p <= 3 * s for p, s in zip(padding, stride, strict=True))
     assert fits
     assert_joined(depthwise(activation("acon_c"), kernel_size=kernel, stride=stride, padding=padding), tmp_path, sizes)
+
+
+@pytest.mark.parametrize("padding", [0, 1, (0, 1)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_of_three_by_three(stride: int, padding: Any, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    sizes = [size for size in SIZES if min(size) > 2 or (padding == 1 and min(size) > 0)]
+    model = Net(activation("acon_c"), kernel_size=3, stride=stride, padding=padding)
+    assert_joined(model, tmp_path, [*sizes, (3, 70)])
+
+
+def test_padding_on_one_side_alone(tmp_path: Path) -> None:
+    """As TensorFlow's `same` does where the stride is 2."""
+    torch.manual_seed(10)
+    source = exported(Net(activation("acon_c"), kernel_size=3, stride=2, padding=1), tmp_path)
+    node = [node for node in source.graph.node if node.op_type == "Conv"][1]
+    next(a for a in node.attribute if a.name == "pads").ints[:] = [0, 0, 1, 1]
+    found = prepare(source).model
+    assert joined(found) == 1
+    for size in ((2, 2), (8, 9), (29, 30)):
+        x = picture(2, size)
+        np.testing.assert_array_equal(run(open_prepared(found.SerializeToString(), None), x), run(native(source), x))
 
 
 @pytest.mark.parametrize("name", ["acon_c", "meta_acon"])
@@ -161,7 +184,9 @@ def test_what_the_convolution_adds(name: str, tmp_path: Path) -> None:
 def test_many_channels_are_summed_in_pieces(tmp_path: Path) -> None:
     """More inputs than the kernel takes at a time, more positions than a unit has."""
     torch.manual_seed(4)
-    assert_joined(Net(activation("acon_c"), wide=600, **POINTWISE), tmp_path, [(3, 3), (41, 29)])
+    for conv in (POINTWISE, SPATIAL):
+        assert_joined(Net(activation("acon_c"), wide=600, **conv), tmp_path, [(3, 3), (41, 29)])
+        (tmp_path / "m.onnx").unlink()
 
 
 class Twice(nn.Module):
@@ -178,14 +203,16 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     "conv",
     [
-        {"kernel_size": 3},
+        {"kernel_size": 5},
+        {"kernel_size": 3, "stride": 3},
+        {"kernel_size": 3, "padding": 2},
         {"kernel_size": 1, "stride": 2},
         {"kernel_size": 1, "padding": 1},
         {"kernel_size": 1, "groups": 8},
         {"kernel_size": 3, "groups": C, "wide": C, "dilation": 2},
         {"kernel_size": 9, "groups": C, "wide": C, "padding": 4},
     ],
-    ids=["3x3", "strided", "padded", "grouped", "dilated", "far"],
+    ids=["5x5", "leaps", "wide", "strided", "padded", "grouped", "dilated", "far"],
 )
 def test_other_convolutions_stay_the_runtimes_own(conv: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(5)
@@ -203,7 +230,7 @@ def test_what_is_read_twice_or_needs_all_channels_first_stays(model: nn.Module, 
 
 def test_the_bits_do_not_depend_on_the_threads(tmp_path: Path) -> None:
     torch.manual_seed(6)
-    for model in (Net(activation("meta_acon"), **POINTWISE), depthwise(activation("pau"), **DEPTHWISE)):
+    for model in (Net(activation("meta_acon"), **SPATIAL), depthwise(activation("pau"), **DEPTHWISE)):
         found = prepare(exported(model, tmp_path)).model
         (tmp_path / "m.onnx").unlink()
         x = torch.randn(2, 3, 63, 65).numpy()
@@ -224,7 +251,12 @@ np.save(sys.argv[4], session.run(None, {session.get_inputs()[0].name: np.load(sy
 def test_a_file_of_wider_vectors_runs_on_narrower_ones(isa: str, tmp_path: Path) -> None:
     """Blocks of two or four vectors; the activation's value may differ by its kernel's 3e-7 |t| per instruction set."""
     torch.manual_seed(7)
-    for model in (Net(activation("acon_c"), residual=True, **POINTWISE), depthwise(activation("acon_c"), **DEPTHWISE)):
+    acts = [activation("acon_c") for _ in range(3)]
+    for model in (
+        Net(acts[0], residual=True, **POINTWISE),
+        Net(acts[1], kernel_size=3, stride=2, padding=1),
+        depthwise(acts[2], **DEPTHWISE),
+    ):
         source = exported(model, tmp_path)
         (tmp_path / "m.onnx").unlink()
         found, x, y = prepare(source).model, tmp_path / "x.npy", tmp_path / "y.npy"
