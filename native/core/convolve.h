@@ -1,5 +1,5 @@
-// A convolution of NCHWc blocks: 1 x 1, 3 x 3, or depthwise. What it makes goes through the activation a piece at a time, while
-// it is in the cache.
+// A convolution of NCHWc blocks: 1 x 1, 3 x 3, or depthwise. What it makes goes through the activation a piece at a
+// time, while it is in the cache.
 #pragma once
 #include <type_traits>
 
@@ -109,7 +109,8 @@ template <int B, int N> struct Panel {
 };
 
 // 1 x 1: positions [from, end) in one run.
-template <int B, int N> static void pointwise(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_t from, int64_t end) {
+template <int B, int N>
+static void pointwise(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_t from, int64_t end) {
     const int64_t step = b.conv.height * b.conv.width * B;
     const float *x = b.x + first * step + from * B;
     in_tiles<wide(N)>(end - from, [&](int64_t i, auto width) __attribute__((always_inline)) {
@@ -145,11 +146,13 @@ static void spatial(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_
             for (int64_t k = 0; k < panel.some; ++k)
                 for (int64_t r = r0; r < r1; ++r)
                     for (int64_t c = 0; c < 3; ++c) {
-                        const float *at = x + k * step + ((top + r) * conv.width + c) * B, *last = at + (P - 1) * STRIDE * B;
-                        const float *beside = ends && c == 2 ? NOTHING : last;
+                        const float *at = x + k * step + ((top + r) * conv.width + c) * B;
+                        const bool before = begins && c == 0, after = ends && c == 2;
+                        const float *outer[2] = {before || (P == 1 && after) ? NOTHING : at,
+                                                 after ? NOTHING : at + (P - 1) * STRIDE * B};
+                        const int64_t tap = k * 9 + r * 3 + c;
                         panel.fetch();
-                        add_products<B, P, N, STRIDE>(acc, (begins && c == 0) || (P == 1 && beside == NOTHING) ? NOTHING : at, at,
-                                                      beside, panel.w, (k * 9 + r * 3 + c) * B * B);
+                        add_products<B, P, N, STRIDE>(acc, outer[0], at, outer[1], panel.w, tap * B * B);
                     }
             panel.end(acc, from - start + i);
         });
@@ -162,7 +165,8 @@ constexpr int64_t DEPTH = 576;
 
 template <int B, int N> static void dense(const Blocks<B> &b, int64_t vector, int64_t from, int64_t end) {
     const actswap_convolution &conv = b.conv;
-    const int64_t blocks = conv.inputs / B, most = actswap::larger(1, DEPTH / N / (conv.kernel[0] * conv.kernel[1] * B));
+    const int64_t taps = conv.kernel[0] * conv.kernel[1], blocks = conv.inputs / B;
+    const int64_t most = actswap::larger(1, DEPTH / N / (taps * B));
     const int64_t even = actswap::ceil_div(blocks, actswap::ceil_div(blocks, most));
     for (int64_t first = 0; first < blocks; first += even) {
         const Panel<B, N> panel(b, vector, first, actswap::smaller(even, blocks - first), from, end - from);

@@ -278,7 +278,8 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
     const int64_t s = begin * l.block, e = smaller(end * l.block, c.batch);
     switch (phase) {
         case PREPARE: return prepare(c, l, work);
-        case APPLY: return (convolves(c, FORWARD) ? b.convolve : b.apply)(c, l, work, back ? BOTH : FORWARD, begin, end);
+        case APPLY:
+            return (convolves(c, FORWARD) ? b.convolve : b.apply)(c, l, work, back ? BOTH : FORWARD, begin, end);
         case FINISH: return finish(c, l, work);
         case BLOCKS: return blocks(c, l, work, s, e);
         case POOL: return (convolves(c, MEAN) ? b.convolve : b.apply)(c, l, work, MEAN, begin, end);

@@ -25,7 +25,8 @@ extern "C" const actswap::Build *ACTSWAP_TABLE() {
 
 extern "C" const actswap::Build *ACTSWAP_TABLE() {
     using namespace ACTSWAP_BUILD;
-    static const actswap::Build build = {ACTSWAP_NAME, W, apply, convolve, total, mean, branch, branch_back, over_samples, weights};
+    static const actswap::Build build = {ACTSWAP_NAME, W,           apply,        convolve, total, mean,
+                                         branch,       branch_back, over_samples, weights};
     return &build;
 }
 #endif

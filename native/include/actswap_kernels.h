@@ -93,13 +93,13 @@ enum actswap_flags {
  */
 typedef struct actswap_convolution {
     const float *x;      /* (batch, inputs / B, height, width, B) */
-    const float *weight; /* (groups, inputs / B, kernel, B of the inputs, B of the outputs); depthwise: (groups, kernel, B) */
+    const float *weight; /* (groups, inputs / B, kernel, B inputs, B outputs); depthwise: (groups, kernel, B) */
     const float *bias;   /* (C) */
     const float *sum;    /* of y's shape and strides, or NULL; may be y */
     int64_t inputs;      /* channels of x; 0 for a depthwise convolution, which has as many as the call */
     int64_t height, width, out_width;     /* of x, and of y, whose positions are the call's `inner` */
-    int64_t kernel[2], stride[2], pad[2]; /* rows, columns; pad above and on the left. Dense ones are 1 x 1 with stride 1,
-                                             or 3 x 3 with one stride of 1 or 2 and no pad over 1 */
+    int64_t kernel[2], stride[2], pad[2]; /* rows, columns; pad above and on the left. Dense ones are 1 x 1 with a
+                                             stride of 1, or 3 x 3 with one stride of 1 or 2 and no pad over 1 */
 } actswap_convolution;
 
 /* A tensor is [batch][groups][channels][inner] with strides in elements, of which either the inner or the channel

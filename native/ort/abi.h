@@ -159,7 +159,8 @@ struct Runtime {
         size_t found = size;
         if (OrtStatus *status = at<F>(kKernelInfoGetAttributeArrayInt64)(info, name, out, &found))
             return status;
-        return found == size ? nullptr : this->status(ORT_INVALID_ARGUMENT, "actswap: an attribute has too few numbers");
+        const char *wrong = "actswap: an attribute has too few numbers";
+        return found == size ? nullptr : this->status(ORT_INVALID_ARGUMENT, wrong);
     }
     OrtStatus *constant(const OrtKernelInfo *info, size_t index, int *is_constant, const OrtValue **out) const {
         using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, int *, const OrtValue **);

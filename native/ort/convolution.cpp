@@ -101,7 +101,8 @@ OrtStatus *read(Runtime runtime, const OrtKernelInfo *info, Convolution *to) {
         right = right && stride > 0;
     for (int64_t pad : to->pads)
         right = right && pad >= 0;
-    return right ? nullptr : runtime.status(ORT_INVALID_ARGUMENT, "actswap: the weights of a Convolution do not fit together");
+    const char *wrong = "actswap: the weights of a Convolution do not fit together";
+    return right ? nullptr : runtime.status(ORT_INVALID_ARGUMENT, wrong);
 }
 
 } // namespace actswap
