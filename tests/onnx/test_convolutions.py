@@ -181,6 +181,29 @@ def test_what_the_convolution_adds(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(run(ready, x), run(plain, x))
 
 
+class Own(nn.Module):
+    """Adds to a convolution what it reads: the result must not be written over it."""
+
+    def __init__(self, **conv: Any) -> None:
+        super().__init__()
+        self.stem, self.conv = whole(nn.Conv2d(3, C, 3, padding=1)), whole(nn.Conv2d(C, C, **conv))
+        self.act = activation("acon_c")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.act(self.conv(x) + x)
+
+
+@pytest.mark.parametrize(
+    "conv", [POINTWISE, SPATIAL, {**DEPTHWISE, "groups": C}], ids=["pointwise", "spatial", "depthwise"]
+)
+def test_what_is_added_may_be_what_is_read(conv: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    found = assert_joined(Own(**conv), tmp_path)
+    (node,) = [node for node in found.graph.node if node.op_type == "Convolution"]
+    assert node.input[3] == node.input[0]
+
+
 def test_many_channels_are_summed_in_pieces(tmp_path: Path) -> None:
     """More inputs than the kernel takes at a time, more positions than a unit has."""
     torch.manual_seed(4)
