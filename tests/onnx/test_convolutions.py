@@ -141,8 +141,6 @@ def test_depthwise_convolutions_of_every_shape(
 ) -> None:
     torch.manual_seed(2)
     sizes = [size for size in SIZES if all(s + 2 * p >= k for s, p, k in zip(size, padding, kernel, strict=True))]
-    fits = all(p <= 3 * s for p, s in zip(padding, stride, strict=True))
-    assert fits
     assert_joined(depthwise(activation("acon_c"), kernel_size=kernel, stride=stride, padding=padding), tmp_path, sizes)
 
 
@@ -179,6 +177,21 @@ def test_what_the_convolution_adds(name: str, tmp_path: Path) -> None:
     for size in SIZES:
         x = picture(3, size)
         np.testing.assert_array_equal(run(ready, x), run(plain, x))
+
+
+@pytest.mark.parametrize(
+    "conv", [POINTWISE, SPATIAL, {**DEPTHWISE, "groups": C}], ids=["pointwise", "spatial", "depthwise"]
+)
+def test_infinity_and_nan_go_no_further(conv: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(12)
+    source = exported(Net(activation("acon_c"), wide=C, **conv), tmp_path)
+    found = prepare(source).model
+    assert joined(found) == 1
+    x = picture(2, (14, 15))
+    x[0, :, 0, 0], x[0, :, 7, 14], x[1, :, 5, 5] = np.inf, -np.inf, np.nan
+    got, want = run(open_prepared(found.SerializeToString(), None), x), run(native(source), x)
+    assert np.isnan(want).any() and np.isfinite(want).any()
+    np.testing.assert_array_equal(got, want)
 
 
 class Own(nn.Module):
@@ -272,7 +285,7 @@ np.save(sys.argv[4], session.run(None, {session.get_inputs()[0].name: np.load(sy
 
 @pytest.mark.parametrize("isa", ["base", "avx2"])
 def test_a_file_of_wider_vectors_runs_on_narrower_ones(isa: str, tmp_path: Path) -> None:
-    """Blocks of two or four vectors; the activation's value may differ by its kernel's 3e-7 |t| per instruction set."""
+    """Blocks of two or four vectors; each side's activation errs by at most 5e-6 (tests/native/test_kernels.py)."""
     torch.manual_seed(7)
     acts = [activation("acon_c") for _ in range(3)]
     for model in (
