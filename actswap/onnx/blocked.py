@@ -13,6 +13,8 @@ from onnx import NodeProto, helper
 from actswap.errors import ExportError
 from actswap.onnx.functions import DOMAIN, Array
 
+# Operators of ONNX Runtime on that layout.
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
 _POOLING = ("MetaAcon", "DyReLU")
 
 
@@ -98,7 +100,7 @@ def block_size() -> int:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         packed = onnx.load(options.optimized_model_filepath)
     for node in packed.graph.node:
-        if node.domain == "com.microsoft.nchwc" and node.op_type == "Conv":
+        if node.domain == BLOCKED_DOMAIN and node.op_type == "Conv":
             shapes = {t.name: list(t.dims) for t in packed.graph.initializer}
             return int(shapes[node.input[1]][0])
     raise ExportError("this ONNX Runtime does not use a blocked layout on this processor")

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from actswap.onnx.blocked import BLOCKED_DOMAIN
 from actswap.onnx.functions import DOMAIN
 from actswap.onnx.library import instruction_set
 
-_BLOCKED_DOMAIN = "com.microsoft.nchwc"
 # Floats of a vector, which a block must hold. Where the kernels are built for less, the runtime's own convolution is
 # the faster one.
 _WIDTHS = {"avx2": 8, "avx512": 16, "avx512bf16": 16}
@@ -78,7 +78,7 @@ def _takes(node: NodeProto) -> bool:
 
 
 def _is_convolution(node: NodeProto) -> bool:
-    return node.domain == _BLOCKED_DOMAIN and node.op_type == "Conv"
+    return node.domain == BLOCKED_DOMAIN and node.op_type == "Conv"
 
 
 def _has_kernel(attributes: dict[str, Any], weight: onnx.TensorProto | None) -> bool:

@@ -25,7 +25,7 @@ from actswap.errors import ExportError
 from actswap.onnx.algebra.caps import fuse_caps, sink_caps
 from actswap.onnx.algebra.means import take_means
 from actswap.onnx.algebra.scales import take_scales
-from actswap.onnx.blocked import block_size, channels, fits, padded, takes_mean
+from actswap.onnx.blocked import BLOCKED_DOMAIN, block_size, channels, fits, padded, takes_mean
 from actswap.onnx.convolutions import join_convolutions
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
@@ -33,7 +33,6 @@ from actswap.onnx.machine import machine_key
 from actswap.onnx.parity import compare
 
 _MARK = 1000.0
-_BLOCKED_DOMAIN = "com.microsoft.nchwc"
 KEY = "actswap.prepared"
 # Elementwise operators that the runtime does not know in the blocked layout, though they are as right there: the
 # caps that stand after an activation which replaced a capped one.
@@ -181,7 +180,7 @@ def _blocked_values(model: onnx.ModelProto) -> set[str]:
     """
     found: set[str] = set()
     for node in model.graph.node:
-        if node.domain == _BLOCKED_DOMAIN:
+        if node.domain == BLOCKED_DOMAIN:
             blocked = node.op_type != "ReorderOutput"
         else:
             blocked = any(name in found for name in node.input)

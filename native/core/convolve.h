@@ -203,8 +203,8 @@ INLINE void depthwise_tile(const Blocks<B> &b, int64_t vector, int64_t row, int6
             }
         }
     if (width > 32)  // a large picture is far away: what the next row of positions sees beyond these
-    for (int64_t r = k.kernel[0]; r < k.kernel[0] + k.stride[0]; ++r)
-        for (int64_t i = 0; i < P * stride; ++i) __builtin_prefetch(x + (r * width + i) * B);
+        for (int64_t r = k.kernel[0]; r < k.kernel[0] + k.stride[0]; ++r)
+            for (int64_t i = 0; i < P * stride; ++i) __builtin_prefetch(x + (r * width + i) * B);
     if (b.sum)
         for (int p = 0; p < P; ++p) acc[p] += load_f32(b.sum + at + p * B, W);
     for (int p = 0; p < P; ++p) store_f32(y + p * B, acc[p], W);

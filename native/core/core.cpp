@@ -78,8 +78,6 @@ static bool wants_grad(const actswap_call &c) {
     return c.y || (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && c.grad_param[6]);
 }
 
-static bool pools(const actswap_call &c) { return c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU; }
-
 // The mean of x: not where forward left it, nor where it is given.
 static bool makes_mean(const actswap_call &c) { return !c.pooled && (!(c.flags & ACTSWAP_BACKWARD) || !c.mean); }
 
@@ -106,8 +104,8 @@ static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
 }
 
 // Whether this pass over x makes it, with the convolution: the first one does.
-static bool convolves(const actswap_call &c, Mode mode) {
-    return c.convolution && mode == (makes_mean(c) && pools(c) ? MEAN : FORWARD);
+static bool convolves(const actswap_call &c, const Layout &l, Mode mode) {
+    return c.convolution && mode == (l.gated && makes_mean(c) ? MEAN : FORWARD);
 }
 
 static int64_t convolution_units(const actswap_call &c, const Layout &l) {
@@ -115,7 +113,7 @@ static int64_t convolution_units(const actswap_call &c, const Layout &l) {
 }
 
 static int64_t units_of(const actswap_call &c, const Layout &l, Phase phase) {
-    if (convolves(c, phase == POOL ? MEAN : FORWARD) && (phase == POOL || phase == APPLY))
+    if (convolves(c, l, phase == POOL ? MEAN : FORWARD) && (phase == POOL || phase == APPLY))
         return c.batch * convolution_units(c, l);
     switch (phase) {
         case PREPARE:
@@ -249,7 +247,7 @@ static void finish(const actswap_call &c, const Layout &l, float *work) {
 }
 
 static void forward_samples(const actswap_call &c, const Layout &l, float *work, Mode mode, int64_t s, int64_t e) {
-    const bool makes = convolves(c, mode);
+    const bool makes = convolves(c, l, mode);
     const int64_t units = makes ? convolution_units(c, l) : l.per_sample;
     (makes ? build().convolve : build().apply)(c, l, work, mode, s * units, e * units);
 }
@@ -279,10 +277,10 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
     switch (phase) {
         case PREPARE: return prepare(c, l, work);
         case APPLY:
-            return (convolves(c, FORWARD) ? b.convolve : b.apply)(c, l, work, back ? BOTH : FORWARD, begin, end);
+            return (convolves(c, l, FORWARD) ? b.convolve : b.apply)(c, l, work, back ? BOTH : FORWARD, begin, end);
         case FINISH: return finish(c, l, work);
         case BLOCKS: return blocks(c, l, work, s, e);
-        case POOL: return (convolves(c, MEAN) ? b.convolve : b.apply)(c, l, work, MEAN, begin, end);
+        case POOL: return (convolves(c, l, MEAN) ? b.convolve : b.apply)(c, l, work, MEAN, begin, end);
         case BRANCH:
             if (makes_mean(c)) b.mean(c, l, work, s, e);
             return b.branch(c, l, work, s, e);
