@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from actswap import ops as ops
     from actswap.activations import list_activations as list_activations
     from actswap.apply import apply_plan as apply_plan
-    from actswap.bundle import load as load
-    from actswap.bundle import save as save
+    from actswap.io.bundle import load as load
+    from actswap.io.bundle import save as save
     from actswap.conversion import convert as convert
     from actswap.onnx.export import export_onnx as export_onnx
     from actswap.parity import verify as verify
@@ -32,11 +32,11 @@ _HOME = {
     "convert": "actswap.conversion",
     "export_onnx": "actswap.onnx.export",
     "list_activations": "actswap.activations",
-    "load": "actswap.bundle",
+    "load": "actswap.io.bundle",
     "param_groups": "actswap.train.groups",
     "plan_of": "actswap.passes.revert",
     "revert": "actswap.passes.revert",
-    "save": "actswap.bundle",
+    "save": "actswap.io.bundle",
     "scan": "actswap.survey",
     "verify": "actswap.parity",
 }

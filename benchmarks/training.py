@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import actswap.nn as activations
 from actswap import ops
 from actswap.ops import native
-from actswap.vetting import import_library
+from actswap.io.safe_load import import_library
 
 torchvision = import_library("torchvision")
 

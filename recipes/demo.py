@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 import realmodels  # noqa: E402
 import torch  # noqa: E402
 
-from actswap.loading import load_model  # noqa: E402
+from actswap.io.loading import load_model  # noqa: E402
 from actswap.onnx.proof import plain_session  # noqa: E402
 
 CASE = realmodels.REAL["squeezenet"]

@@ -11,7 +11,7 @@ import torch
 from small_net import SmallNet
 from torch import nn
 
-from actswap.vetting import import_library
+from actswap.io.safe_load import import_library
 
 torch.set_num_threads(1)
 import_library("torchvision")  # declares its operators where its compiled part does not fit; timm needs it

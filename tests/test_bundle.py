@@ -12,10 +12,10 @@ import torch
 from small_net import SmallNet
 from torch import nn
 
-from actswap import bundle
+from actswap.io import bundle
 from actswap.conversion import convert
 from actswap.errors import FileError, LoadError, UsageError
-from actswap.loading import load_model
+from actswap.io.loading import load_model
 from actswap.passes.revert import plan_of, revert
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from actswap.cli.main import run
 from actswap.errors import LoadError
-from actswap.loading import load_model
+from actswap.io.loading import load_model
 
 IDS = torch.arange(1, 9).reshape(1, 8)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actswap.errors import LoadError
-from actswap.loading import build_model, load_model
+from actswap.io.loading import build_model, load_model
 
 
 def same(a: nn.Module, b: nn.Module, x: torch.Tensor) -> bool:

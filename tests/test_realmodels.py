@@ -6,7 +6,7 @@ import pytest
 import realmodels
 import torch
 
-from actswap import bundle
+from actswap.io import bundle
 from actswap.conversion import convert
 from actswap.parity import verify
 from actswap.passes.revert import revert

@@ -24,7 +24,7 @@ from actswap.cli.verb import (
     table,
     verb,
 )
-from actswap.files import refuse_overwrite
+from actswap.io.atomic import refuse_overwrite
 
 STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
 
@@ -167,7 +167,7 @@ def save(
     force: bool,
 ) -> Path:
     """Write the bundle or the exported program."""
-    from actswap import bundle
+    from actswap.io import bundle
     from actswap.cli.verb import finite
 
     if form == "pt2":

@@ -7,7 +7,7 @@ from typing import Any
 
 from actswap.cli.verb import Answer, progress, say, table
 from actswap.errors import UsageError
-from actswap.files import refuse_overwrite
+from actswap.io.atomic import refuse_overwrite
 
 
 def convert_file(

@@ -20,7 +20,7 @@ from actswap.cli.verb import (
     say,
     verb,
 )
-from actswap.files import refuse_overwrite
+from actswap.io.atomic import refuse_overwrite
 
 
 @verb(

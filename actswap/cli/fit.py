@@ -28,7 +28,7 @@ def command(
     from actswap.report.fitted import curves, draw
 
     if Path(source).is_dir():
-        from actswap import bundle
+        from actswap.io import bundle
         from actswap.plan import Plan
 
         choices = list(Plan.from_dict(bundle.read(source)["plan"]).choices)

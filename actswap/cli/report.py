@@ -36,8 +36,8 @@ def command(
 
     Give real inputs (--input photos.npz): the pictures show what happens on them.
     """
-    from actswap import bundle
-    from actswap.files import refuse_overwrite
+    from actswap.io import bundle
+    from actswap.io.atomic import refuse_overwrite
     from actswap.passes.revert import plan_of, revert
     from actswap.report import gather, summary, write_report
 

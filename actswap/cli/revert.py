@@ -8,7 +8,7 @@ import click
 
 from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, load, verb
 from actswap.errors import UsageError
-from actswap.files import refuse_overwrite, replacing
+from actswap.io.atomic import refuse_overwrite, replacing
 
 
 @verb(
@@ -43,7 +43,7 @@ def command(
         raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
     import torch
 
-    from actswap import bundle
+    from actswap.io import bundle
     from actswap.passes.revert import revert
 
     model = revert(loaded.module)
@@ -72,8 +72,8 @@ def _same_as_base(
 ) -> bool | None:
     import torch
 
-    from actswap import bundle
-    from actswap.loading import load_model
+    from actswap.io import bundle
+    from actswap.io.loading import load_model
 
     note = bundle.read_base(path)
     found = Path(base) if base else bundle.find_base(path, note)

@@ -15,7 +15,7 @@ def command(path: str) -> Answer:
         from actswap.cli.run import show_recipe
 
         return show_recipe(path)
-    from actswap import bundle
+    from actswap.io import bundle
 
     document = bundle.read(path)
     base, note = bundle.read_base(path), document.get("report") or {}

@@ -54,7 +54,7 @@ def command(
     The same command runs on several processes or machines under torchrun, and goes on after a stop with --resume to
     the same numbers.
     """
-    from actswap import bundle
+    from actswap.io import bundle
     from actswap.passes.revert import plan_of, revert
     from actswap.train import load_data, tune
 

@@ -20,7 +20,7 @@ from actswap.errors import UsageError
 
 if TYPE_CHECKING:
     from actswap.inputs import Inputs
-    from actswap.loading import LoadedModel
+    from actswap.io.loading import LoadedModel
 
 Progress = Callable[[int, int, str], None]
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -193,7 +193,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None) -> LoadedModel:
     """Load a model file and say what it is."""
-    from actswap.loading import load_model
+    from actswap.io.loading import load_model
 
     loaded = load_model(path, model=spec, allow=allow, trust_pickle=trust_pickle, base=base)
     count = sum(p.numel() for p in loaded.module.parameters())

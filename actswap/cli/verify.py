@@ -45,7 +45,7 @@ def command(
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap.bundle import is_bundle
+    from actswap.io.bundle import is_bundle
     from actswap.parity import compare, verify
     from actswap.parity import run as run_model
 

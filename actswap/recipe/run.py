@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap import bundle
+from actswap.io import bundle
 from actswap.conversion import Conversion, convert
 from actswap.errors import ActswapError
-from actswap.files import replacing
-from actswap.loading import build_model, load_model
+from actswap.io.atomic import replacing
+from actswap.io.loading import build_model, load_model
 from actswap.recipe.recipe import RecipeError
 from actswap.recipe.tables import Recipe
 from actswap.report import gather, write_report

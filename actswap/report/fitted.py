@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from actswap.activations.plain import evaluate
 from actswap.errors import UsageError
-from actswap.files import replacing
+from actswap.io.atomic import replacing
 from actswap.fit.histogram import Histogram
 from actswap.passes.replace import build
 from actswap.plan import Choice

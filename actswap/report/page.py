@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from actswap.files import replacing
+from actswap.io.atomic import replacing
 from actswap.plan import Choice
 from actswap.report.facts import Facts
 from actswap.report.svg import activation_svg, curve_svg

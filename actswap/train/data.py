@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from actswap.errors import UsageError
-from actswap.loading import from_current_folder
+from actswap.io.loading import from_current_folder
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Mean loss over a batch, from the network's output and the target."""

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from actswap import bundle
+from actswap.io import bundle
 from actswap.conversion import convert
 from actswap.errors import ActswapError, LoadError
-from actswap.loading import load_model
+from actswap.io.loading import load_model
 
 
 class Runs:

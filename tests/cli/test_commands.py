@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from actswap import bundle, files
+from actswap.io import atomic
+from actswap.io import bundle
 from actswap.cli.main import VERBS, run
 from actswap.errors import VerificationError
 

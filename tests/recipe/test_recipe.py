@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actswap import bundle
+from actswap.io import bundle
 from actswap.recipe import RecipeError, prepare, read_recipe, run_recipe, to_dict
 
 GOOD = """

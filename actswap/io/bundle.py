@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from actswap.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
-from actswap.files import refuse_overwrite, replacing
-from actswap.folders import is_model_folder, weights_file
+from actswap.io.atomic import refuse_overwrite, replacing
+from actswap.io.folders import is_model_folder, weights_file
 from actswap.passes.revert import plan_of
 from actswap.plan import Plan
-from actswap.vetting import is_plain_tree
+from actswap.io.safe_load import is_plain_tree
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"

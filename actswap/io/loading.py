@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
-from actswap.folders import INDEX, is_model_folder, load_folder, read_shards
-from actswap.vetting import allowed_globals, check_exported, import_library
+from actswap.io.folders import INDEX, is_model_folder, load_folder, read_shards
+from actswap.io.safe_load import allowed_globals, check_exported, import_library
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
 _SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
@@ -333,7 +333,7 @@ def _load_bundle(
     base: str | os.PathLike[str] | None,
 ) -> LoadedModel:
     """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
-    from actswap import bundle
+    from actswap.io import bundle
 
     note = bundle.read_base(path)
     if base is not None:

@@ -1,0 +1,1 @@
+"""Reading and writing: model files, bundles, and what a file may hold."""
