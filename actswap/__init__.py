@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from actswap.io.bundle import save as save
     from actswap.conversion import convert as convert
     from actswap.onnx.export import export_onnx as export_onnx
-    from actswap.parity import verify as verify
+    from actswap.checks.parity import verify as verify
     from actswap.passes.revert import plan_of as plan_of
     from actswap.passes.revert import revert as revert
     from actswap.survey import scan as scan
@@ -38,7 +38,7 @@ _HOME = {
     "revert": "actswap.passes.revert",
     "save": "actswap.io.bundle",
     "scan": "actswap.survey",
-    "verify": "actswap.parity",
+    "verify": "actswap.checks.parity",
 }
 _MODULES = ("functional", "nn", "onnx", "ops")
 __all__ = ["__version__", *_HOME, *_MODULES]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from actswap.capture.observe import evaluating
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram, HistogramStream
-from actswap.parity import as_inputs
+from actswap.checks.parity import as_inputs
 
 Progress = Callable[[int, int, str], None]
 

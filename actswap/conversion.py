@@ -18,11 +18,11 @@ from actswap.activations.bounded import split
 from actswap.calibrate import calibrate, call_of, watching
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
-from actswap.census import Census, census, count
+from actswap.checks.census import Census, census, count
 from actswap.errors import UsageError, VerificationError
 from actswap.fit.histogram import Histogram
-from actswap.parity import Parity, as_inputs, compare, run, worst
-from actswap.parity import verify as first_difference
+from actswap.checks.parity import Parity, as_inputs, compare, run, worst
+from actswap.checks.parity import verify as first_difference
 from actswap.passes.revert import remember, undo
 from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from actswap.apply import Originals, isolate, path_of
 from actswap.capture.island import Traced
 from actswap.errors import CaptureError
-from actswap.parity import compare
+from actswap.checks.parity import compare
 from actswap.passes.revert import undo
 from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start

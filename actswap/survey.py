@@ -15,7 +15,7 @@ from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.errors import CaptureError
-from actswap.parity import as_inputs
+from actswap.checks.parity import as_inputs
 from actswap.passes.isolate import check_island
 from actswap.plan import Island
 from actswap.recognize.locate import Located, locate, recurrent_sites, scripted_sites

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from actswap.conversion import convert
-from actswap.cost import measure
-from actswap.parity import verify
+from actswap.checks.cost import measure
+from actswap.checks.parity import verify
 from actswap.train import Data, Ramp, TuneConfig, tune
 
 HERE = Path(__file__).parent

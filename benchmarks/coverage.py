@@ -103,8 +103,8 @@ def perturb(model) -> None:
 def measure(entry: dict, target: str, start: str, deep: bool) -> dict:
     import actswap
     from actswap.capture.observe import observe
-    from actswap.census import count
-    from actswap.parity import run, tensors_of
+    from actswap.checks.census import count
+    from actswap.checks.parity import run, tensors_of
     from actswap.recognize.locate import locate
 
     zoo, _ = _LOADED[0]
@@ -147,7 +147,7 @@ def measure(entry: dict, target: str, start: str, deep: bool) -> dict:
     )
     row["channel_right"] = channels_right(row["channel_layout"], entry["channels"]["core"])
     row["rel"], row["census"] = report.parity.rel, report.census.complete
-    from actswap.parity import compare
+    from actswap.checks.parity import compare
 
     row["parity"] = compare(before, run(result.model, args, kwargs)).rel
     kept = keys - set(result.model.state_dict())
@@ -216,7 +216,7 @@ def exported(original, model, args, kwargs, tensors_of) -> str:
             continue
         if candidate is original:
             return failure
-        from actswap.parity import compare
+        from actswap.checks.parity import compare
 
         with torch.no_grad():
             out = list(tensors_of(program.module()(*args, **kwargs)))

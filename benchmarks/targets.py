@@ -29,7 +29,7 @@ from actswap.activations import TRAINABLE
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import split
 from actswap.fit.histogram import Histogram
-from actswap.parity import compare, run
+from actswap.checks.parity import compare, run
 from actswap.passes.replace import load_start
 
 DEGREES = ((5, 4), (7, 6), (9, 8))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import actswap
 from actswap.errors import UsageError
-from actswap.parity import as_inputs, compare, run, tensors_of, worst
+from actswap.checks.parity import as_inputs, compare, run, tensors_of, worst
 
 A = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

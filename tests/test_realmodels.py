@@ -8,7 +8,7 @@ import torch
 
 from actswap.io import bundle
 from actswap.conversion import convert
-from actswap.parity import verify
+from actswap.checks.parity import verify
 from actswap.passes.revert import revert
 
 PACKAGES = {

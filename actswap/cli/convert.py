@@ -95,7 +95,7 @@ def command(
     inputs = inputs_for(loaded, specs)
 
     from actswap.conversion import convert
-    from actswap.cost import measure
+    from actswap.checks.cost import measure
 
     before = measure(loaded.module, inputs.args, inputs.kwargs)
     with progress() as update:

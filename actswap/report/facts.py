@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from actswap.activations.plain import PLAIN, evaluate
 from actswap.capture.observe import evaluating
-from actswap.cost import Cost, measure
-from actswap.parity import as_inputs
+from actswap.checks.cost import Cost, measure
+from actswap.checks.parity import as_inputs
 from actswap.plan import Choice, Plan
 from actswap.sites import Site, Source
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import actswap
 from actswap.errors import UsageError
-from actswap.parity import tensors_of
+from actswap.checks.parity import tensors_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch: deprecated weight norm, quantization, scripting
 # A formula becomes one operation: some roundings of difference.

@@ -1,0 +1,1 @@
+"""Proofs: do two models compute the same, is every activation accounted for, what does it cost."""
