@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from actswap import onnx as onnx
     from actswap import ops as ops
     from actswap.activations import list_activations as list_activations
-    from actswap.apply import apply_plan as apply_plan
+    from actswap.conversion.apply import apply_plan as apply_plan
     from actswap.io.bundle import load as load
     from actswap.io.bundle import save as save
-    from actswap.conversion import convert as convert
+    from actswap.conversion.pipeline import convert as convert
     from actswap.onnx.export import export_onnx as export_onnx
     from actswap.checks.parity import verify as verify
-    from actswap.passes.revert import plan_of as plan_of
-    from actswap.passes.revert import revert as revert
-    from actswap.survey import scan as scan
+    from actswap.conversion.passes.revert import plan_of as plan_of
+    from actswap.conversion.passes.revert import revert as revert
+    from actswap.conversion.survey import scan as scan
     from actswap.train.groups import param_groups as param_groups
 
 __version__ = "0.1.0"
 _HOME = {
-    "apply_plan": "actswap.apply",
-    "convert": "actswap.conversion",
+    "apply_plan": "actswap.conversion.apply",
+    "convert": "actswap.conversion.pipeline",
     "export_onnx": "actswap.onnx.export",
     "list_activations": "actswap.activations",
     "load": "actswap.io.bundle",
     "param_groups": "actswap.train.groups",
-    "plan_of": "actswap.passes.revert",
-    "revert": "actswap.passes.revert",
+    "plan_of": "actswap.conversion.passes.revert",
+    "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",
-    "scan": "actswap.survey",
+    "scan": "actswap.conversion.survey",
     "verify": "actswap.checks.parity",
 }
 _MODULES = ("functional", "nn", "onnx", "ops")

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.checks.cost import measure
 from actswap.checks.parity import verify
 from actswap.train import Data, Ramp, TuneConfig, tune

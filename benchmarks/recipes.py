@@ -27,7 +27,7 @@ from accuracy import machine
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.recipe import Recipe, read_recipe
 from actswap.train import TuneConfig, tune
 

@@ -30,7 +30,7 @@ from actswap.activations.base import StartContext
 from actswap.activations.bounded import split
 from actswap.fit.histogram import Histogram
 from actswap.checks.parity import compare, run
-from actswap.passes.replace import load_start
+from actswap.conversion.passes.replace import load_start
 
 DEGREES = ((5, 4), (7, 6), (9, 8))
 

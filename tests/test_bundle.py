@@ -13,10 +13,10 @@ from small_net import SmallNet
 from torch import nn
 
 from actswap.io import bundle
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.errors import FileError, LoadError, UsageError
 from actswap.io.loading import load_model
-from actswap.passes.revert import plan_of, revert
+from actswap.conversion.passes.revert import plan_of, revert
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

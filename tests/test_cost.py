@@ -8,7 +8,7 @@ from torch import nn
 
 from actswap.activations import SPECS
 from actswap.activations.base import Activation
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.checks.cost import ELEMENTWISE, measure
 
 CONV_1 = 2 * 8 * 12 * 12 * 3 * 9  # batch x out x positions x in x kernel, one FLOP per multiply-add

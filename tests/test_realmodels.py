@@ -7,9 +7,9 @@ import realmodels
 import torch
 
 from actswap.io import bundle
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.checks.parity import verify
-from actswap.passes.revert import revert
+from actswap.conversion.passes.revert import revert
 
 PACKAGES = {
     "squeezenet": ("ndf", "foolbox"),

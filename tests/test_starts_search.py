@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actswap import starts
+from actswap.conversion import choose_starts
 
 TOLERANCE = 5e-4
 

@@ -94,7 +94,7 @@ def command(
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
 
-    from actswap.conversion import convert
+    from actswap.conversion.pipeline import convert
     from actswap.checks.cost import measure
 
     before = measure(loaded.module, inputs.args, inputs.kwargs)

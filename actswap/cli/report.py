@@ -38,7 +38,7 @@ def command(
     """
     from actswap.io import bundle
     from actswap.io.atomic import refuse_overwrite
-    from actswap.passes.revert import plan_of, revert
+    from actswap.conversion.passes.revert import plan_of, revert
     from actswap.report import gather, summary, write_report
 
     out = Path(output or f"{path.rstrip('/')}.html")

@@ -44,7 +44,7 @@ def command(
     import torch
 
     from actswap.io import bundle
-    from actswap.passes.revert import revert
+    from actswap.conversion.passes.revert import revert
 
     model = revert(loaded.module)
     state = model.state_dict()

@@ -13,7 +13,7 @@ from actswap.errors import SelectionError
 from actswap.sites import Site
 
 if TYPE_CHECKING:
-    from actswap.survey import Sites
+    from actswap.conversion.survey import Sites
 
 
 @verb(
@@ -34,7 +34,7 @@ def command(
     """List every activation call of MODEL: what it is, how it is called, and how it will be replaced."""
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap.survey import scan
+    from actswap.conversion.survey import scan
 
     sites = scan(loaded.module, inputs.args, inputs.kwargs)
     if why is not None:

@@ -55,7 +55,7 @@ def command(
     the same numbers.
     """
     from actswap.io import bundle
-    from actswap.passes.revert import plan_of, revert
+    from actswap.conversion.passes.revert import plan_of, revert
     from actswap.train import load_data, tune
 
     given = {key: value for key, value in common.items() if value is not None}

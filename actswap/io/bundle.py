@@ -22,11 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from actswap.apply import apply_plan
+from actswap.conversion.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.io.atomic import refuse_overwrite, replacing
 from actswap.io.folders import is_model_folder, weights_file
-from actswap.passes.revert import plan_of
+from actswap.conversion.passes.revert import plan_of
 from actswap.plan import Plan
 from actswap.io.safe_load import is_plain_tree
 

@@ -29,7 +29,7 @@ from actswap.onnx.finish import finish, operators
 from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
-from actswap.passes.revert import plan_of
+from actswap.conversion.passes.revert import plan_of
 
 LOWEST_OPSET = 18
 # A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.

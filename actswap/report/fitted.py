@@ -14,7 +14,7 @@ from actswap.activations.plain import evaluate
 from actswap.errors import UsageError
 from actswap.io.atomic import replacing
 from actswap.fit.histogram import Histogram
-from actswap.passes.replace import build
+from actswap.conversion.passes.replace import build
 from actswap.plan import Choice
 from actswap.sites import Source
 

@@ -216,7 +216,7 @@ def test_a_failed_verification_writes_nothing(folder, ask, monkeypatch):
     def fail(*args, **kwargs):
         raise VerificationError("the converted model differs", why="relative error 0.5", fix="--start morph")
 
-    monkeypatch.setattr("actswap.conversion.convert", fail)
+    monkeypatch.setattr("actswap.conversion.pipeline.convert", fail)
     code, data, _ = ask("convert", "m.pt", "--to", "acon_c", "--input", "x.npz")
     assert code == 1 and data["error"]["why"] == "relative error 0.5"
     assert sorted(p.name for p in folder.iterdir()) == ["m.pt", "x.npz"]
@@ -249,7 +249,7 @@ def test_what_nobody_expected_is_one_line_and_a_hint(folder, capsys, monkeypatch
     def explode(*args, **kwargs):
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setattr("actswap.survey.scan", explode)
+    monkeypatch.setattr("actswap.conversion.survey.scan", explode)
     assert run(["scan", "m.pt", "--input", "x.npz"]) == 4
     err = capsys.readouterr().err
     assert "Unexpected ZeroDivisionError: deep inside" in err and "--debug" in err and "Traceback" not in err
@@ -260,13 +260,13 @@ def test_what_nobody_expected_is_one_line_and_a_hint(folder, capsys, monkeypatch
 def test_what_libraries_print_is_not_the_result(folder, capsys, monkeypatch):
     import actswap.survey
 
-    real = actswap.survey.scan
+    real = actswap.conversion.survey.scan
 
     def chatty(*args, **kwargs):
         print("library noise")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("actswap.survey.scan", chatty)
+    monkeypatch.setattr("actswap.conversion.survey.scan", chatty)
     assert run(["scan", "m.pt", "--input", "x.npz", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["schema"] == 1 and "library noise" in err

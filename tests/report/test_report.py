@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.errors import FileError
 from actswap.report import gather, render, summary, write_report
 from actswap.report.facts import Picture

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 from actswap import activations
 from actswap.activations.acon_c import AconC
 from actswap.activations.morph import Morph
-from actswap.conversion import convert
+from actswap.conversion.pipeline import convert
 from actswap.errors import UsageError
 from actswap.train import Data, Ramp, TuneConfig, checkpoint, draw_curve, load_data, param_groups, reestimate
 from actswap.train.average import Average

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from actswap import activations
 from actswap.activations.base import Spec
 from actswap.activations.bounded import split
-from actswap.calibrate import calibrate, call_of, watching
+from actswap.conversion.calibrate import calibrate, call_of, watching
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
 from actswap.checks.census import Census, census, count
@@ -23,14 +23,14 @@ from actswap.errors import UsageError, VerificationError
 from actswap.fit.histogram import Histogram
 from actswap.checks.parity import Parity, as_inputs, compare, run, worst
 from actswap.checks.parity import verify as first_difference
-from actswap.passes.revert import remember, undo
+from actswap.conversion.passes.revert import remember, undo
 from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate
 from actswap.select import Selectors, select
-from actswap.settle import settle
+from actswap.conversion.isolation import settle
 from actswap.sites import Site
-from actswap.starts import choose_starts
-from actswap.survey import Sites, Survey, survey
+from actswap.conversion.choose_starts import choose_starts
+from actswap.conversion.survey import Sites, Survey, survey
 
 _ROUNDINGS = 4
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs

@@ -16,7 +16,7 @@ from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.errors import CaptureError
 from actswap.checks.parity import as_inputs
-from actswap.passes.isolate import check_island
+from actswap.conversion.passes.isolate import check_island
 from actswap.plan import Island
 from actswap.recognize.locate import Located, locate, recurrent_sites, scripted_sites
 from actswap.sites import Site

@@ -15,7 +15,7 @@ from torch import nn
 from actswap.capture.duplicate import duplicate
 from actswap.capture.island import uninstall
 from actswap.errors import UsageError
-from actswap.passes.isolate import fused, set_module
+from actswap.conversion.passes.isolate import fused, set_module
 from actswap.plan import Plan
 
 _RECORD = "_actswap_record"

@@ -11,9 +11,9 @@ from actswap.activations.plain import PLAIN
 from actswap.capture.duplicate import duplicate
 from actswap.capture.island import Traced
 from actswap.errors import ActswapError, UsageError
-from actswap.passes.isolate import bypass_kernels, isolate_island, isolate_swap
-from actswap.passes.replace import replace
-from actswap.passes.revert import remember, undo
+from actswap.conversion.passes.isolate import bypass_kernels, isolate_island, isolate_swap
+from actswap.conversion.passes.replace import replace
+from actswap.conversion.passes.revert import remember, undo
 from actswap.plan import Island, Plan, keys_of
 
 Originals = dict[str, nn.Module | None]

@@ -20,9 +20,9 @@ from actswap.activations.base import Spec, StartContext
 from actswap.activations.bounded import split
 from actswap.errors import StartError
 from actswap.fit.histogram import Histogram
-from actswap.passes.isolate import set_module
-from actswap.passes.replace import load_start
-from actswap.passes.replace import replace as replace_module
+from actswap.conversion.passes.isolate import set_module
+from actswap.conversion.passes.replace import load_start
+from actswap.conversion.passes.replace import replace as replace_module
 from actswap.plan import Choice, Plan
 from actswap.sites import Start
 
