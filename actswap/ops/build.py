@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from actswap.errors import UsageError
-from actswap.ops.advice import SOURCE, advice
+from actswap.ops.how_to_build import SOURCE, advice
 
 # Library and the folder of the package it belongs to: the torch side's with its extension, and ONNX Runtime's.
 _PLACES = {"libactswap_kernels": "ops", "_direct": "ops", "libactswap_ort": "onnx"}

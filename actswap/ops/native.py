@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from actswap.ops.advice import advice
-from actswap.ops.direct import connect
+from actswap.ops.how_to_build import advice
+from actswap.ops.fast_path import connect
 from actswap.ops.geometry import agreeing
-from actswap.ops.kernel import Kernel
+from actswap.ops.dispatch import Kernel
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
 ABI = 4

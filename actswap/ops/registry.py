@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from actswap.errors import UsageError
-from actswap.ops import kernel, switch
+from actswap.ops import switch
+from actswap.ops import dispatch
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)

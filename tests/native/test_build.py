@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from actswap.errors import UsageError
-from actswap.ops import advice, build
+from actswap.ops import build
+from actswap.ops import how_to_build
 
 NATIVE = Path(__file__).parents[2] / "native"
 # Not find_spec("pip"): setuptools takes that for pip's own process, and inductor can no longer import it.

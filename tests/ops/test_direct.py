@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
 from cases import CASES, FORMULAS, operator, parameters
 
 from actswap import ops
-from actswap.ops import direct, kernel, native
+from actswap.ops import native
+from actswap.ops import fast_path
+from actswap.ops import dispatch
 
 pytestmark = pytest.mark.skipif(native._Direct is None, reason="the extension is not built")
 

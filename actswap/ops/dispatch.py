@@ -10,7 +10,7 @@ from torch import Tensor
 
 from actswap.errors import UsageError
 from actswap.ops import switch
-from actswap.ops.advice import advice
+from actswap.ops.how_to_build import advice
 
 
 class Direct(Protocol):
