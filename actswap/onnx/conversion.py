@@ -19,7 +19,7 @@ from actswap.activations.base import OnnxFunction, Spec, StartContext
 from actswap.activations.bounded import split
 from actswap.errors import FileError, LoadError, StartError, UsageError, VerificationError
 from actswap.fit.histogram import Histogram, HistogramStream
-from actswap.onnx.finish import attach, version
+from actswap.onnx.finalize import attach, version
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
 from actswap.onnx.parity import OutputParity, compare, worst

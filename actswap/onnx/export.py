@@ -25,7 +25,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.errors import ExportError, FileError, UsageError
 from actswap.onnx.algebra.simplify import Simplified, simplified_graph
 from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, tensors, to_graph, with_batch
-from actswap.onnx.finish import finish, operators
+from actswap.onnx.finalize import finish, operators
 from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes

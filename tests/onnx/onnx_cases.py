@@ -20,7 +20,7 @@ from actswap.activations.meta_acon import meta_acon_formula
 from actswap.activations.opau import BASES, opau_formula
 from actswap.activations.pau import pau_formula
 from actswap.activations.swish import swish_formula
-from actswap.onnx.finish import body
+from actswap.onnx.finalize import body
 from actswap.onnx.functions import DOMAIN, VERSION, lower
 
 C = 8

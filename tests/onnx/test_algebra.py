@@ -21,7 +21,7 @@ from actswap.onnx.algebra.caps import fuse_caps, lift_caps, sink_caps
 from actswap.onnx.algebra.plain import closeness, ranges, write_plain
 from actswap.onnx.algebra.scales import take_scales
 from actswap.onnx.export import export_onnx
-from actswap.onnx.finish import attach, body
+from actswap.onnx.finalize import attach, body
 from actswap.onnx.functions import ACON_C, DOMAIN, SWISH_SKIP
 from actswap.onnx.library import find_library
 from actswap.onnx.prepare import open_prepared, prepare

@@ -15,7 +15,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.onnx.algebra.caps import lift_caps
 from actswap.onnx.algebra.fold import fold_scales
 from actswap.onnx.algebra.plain import Range, channel_axis, closeness, ranges, static_nodes, write_plain
-from actswap.onnx.finish import attach, body
+from actswap.onnx.finalize import attach, body
 from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, Array
 from actswap.onnx.parity import compare
 
