@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from actswap import onnx as onnx
     from actswap import ops as ops
     from actswap.activations import list_activations as list_activations
+    from actswap.checks.parity import verify as verify
     from actswap.conversion.apply import apply_plan as apply_plan
+    from actswap.conversion.passes.revert import revert as revert
+    from actswap.conversion.pipeline import convert as convert
+    from actswap.conversion.survey import scan as scan
     from actswap.io.bundle import load as load
     from actswap.io.bundle import save as save
-    from actswap.conversion.pipeline import convert as convert
     from actswap.onnx.export import export_onnx as export_onnx
-    from actswap.checks.parity import verify as verify
-    from actswap.conversion.passes.revert import plan_of as plan_of
-    from actswap.conversion.passes.revert import revert as revert
-    from actswap.conversion.survey import scan as scan
+    from actswap.record import plan_of as plan_of
     from actswap.train.groups import param_groups as param_groups
 
-__version__ = "0.1.0"
 _HOME = {
     "apply_plan": "actswap.conversion.apply",
     "convert": "actswap.conversion.pipeline",
@@ -34,19 +33,30 @@ _HOME = {
     "list_activations": "actswap.activations",
     "load": "actswap.io.bundle",
     "param_groups": "actswap.train.groups",
-    "plan_of": "actswap.conversion.passes.revert",
+    "plan_of": "actswap.record",
     "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",
     "scan": "actswap.conversion.survey",
     "verify": "actswap.checks.parity",
 }
-_MODULES = ("functional", "nn", "onnx", "ops")
+_MODULES = {
+    "cost": "actswap.checks.cost",
+    "functional": "actswap.functional",
+    "nn": "actswap.nn",
+    "onnx": "actswap.onnx",
+    "ops": "actswap.ops",
+    "train": "actswap.train",
+}
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"actswap.{name}")
+        return importlib.import_module(_MODULES[name])
+    if name == "__version__":
+        from actswap.plan import tool_version
+
+        return tool_version()
     if name not in _HOME:
         raise AttributeError(f"module 'actswap' has no attribute {name!r}")
     # A function may share its name with its module: actswap.convert is the function.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actswap.capture.observe import evaluating
+from actswap.capture.evaluating import evaluating
 from actswap.errors import CaptureError, LoadError, UsageError
 
 _TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[,x]\d+)*)(?::(?P<dtype>\w+))?")
@@ -34,6 +34,29 @@ class Inputs:
     kwargs: dict[str, Any] = field(default_factory=dict)
     said: str = ""
     assumed: bool = False
+
+
+def as_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn what users pass (a tensor, a tuple, a dict of keyword inputs) into (args, kwargs)."""
+    if isinstance(inputs, Mapping):
+        return (), {**inputs, **dict(kwargs or {})}
+    if inputs is None:
+        return (), dict(kwargs or {})
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), dict(kwargs or {})
+
+
+def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Turn a batch into (args, kwargs), which is also what a batch may be already."""
+    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], Mapping):
+        return batch[0], dict(batch[1])
+    return as_inputs(inputs_of(batch))
+
+
+def inputs_of(batch: Any) -> Any:
+    """Take the inputs out of a batch: a data loader gives [inputs, labels], anything else is inputs already."""
+    if isinstance(batch, list) and batch and isinstance(batch[0], Tensor):
+        return batch[0]
+    return dict(batch) if isinstance(batch, Mapping) else batch
 
 
 def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:

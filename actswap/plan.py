@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -22,6 +23,14 @@ from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
 
 SCHEMA = 1
+
+
+def tool_version() -> str:
+    """Return the version of actswap that is written into bundles and ONNX files; it is defined in pyproject.toml."""
+    try:
+        return version("actswap")
+    except PackageNotFoundError:
+        return "0"
 
 
 @dataclass(frozen=True)

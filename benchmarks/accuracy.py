@@ -26,9 +26,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from actswap.conversion.pipeline import convert
 from actswap.checks.cost import measure
 from actswap.checks.parity import verify
+from actswap.conversion.pipeline import convert
 from actswap.train import Data, Ramp, TuneConfig, tune
 
 HERE = Path(__file__).parent

@@ -28,9 +28,9 @@ import actswap
 from actswap.activations import TRAINABLE
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import split
-from actswap.fit.histogram import Histogram
 from actswap.checks.parity import compare, run
 from actswap.conversion.passes.replace import load_start
+from actswap.fit.histogram import Histogram
 
 DEGREES = ((5, 4), (7, 6), (9, 8))
 

@@ -12,11 +12,12 @@ import torch
 from small_net import SmallNet
 from torch import nn
 
-from actswap.io import bundle
+from actswap.conversion.passes.revert import revert
 from actswap.conversion.pipeline import convert
 from actswap.errors import FileError, LoadError, UsageError
+from actswap.io import bundle
 from actswap.io.loading import load_model
-from actswap.conversion.passes.revert import plan_of, revert
+from actswap.record import plan_of
 
 
 def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from torch import nn
 
 from actswap.activations import SPECS
 from actswap.activations.base import Activation
-from actswap.conversion.pipeline import convert
 from actswap.checks.cost import ELEMENTWISE, measure
+from actswap.conversion.pipeline import convert
 
 CONV_1 = 2 * 8 * 12 * 12 * 3 * 9  # batch x out x positions x in x kernel, one FLOP per multiply-add
 CONV_2 = 2 * 8 * 12 * 12 * 8 * 9

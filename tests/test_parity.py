@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import actswap
-from actswap.errors import UsageError
 from actswap.checks.parity import as_inputs, compare, run, tensors_of, worst
+from actswap.errors import UsageError
 
 A = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 

@@ -6,10 +6,10 @@ import pytest
 import realmodels
 import torch
 
-from actswap.io import bundle
-from actswap.conversion.pipeline import convert
 from actswap.checks.parity import verify
 from actswap.conversion.passes.revert import revert
+from actswap.conversion.pipeline import convert
+from actswap.io import bundle
 
 PACKAGES = {
     "squeezenet": ("ndf", "foolbox"),

@@ -8,20 +8,18 @@ from typing import Any
 
 import pytest
 
-from actswap.conversion import choose_starts
-
 TOLERANCE = 5e-4
 
 
 def searched(law: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float, list[float]]:
     """What is found where the network's error is `law(sharpness)`, and the sharpnesses tried."""
     tried: list[float] = []
-    monkeypatch.setattr(starts, "load_start", lambda module, params: tried.append(params))
+    monkeypatch.setattr(choose_starts, "load_start", lambda module, params: tried.append(params))
     starter: Any = SimpleNamespace(start=lambda choice, sharpness: SimpleNamespace(params=sharpness))
     limits: Any = [SimpleNamespace(path="a")]
     placed: Any = {"a": None}
     error = lambda: law(tried[-1])
-    return *starts._smallest_sharpness(limits, placed, starter, TOLERANCE, error, None), tried
+    return *choose_starts._smallest_sharpness(limits, placed, starter, TOLERANCE, error, None), tried
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-2, 0.05, 1.0, 100.0])
@@ -41,4 +39,4 @@ def test_an_error_that_falls_in_steps(monkeypatch: Any) -> None:
 @pytest.mark.parametrize("error", [1.0, math.inf, math.nan])
 def test_an_error_that_never_falls(error: float, monkeypatch: Any) -> None:
     found, attained, tried = searched(lambda k: error, monkeypatch)
-    assert found == starts._SHARPEST and attained > TOLERANCE and len(tried) < 400
+    assert found == choose_starts._SHARPEST and attained > TOLERANCE and len(tried) < 400

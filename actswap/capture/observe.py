@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from types import FrameType, GeneratorType
 from typing import Any
 
@@ -25,9 +25,8 @@ from actswap.activations.bounded import Bounded
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
-from actswap.capture.island import slow_attention
+from actswap.capture.evaluating import evaluating, is_compiled
 from actswap.capture.rewrite import Spot, spot_of
-from actswap.capture.state import State
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
 
@@ -188,7 +187,7 @@ class _Recorder(TorchFunctionMode):
             # What torch.compile returns kept the unwatched call of what it wraps.
             out = (
                 module.get_submodule("_orig_mod")(*args, **kwargs)
-                if _is_compiled(module)
+                if is_compiled(module)
                 else original(module, *args, **kwargs)
             )
             lazy = isinstance(out, GeneratorType)
@@ -236,36 +235,6 @@ def _watched(recorder: _Recorder, scripted: bool) -> Iterator[None]:
             yield
     finally:
         nn.Module.__call__ = original  # type: ignore[method-assign]
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """True for what torch.compile returns; its class is not imported, since that takes seconds."""
-    return type(module).__name__ == "OptimizedModule"
-
-
-def _as_written(model: nn.Module) -> AbstractContextManager[Any]:
-    """Turn the compiler off, where a part of the model is compiled."""
-    compiled = any(_is_compiled(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and turn gradients off; afterwards its state and every mode are what they were.
-
-    torch's fused attention is off: it hides the activation, and leaves zeros where the other path computes padding.
-    What `torch.compile` wraps runs as it is written.
-    """
-    modes = [(m, m.training) for m in model.modules()]
-    state = State(model)
-    model.eval()
-    try:
-        with torch.no_grad(), slow_attention(), _as_written(model):
-            yield
-    finally:
-        state.restore()
-        for module, training in modes:
-            module.training = training
 
 
 def observe(

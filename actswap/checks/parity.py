@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.capture.observe import evaluating, tensors_of
+from actswap.capture.evaluating import evaluating
+from actswap.capture.observe import tensors_of
 from actswap.errors import UsageError
+from actswap.inputs import as_inputs
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,6 @@ def worst(parities: Iterable[Parity]) -> Parity:
         min(agreements) if agreements else None,
         outputs=found[0].outputs,
     )
-
-
-def as_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn what users pass (a tensor, a tuple, a dict of keyword inputs) into (args, kwargs)."""
-    if isinstance(inputs, Mapping):
-        return (), {**inputs, **dict(kwargs or {})}
-    if inputs is None:
-        return (), dict(kwargs or {})
-    return (inputs if isinstance(inputs, tuple) else (inputs,)), dict(kwargs or {})
 
 
 def verify(

@@ -81,8 +81,8 @@ def _contenders(
     portable: bool,
 ) -> tuple[list[Contender], Inputs | None]:
     """Open everything; the inputs are those of the first model, or given, or left to the files."""
-    from actswap.io.bundle import is_bundle
     from actswap.inputs import parse
+    from actswap.io.bundle import is_bundle
     from actswap.onnx.bench import Contender
 
     contenders: list[Contender] = []

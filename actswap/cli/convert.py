@@ -94,8 +94,8 @@ def command(
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
 
-    from actswap.conversion.pipeline import convert
     from actswap.checks.cost import measure
+    from actswap.conversion.pipeline import convert
 
     before = measure(loaded.module, inputs.args, inputs.kwargs)
     with progress() as update:
@@ -167,8 +167,8 @@ def save(
     force: bool,
 ) -> Path:
     """Write the bundle or the exported program."""
-    from actswap.io import bundle
     from actswap.cli.verb import finite
+    from actswap.io import bundle
 
     if form == "pt2":
         return bundle.save_pt2(model, out, args, kwargs, overwrite=force)

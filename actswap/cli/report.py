@@ -36,9 +36,10 @@ def command(
 
     Give real inputs (--input photos.npz): the pictures show what happens on them.
     """
+    from actswap.conversion.passes.revert import revert
     from actswap.io import bundle
     from actswap.io.atomic import refuse_overwrite
-    from actswap.conversion.passes.revert import plan_of, revert
+    from actswap.record import plan_of
     from actswap.report import gather, summary, write_report
 
     out = Path(output or f"{path.rstrip('/')}.html")

@@ -43,8 +43,8 @@ def command(
         raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
     import torch
 
-    from actswap.io import bundle
     from actswap.conversion.passes.revert import revert
+    from actswap.io import bundle
 
     model = revert(loaded.module)
     state = model.state_dict()

@@ -54,8 +54,9 @@ def command(
     The same command runs on several processes or machines under torchrun, and goes on after a stop with --resume to
     the same numbers.
     """
+    from actswap.conversion.passes.revert import revert
     from actswap.io import bundle
-    from actswap.conversion.passes.revert import plan_of, revert
+    from actswap.record import plan_of
     from actswap.train import load_data, tune
 
     given = {key: value for key, value in common.items() if value is not None}

@@ -45,9 +45,9 @@ def command(
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap.io.bundle import is_bundle
     from actswap.checks.parity import compare, verify
     from actswap.checks.parity import run as run_model
+    from actswap.io.bundle import is_bundle
 
     if Path(second).suffix == ".onnx":
         parity = compare(

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-
 from torch import nn
 
 from actswap.activations.plain import PLAIN
 from actswap.capture.duplicate import duplicate
-from actswap.capture.island import Traced
-from actswap.errors import ActswapError, UsageError
-from actswap.conversion.passes.isolate import bypass_kernels, isolate_island, isolate_swap
+from actswap.conversion.passes.isolate import Originals, isolate
 from actswap.conversion.passes.replace import replace
-from actswap.conversion.passes.revert import remember, undo
-from actswap.plan import Island, Plan, keys_of
-
-Originals = dict[str, nn.Module | None]
+from actswap.conversion.passes.revert import undo
+from actswap.errors import ActswapError, UsageError
+from actswap.plan import Plan, keys_of
+from actswap.record import remember
 
 
 def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
@@ -63,59 +58,3 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         ) from error
     remember(work, plan, originals)
     return work
-
-
-def isolate(model: nn.Module, plan: Plan, traces: Mapping[str, Sequence[Traced]] | None = None) -> Originals:
-    """Run the isolate pass for all choices; return what stood at their paths before.
-
-    Args:
-        model: changed in place.
-        plan: its choices and islands.
-        traces: the islands of this model by owner, as far as they have been traced.
-
-    Raises:
-        CaptureError: an island cannot be traced. The model is then as it was.
-    """
-    originals: Originals = {}
-    done: list[Island] = []
-    bypass_kernels(model, plan)
-    try:
-        for island in plan.islands:
-            chosen = [c for c in plan.choices if c.site.owner == island.owner and c.site.how == "island"]
-            originals.update({c.path: _at(model, c.path) for c in chosen})
-            isolate_island(model, island, chosen, (traces or {}).get(island.owner))
-            done.append(island)
-        for choice in plan.choices:
-            if choice.site.how == "swap":
-                originals[choice.path] = _at(model, choice.path)
-                isolate_swap(model, choice)
-    except Exception:
-        undo(model, dataclasses.replace(plan, islands=tuple(done)), originals)
-        raise
-    return originals
-
-
-def path_of(model: nn.Module, site_name: str, owner: str, child: str, how: str, shared: bool) -> str:
-    """Return where the module of a site will stand.
-
-    A swapped child stays where it is. In an island the module takes the site's own name; where that would overwrite
-    something that is still used, `@0` is added.
-    """
-    below = f"{owner}." if owner else ""
-    if how == "swap":
-        return below + child if _at(model, below + child) is not None else child
-    local = site_name.removeprefix(below)
-    stands = model.get_submodule(owner)
-    for part in local.split(".")[:-1]:
-        stands = getattr(stands, part)
-    taken = hasattr(stands, local.rpartition(".")[2])
-    if taken and (shared or child != local):
-        local += "@0"
-    return below + local
-
-
-def _at(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from actswap.capture.observe import evaluating
+from actswap.capture.evaluating import evaluating
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram, HistogramStream
-from actswap.checks.parity import as_inputs
+from actswap.inputs import call_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -66,17 +66,3 @@ def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Histo
     finally:
         for handle in handles:
             handle.remove()
-
-
-def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn a batch into (args, kwargs), which is also what a batch may be already."""
-    if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], Mapping):
-        return batch[0], dict(batch[1])
-    return as_inputs(inputs_of(batch))
-
-
-def inputs_of(batch: Any) -> Any:
-    """Take the inputs out of a batch: a data loader gives [inputs, labels], anything else is inputs already."""
-    if isinstance(batch, list) and batch and isinstance(batch[0], Tensor):
-        return batch[0]
-    return dict(batch) if isinstance(batch, Mapping) else batch

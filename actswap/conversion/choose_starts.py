@@ -18,11 +18,11 @@ from torch import nn
 
 from actswap.activations.base import Spec, StartContext
 from actswap.activations.bounded import split
-from actswap.errors import StartError
-from actswap.fit.histogram import Histogram
-from actswap.conversion.passes.isolate import set_module
 from actswap.conversion.passes.replace import load_start
 from actswap.conversion.passes.replace import replace as replace_module
+from actswap.conversion.passes.surgery import set_module
+from actswap.errors import StartError
+from actswap.fit.histogram import Histogram
 from actswap.plan import Choice, Plan
 from actswap.sites import Start
 

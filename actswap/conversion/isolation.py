@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.conversion.apply import Originals, isolate, path_of
 from actswap.capture.island import Traced
-from actswap.errors import CaptureError
 from actswap.checks.parity import compare
+from actswap.conversion.passes.isolate import Originals, isolate, path_of
 from actswap.conversion.passes.revert import undo
+from actswap.conversion.survey import Survey, island_of
+from actswap.errors import CaptureError
 from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
-from actswap.conversion.survey import Survey, island_of
 
 _NOISE = 4  # times what two runs of the unchanged model differ by is no disturbance
 _MOST = 0.05  # in half precision: more than that is no rounding

@@ -15,22 +15,24 @@ from torch import Tensor, nn
 from actswap import activations
 from actswap.activations.base import Spec
 from actswap.activations.bounded import split
-from actswap.conversion.calibrate import calibrate, call_of, watching
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
 from actswap.checks.census import Census, census, count
+from actswap.checks.parity import Parity, compare, run, worst
+from actswap.checks.parity import verify as first_difference
+from actswap.conversion.calibrate import calibrate, watching
+from actswap.conversion.choose_starts import choose_starts
+from actswap.conversion.isolation import settle
+from actswap.conversion.passes.revert import undo
+from actswap.conversion.survey import Sites, Survey, survey
 from actswap.errors import UsageError, VerificationError
 from actswap.fit.histogram import Histogram
-from actswap.checks.parity import Parity, as_inputs, compare, run, worst
-from actswap.checks.parity import verify as first_difference
-from actswap.conversion.passes.revert import remember, undo
+from actswap.inputs import as_inputs, call_of
 from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate
+from actswap.record import remember
 from actswap.select import Selectors, select
-from actswap.conversion.isolation import settle
 from actswap.sites import Site
-from actswap.conversion.choose_starts import choose_starts
-from actswap.conversion.survey import Sites, Survey, survey
 
 _ROUNDINGS = 4
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs

@@ -14,9 +14,9 @@ from actswap.capture.island import Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
-from actswap.errors import CaptureError
-from actswap.checks.parity import as_inputs
 from actswap.conversion.passes.isolate import check_island
+from actswap.errors import CaptureError
+from actswap.inputs import as_inputs
 from actswap.plan import Island
 from actswap.recognize.locate import Located, locate, recurrent_sites, scripted_sites
 from actswap.sites import Site

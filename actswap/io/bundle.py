@@ -26,9 +26,9 @@ from actswap.conversion.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.io.atomic import refuse_overwrite, replacing
 from actswap.io.folders import is_model_folder, weights_file
-from actswap.conversion.passes.revert import plan_of
-from actswap.plan import Plan
 from actswap.io.safe_load import is_plain_tree
+from actswap.plan import Plan, tool_version
+from actswap.record import plan_of
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
@@ -97,7 +97,7 @@ def save(
     pair = secrets.token_hex(16)  # ties the two files together: a mixed pair is refused on loading
     document = {
         "schema": SCHEMA,
-        "actswap": _version(),
+        "actswap": tool_version(),
         "torch": torch.__version__,
         "pair": pair,
         "base": asdict(base or Base()),
@@ -167,7 +167,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
 def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
     """Write the state of any model as safetensors; `alias` in the metadata names shared tensors."""
     tensors, alias = _tensors(model)
-    save_file(tensors, file, {"format": "pt", "actswap": _version(), "alias": json.dumps(alias), **metadata})
+    save_file(tensors, file, {"format": "pt", "actswap": tool_version(), "alias": json.dumps(alias), **metadata})
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -372,12 +372,3 @@ def _slow(file: Any) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("actswap")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0.1.0+source"

@@ -116,18 +116,6 @@ def to_graph(program: Any, opset: int) -> ir.Model:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and every module back into its own mode afterwards."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence the exporter's warnings and log lines about its own internals."""
     names: Mapping[str, logging.Logger] = {n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")}

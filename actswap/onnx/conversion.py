@@ -19,10 +19,11 @@ from actswap.activations.base import OnnxFunction, Spec, StartContext
 from actswap.activations.bounded import split
 from actswap.errors import FileError, LoadError, StartError, UsageError, VerificationError
 from actswap.fit.histogram import Histogram, HistogramStream
-from actswap.onnx.finalize import attach, version
+from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
 from actswap.onnx.parity import OutputParity, compare, worst
+from actswap.plan import tool_version
 from actswap.sites import Start
 
 Progress = Callable[[int, int, str], None]
@@ -325,7 +326,7 @@ def _replaced(
     plain = [replace(f, body=f.body.replace("CastLike (yf, x)", "Cast <to = 1> (yf)")) for f in functions.values()]
     attach(made, list(functions.values()) if opset >= 15 else plain, opset)
     props = {p.key: p.value for p in made.metadata_props}
-    helper.set_model_props(made, {**props, "actswap.version": version(), "actswap.domain_version": str(VERSION)})
+    helper.set_model_props(made, {**props, "actswap.version": tool_version(), "actswap.domain_version": str(VERSION)})
     return made
 
 

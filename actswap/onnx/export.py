@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from actswap.activations.base import OnnxFunction
+from actswap.capture.evaluating import modes_kept
 from actswap.errors import ExportError, FileError, UsageError
 from actswap.onnx.algebra.simplify import Simplified, simplified_graph
-from actswap.onnx.capture import Inputs, batch_size, capture, evaluating, tensors, to_graph, with_batch
-from actswap.onnx.finalize import finish, operators
+from actswap.onnx.capture import Inputs, batch_size, capture, tensors, to_graph, with_batch
+from actswap.onnx.finalize import finalize, operators
 from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
-from actswap.conversion.passes.revert import plan_of
+from actswap.record import plan_of
 
 LOWEST_OPSET = 18
 # A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.
@@ -131,7 +132,8 @@ def export_onnx(
     tell = progress or (lambda step, steps, text: None)
     notes: list[str] = []
     entries = {**_plan_entry(model), **(metadata or {})}
-    with evaluating(model), _workspace(target) as folder:
+    with modes_kept(model), _workspace(target) as folder:
+        model.eval()
         exported = copy.deepcopy(model).half() if half else model
         given = _half_inputs(inputs) if half else inputs
         names = output_names(exported, given)
@@ -147,7 +149,7 @@ def export_onnx(
                 for choice in choices:
                     try:
                         title = type(model).__name__
-                        proto = finish(choice.model, choice.functions, opset, decompose, entries, names, title)
+                        proto = finalize(choice.model, choice.functions, opset, decompose, entries, names, title)
                         tell(2, 4, "write")
                         file = _write(proto, folder / target.name)
                         tell(3, 4, "check")

@@ -12,9 +12,9 @@ import onnx.inliner
 import onnx_ir as ir
 import onnxscript.optimizer
 
-import actswap
 from actswap.activations.base import OnnxFunction
 from actswap.onnx.functions import DOMAIN, VERSION
+from actswap.plan import tool_version
 
 _AXES = {
     4: ("batch", "channels", "height", "width"),
@@ -24,12 +24,7 @@ _AXES = {
 }
 
 
-def version() -> str:
-    """Version of the tool."""
-    return str(getattr(actswap, "__version__", "0"))
-
-
-def finish(
+def finalize(
     model: ir.Model,
     functions: Sequence[OnnxFunction],
     opset: int,
@@ -62,8 +57,8 @@ def finish(
     attach(proto, functions, opset)
     if decompose:
         proto = inline(proto)
-    proto.producer_name, proto.producer_version = "actswap", version()
-    entries = {"actswap.version": version(), "actswap.domain_version": str(VERSION), **metadata}
+    proto.producer_name, proto.producer_version = "actswap", tool_version()
+    entries = {"actswap.version": tool_version(), "actswap.domain_version": str(VERSION), **metadata}
     onnx.helper.set_model_props(proto, entries)
     return proto
 

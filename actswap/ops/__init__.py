@@ -3,7 +3,7 @@
 `define` declares an operator (`torch.ops.actswap.<name>`), `backend` chooses who computes it.
 """
 
-from actswap.ops.dispatch import Kernel
+from actswap.ops.contract import Kernel
 from actswap.ops.registry import Operator, define, function_of, operators
 from actswap.ops.switch import backend, current_backend
 

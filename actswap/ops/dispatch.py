@@ -1,55 +1,16 @@
-"""What a kernel offers to an operator, and the choice among kernels for one call."""
+"""Choose the kernel for one call of an operator, and run it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from actswap.errors import UsageError
 from actswap.ops import switch
+from actswap.ops.contract import FastPath, Kernel
 from actswap.ops.how_to_build import advice
-
-
-class Direct(Protocol):
-    """A short way to a kernel for plain calls: no modes, tracing, transforms, subclasses, odd layouts.
-
-    `direct(*args)` is y; None where the call is not plain, and False where it is but a gradient is wanted. The
-    other two do what a Kernel's do without a look at the modes, and return None where the tensors are not plain.
-    """
-
-    def __call__(self, *args: Any) -> Tensor | Literal[False] | None:
-        """Compute y with a look at everything that could make the call not plain."""
-
-    def forward(self, *args: Any) -> tuple[Tensor, Tensor | None] | None:
-        """Compute (y, aux)."""
-
-    def backward(
-        self, grad: Tensor, args: tuple[Any, ...], aux: Tensor | None, needs: list[bool]
-    ) -> list[Tensor | None] | None:
-        """Compute one gradient per tensor argument."""
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One implementation of an operator.
-
-    Attributes:
-        backend: `native` or `triton`.
-        refuses: `refuses(args)` says in words why this call does not fit, "" where it does.
-        forward: `forward(args) -> (y, aux)`; aux is a small tensor that saves work in backward, or None.
-        backward: `backward(grad, args, aux, needs) -> gradients`, one per tensor argument, None where
-            not needed.
-        direct: the short way, where there is one.
-    """
-
-    backend: str
-    refuses: Callable[[Sequence[Any]], str]
-    forward: Callable[[Sequence[Any]], tuple[Tensor, Tensor | None]]
-    backward: Callable[[Tensor, Sequence[Any], Tensor | None, Sequence[bool]], list[Tensor | None]]
-    direct: Direct | None = None
 
 
 def choose(name: str, args: Sequence[Any]) -> Kernel | None:
@@ -76,15 +37,15 @@ def choose(name: str, args: Sequence[Any]) -> Kernel | None:
     raise UsageError(f"actswap::{name} by backend {wanted!r}", why=why, fix='actswap.ops.backend("auto")')
 
 
-def direct(name: str) -> Direct | None:
-    """Return the short way to an operator's CPU kernel, None where there is none."""
+def fast_path(name: str) -> FastPath | None:
+    """Return the fast path to an operator's CPU kernel, None if there is none."""
     kernel = _native().get(name)
-    return None if kernel is None else kernel.direct
+    return None if kernel is None else kernel.fast_path
 
 
 def forward(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor | None] | None:
     """Compute (y, aux) by the kernel that fits, None where the formula must do it."""
-    if switch._current == "auto" and (short := direct(name)) is not None and (found := short.forward(*args)):
+    if switch._current == "auto" and (short := fast_path(name)) is not None and (found := short.forward(*args)):
         return found
     kernel = choose(name, args)
     return None if kernel is None else kernel.forward(args)
@@ -94,7 +55,7 @@ def backward(
     name: str, grad: Tensor, args: tuple[Any, ...], aux: Tensor | None, needs: list[bool]
 ) -> list[Tensor | None] | None:
     """Compute one gradient per tensor argument by the kernel that fits, None where the formula must do it."""
-    if switch._current == "auto" and (short := direct(name)) and (found := short.backward(grad, args, aux, needs)):
+    if switch._current == "auto" and (short := fast_path(name)) and (found := short.backward(grad, args, aux, needs)):
         return found
     kernel = choose(name, args)
     return None if kernel is None else kernel.backward(grad, args, aux, needs)

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from actswap.ops.how_to_build import advice
+from actswap.ops.contract import Kernel
 from actswap.ops.fast_path import connect
 from actswap.ops.geometry import agreeing
-from actswap.ops.dispatch import Kernel
+from actswap.ops.how_to_build import advice
 
 LIBRARY = Path(__file__).parent / "libactswap_kernels.so"
 ABI = 4
@@ -133,7 +133,7 @@ class _Calls:
         self.after = positions[-1] + 1
         self.plans: dict[Any, Plan | str] = {}
         self.heads: dict[Any, bytes | None] = {}
-        self.direct = None if _Direct is None else _Direct(self.lay, self.after, constant)
+        self.fast_path = None if _Direct is None else _Direct(self.lay, self.after, constant)
 
     def key(self, args: Sequence[Any]) -> tuple[Any, ...]:
         return (args[0].shape, *[args[p].shape for p in self.positions], *args[self.after :])
@@ -294,7 +294,7 @@ def _kernel(
     constant: int = -1,
 ) -> Kernel:
     calls = _Calls(positions, plan_of, objection, constant)
-    return Kernel("native", calls.refuses, calls.forward, calls.backward, calls.direct)
+    return Kernel("native", calls.refuses, calls.forward, calls.backward, calls.fast_path)
 
 
 def _sizes(args: Sequence[Any], dim: int, slots: Sequence[Slot]) -> str:

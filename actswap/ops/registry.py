@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from actswap.errors import UsageError
-from actswap.ops import switch
-from actswap.ops import dispatch
+from actswap.ops import dispatch, switch
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
@@ -118,12 +117,12 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     function: Any = _function(operator, op, backward_op)
 
     def compute(*args: Any) -> Tensor:
-        found = kernel.forward(name, args)
+        found = dispatch.forward(name, args)
         return _dense_like(args[0], operator.reference(*args)) if found is None else found[0]
 
     def compute_backward(grad: Tensor, *rest: Any) -> list[Tensor]:
         args, aux, needs = rest[:-2], rest[-2], rest[-1]
-        found = kernel.backward(name, grad, args, aux, needs)
+        found = dispatch.backward(name, grad, args, aux, needs)
         if found is None:
             found = operator.reference_gradients(grad, args, needs, create_graph=False)
         return _complete(args, found)
@@ -156,7 +155,7 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     )
     torch.library.register_vmap(f"{NAMESPACE}::{name}", batched, lib=_library)
 
-    direct = kernel.direct(name)
+    direct = dispatch.fast_path(name)
     # Without Function.apply's own Python, which looks for transforms: a plain call is under none.
     apply = super(torch.autograd.Function, function).apply
 
@@ -178,7 +177,7 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
             return traced
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
             return operator.reference(*args)
-        fitting = kernel.choose(name, args)
+        fitting = dispatch.choose(name, args)
         if fitting is None:
             return operator.reference(*args)
         if torch.is_grad_enabled() and any(a.requires_grad for a in args[:tensors]):
@@ -198,7 +197,7 @@ def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autog
     class Activation(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *args: Any) -> Tensor:
-            found = kernel.forward(name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
+            found = dispatch.forward(name, args) if type(args[0]) in _PLAIN and not _dispatch_modes() else None
             if found is None:
                 with torch._C._AutoDispatchBelowAutograd():
                     found = op(*args), None
@@ -216,7 +215,7 @@ def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autog
             if torch.is_grad_enabled():
                 found = operator.reference_gradients(grad, args, needs, create_graph=True)
             elif type(grad) in _PLAIN and not _dispatch_modes():
-                found = kernel.backward(name, grad, args, aux, needs)
+                found = dispatch.backward(name, grad, args, aux, needs)
             if found is None:
                 found = backward_op(grad, *args, aux, needs)
             wanted = (gradient if need else None for gradient, need in zip(found, needs, strict=True))

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.io import bundle
 from actswap.conversion.pipeline import Conversion, convert
+from actswap.conversion.survey import scan
 from actswap.errors import ActswapError
+from actswap.io import bundle
 from actswap.io.atomic import replacing
 from actswap.io.loading import build_model, load_model
 from actswap.recipe.recipe import RecipeError
 from actswap.recipe.tables import Recipe
 from actswap.report import gather, write_report
 from actswap.select import select
-from actswap.conversion.survey import scan
 from actswap.train import Data, TuneReport, evaluate, load_data, tune
 from actswap.train.data import training_batches
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from actswap.capture.rewrite import Spot
 from actswap.capture.formula_source import formula_spot
+from actswap.capture.rewrite import Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find

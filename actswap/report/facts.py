@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actswap.activations.plain import PLAIN, evaluate
-from actswap.capture.observe import evaluating
+from actswap.capture.evaluating import evaluating
 from actswap.checks.cost import Cost, measure
-from actswap.checks.parity import as_inputs
+from actswap.inputs import as_inputs
 from actswap.plan import Choice, Plan
 from actswap.sites import Site, Source
 

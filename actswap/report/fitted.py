@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from actswap.activations.plain import evaluate
-from actswap.errors import UsageError
-from actswap.io.atomic import replacing
-from actswap.fit.histogram import Histogram
 from actswap.conversion.passes.replace import build
+from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram
+from actswap.io.atomic import replacing
 from actswap.plan import Choice
 from actswap.sites import Source
 

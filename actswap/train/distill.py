@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from actswap.activations.base import Activation
 from actswap.errors import UsageError
-from actswap.conversion.passes.revert import plan_of
+from actswap.record import plan_of
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

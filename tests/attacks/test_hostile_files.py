@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from actswap.io import bundle
 from actswap.conversion.pipeline import convert
 from actswap.errors import ActswapError, LoadError
+from actswap.io import bundle
 from actswap.io.loading import load_model
 
 

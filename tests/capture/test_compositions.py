@@ -11,8 +11,8 @@ from compositions import CASES, Base, Data, Para, Stars, Static, TwoNames, X
 from torch import Tensor, nn
 
 import actswap
-from actswap.errors import UsageError
 from actswap.checks.parity import tensors_of
+from actswap.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch: deprecated weight norm, quantization, scripting
 # A formula becomes one operation: some roundings of difference.

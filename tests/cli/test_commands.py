@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from actswap.io import atomic
-from actswap.io import bundle
 from actswap.cli.main import VERBS, run
 from actswap.errors import VerificationError
+from actswap.io import atomic, bundle
 
 
 @pytest.fixture
@@ -239,7 +238,7 @@ def test_a_full_disk_leaves_the_old_bundle(folder, ask, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(atomic.os, "replace", full)
     code, data, _ = ask("convert", "m.pt", "--to", "acon_b", "--input", "x.npz", "-o", "m.acon_c", "--force")
     assert code == 2 and "No space left" in data["error"]["why"]
     assert {p.name: p.read_bytes() for p in Path("m.acon_c").iterdir()} == before
@@ -258,7 +257,7 @@ def test_what_nobody_expected_is_one_line_and_a_hint(folder, capsys, monkeypatch
 
 
 def test_what_libraries_print_is_not_the_result(folder, capsys, monkeypatch):
-    import actswap.survey
+    import actswap.conversion.survey
 
     real = actswap.conversion.survey.scan
 

@@ -13,9 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
 from cases import CASES, FORMULAS, operator, parameters
 
 from actswap import ops
-from actswap.ops import native
-from actswap.ops import fast_path
-from actswap.ops import dispatch
+from actswap.ops import dispatch, fast_path, native
 
 pytestmark = pytest.mark.skipif(native._Direct is None, reason="the extension is not built")
 
@@ -54,7 +52,7 @@ def test_same_bits_and_strides_as_the_long_way(kind, layout):
 
 def _call():
     name, params = parameters("acon_c", 5)
-    return kernel.direct(name), (torch.randn(2, 5, 3), *params, 1)
+    return dispatch.fast_path(name), (torch.randn(2, 5, 3), *params, 1)
 
 
 def test_a_plain_call_is_done_and_a_wanted_gradient_is_said():
@@ -65,7 +63,9 @@ def test_a_plain_call_is_done_and_a_wanted_gradient_is_said():
         assert torch.is_tensor(short(*args))
     tails = list(parameters("pau_a", 5)[1])
     tails[2].requires_grad_()
-    assert kernel.direct("pau")(torch.randn(2, 5, 3), *tails, 1) is None, "the kernels give no gradient of the tails"
+    assert dispatch.fast_path("pau")(torch.randn(2, 5, 3), *tails, 1) is None, (
+        "the kernels give no gradient of the tails"
+    )
 
 
 @pytest.mark.parametrize("mode", [TorchDispatchMode, TorchFunctionMode])
@@ -121,7 +121,7 @@ _UNLIKELY = {
 def test_unlikely_tensors_go_the_long_way(what):
     x = _UNLIKELY[what](torch.randn(2, 5, 3))
     params = [p.to(x.device) for p in parameters("acon_c", x.shape[1])[1]]
-    assert kernel.direct("acon_c")(x, *params, 1) is None
+    assert dispatch.fast_path("acon_c")(x, *params, 1) is None
     y = operator("acon_c")(x, *params, 1)
     assert y.shape == x.shape and y.dtype == x.dtype
     if what not in ("meta", "functional"):
@@ -184,4 +184,4 @@ def test_without_the_extension_there_is_no_short_way(monkeypatch):
 
     monkeypatch.delattr(package, "_direct", raising=False)
     monkeypatch.setitem(sys.modules, "actswap.ops._direct", None)
-    assert direct.connect(0, 0) is None
+    assert fast_path.connect(0, 0) is None

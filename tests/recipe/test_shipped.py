@@ -53,8 +53,8 @@ def test_every_recipe_file_is_covered_here():
 
 @pytest.mark.parametrize("name", sorted(SITES))
 def test_a_recipe_finds_its_sites(name, photos, tmp_path):
-    from actswap.select import select
     from actswap.conversion.survey import scan
+    from actswap.select import select
 
     side = 224 if name.startswith("vit") else 32
     given = [f"data.source={photos}", f"model.input=[2, 3, {side}, {side}]"]

@@ -14,8 +14,8 @@ from actswap.activations.plain import evaluate
 from actswap.capture.arguments import Arguments
 from actswap.capture.island import graph_ops, trace
 from actswap.capture.observe import observe
-from actswap.recognize.matches import Match, find
 from actswap.conversion.survey import scan
+from actswap.recognize.matches import Match, find
 
 Function = Callable[[Tensor], Tensor]
 V = nn.Parameter(torch.tensor([0.5, 0.9, 1.3, 1.0, 0.7]))

@@ -301,7 +301,7 @@ def test_data_that_cannot_be_made_is_refused_with_its_name(source):
 
 def test_a_data_function_may_return_a_pair_or_one_set():
     assert load_data("tune_toy:data").valid is not None
-    from actswap.train.data import as_data
+    from actswap.train.source import as_data
 
     one = TensorDataset(torch.zeros(2))
     assert as_data(one).valid is None and as_data((one, one)).valid is one and as_data(Data(one)).train is one

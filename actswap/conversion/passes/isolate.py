@@ -13,7 +13,7 @@ Cases:
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,36 +33,63 @@ from actswap.capture.island import (
     trace,
 )
 from actswap.capture.rewrite import rewritten
+from actswap.conversion.passes.fused_kernels import bypass_kernels
+from actswap.conversion.passes.revert import undo
+from actswap.conversion.passes.surgery import module_at, set_module, take_hooks
 from actswap.errors import CaptureError
 from actswap.plan import Choice, Island, Plan
 from actswap.recognize.matches import Match, find
 
-_KERNELS: Mapping[type[nn.Module], tuple[str, object]] = {
-    nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),  # its fused kernel computes the activation itself
-    nn.TransformerEncoder: ("use_nested_tensor", False),  # nested tensors are for that kernel
-}
+Originals = dict[str, nn.Module | None]
 
 
-def fused(model: nn.Module, plan: Plan) -> list[tuple[nn.Module, str, object]]:
-    """Modules of torch whose fused kernel would pass a chosen call by, and the attribute that says it does not fit."""
-    paths = [c.path for c in plan.choices]
-    return [
-        (module, *attribute)
-        for name, module in model.named_modules()
-        for kind, attribute in _KERNELS.items()
-        if isinstance(module, kind) and any(path.startswith(f"{name}." if name else "") for path in paths)
-    ]
+def isolate(model: nn.Module, plan: Plan, traces: Mapping[str, Sequence[Traced]] | None = None) -> Originals:
+    """Run the isolate pass for all choices; return what stood at their paths before.
+
+    Args:
+        model: changed in place.
+        plan: its choices and islands.
+        traces: the islands of this model by owner, as far as they have been traced.
+
+    Raises:
+        CaptureError: an island cannot be traced. The model is then as it was.
+    """
+    originals: Originals = {}
+    done: list[Island] = []
+    bypass_kernels(model, plan)
+    try:
+        for island in plan.islands:
+            chosen = [c for c in plan.choices if c.site.owner == island.owner and c.site.how == "island"]
+            originals.update({c.path: module_at(model, c.path) for c in chosen})
+            isolate_island(model, island, chosen, (traces or {}).get(island.owner))
+            done.append(island)
+        for choice in plan.choices:
+            if choice.site.how == "swap":
+                originals[choice.path] = module_at(model, choice.path)
+                isolate_swap(model, choice)
+    except Exception:
+        undo(model, dataclasses.replace(plan, islands=tuple(done)), originals)
+        raise
+    return originals
 
 
-def bypass_kernels(model: nn.Module, plan: Plan) -> None:
-    """Let no fused kernel pass a chosen call by."""
-    for module, name, value in fused(model, plan):
-        install_methods(module, {name: _constant(value)})
+def path_of(model: nn.Module, site_name: str, owner: str, child: str, how: str, shared: bool) -> str:
+    """Return where the module of a site will stand.
 
-
-def _constant(value: object) -> property:
-    """An attribute that is this value whatever is written to it."""
-    return property(lambda self: value, lambda self, new: None)
+    A swapped child stays where it is. In an island the module takes the site's own name; where that would overwrite
+    something that is still used, `@0` is added.
+    """
+    below = f"{owner}." if owner else ""
+    if how == "swap":
+        return below + child if module_at(model, below + child) is not None else child
+    local = site_name.removeprefix(below)
+    stands = model.get_submodule(owner)
+    for part in local.split(".")[:-1]:
+        stands = getattr(stands, part)
+    taken = hasattr(stands, local.rpartition(".")[2])
+    if taken and (shared or child != local):
+        local += "@0"
+    return below + local
 
 
 def isolate_swap(model: nn.Module, choice: Choice) -> None:
@@ -210,20 +237,3 @@ def _erase(graph: fx.Graph, match: Match, gone: set[fx.Node]) -> None:
 
 def _labels(island: Island) -> list[str]:
     return [child or kind for kind, child in zip(island.sources, island.children, strict=True)]
-
-
-_HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name and "state_dict" not in name)
-
-
-def take_hooks(module: nn.Module, standing: nn.Module) -> None:
-    """Let a module run the hooks of the one whose place it takes, from now on its own."""
-    for name in _HOOKS:
-        setattr(module, name, copy.copy(getattr(standing, name)))
-
-
-def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path below the model; it takes over the mode of its parent."""
-    parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    module.train(parent.training)
-    parent.add_module(name, module)

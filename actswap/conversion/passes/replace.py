@@ -22,7 +22,7 @@ from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded, split
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
-from actswap.conversion.passes.isolate import set_module, take_hooks
+from actswap.conversion.passes.surgery import set_module, take_hooks
 from actswap.plan import Choice
 from actswap.sites import Number
 

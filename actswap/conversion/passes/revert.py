@@ -6,48 +6,17 @@ every replaced child is the original module, every added child is gone.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import nn
 
 from actswap.capture.duplicate import duplicate
 from actswap.capture.island import uninstall
+from actswap.conversion.passes.fused_kernels import fused
+from actswap.conversion.passes.surgery import set_module
 from actswap.errors import UsageError
-from actswap.conversion.passes.isolate import fused, set_module
 from actswap.plan import Plan
-
-_RECORD = "_actswap_record"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a converted model remembers: its plan, and the modules that stood at the paths (None: nothing)."""
-
-    plan: Plan
-    originals: tuple[tuple[str, nn.Module | None], ...]
-
-
-def remember(model: nn.Module, plan: Plan, originals: dict[str, nn.Module | None]) -> None:
-    """Keep the record on the model, outside its parameters and submodules; an earlier record is extended."""
-    earlier = record_of(model)
-    if earlier is not None:
-        plan = dataclasses.replace(plan, before=earlier.plan)
-        originals = {**originals, **dict(earlier.originals)}
-    model.__dict__[_RECORD] = Record(plan, tuple(originals.items()))
-
-
-def record_of(model: nn.Module) -> Record | None:
-    """Return the record of a converted model, None for any other."""
-    found = model.__dict__.get(_RECORD)
-    return found if isinstance(found, Record) else None
-
-
-def plan_of(model: nn.Module) -> Plan | None:
-    """Return the plan that a model was converted by, None for a model that was not."""
-    record = record_of(model)
-    return None if record is None else record.plan
+from actswap.record import forget, record_of
 
 
 def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -74,7 +43,7 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
         undo(work, plan, {})
         plan = plan.before
     _restore(work, dict(record.originals))
-    del work.__dict__[_RECORD]
+    forget(work)
     return work
 
 

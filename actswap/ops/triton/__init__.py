@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from actswap.ops.dispatch import Kernel
+from actswap.ops.contract import Kernel
 from actswap.ops.triton import acon, gated, opau, pau
 
 KERNELS: Mapping[str, Kernel] = {**acon.KERNELS, **pau.KERNELS, **opau.KERNELS, **gated.KERNELS}

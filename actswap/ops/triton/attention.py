@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actswap.ops.dispatch import Kernel
+from actswap.ops.contract import Kernel
 
 _LINES = 7  # x and the six tensors of the lines; then ws, bs, tau, gain, dim
 

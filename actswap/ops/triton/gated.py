@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from actswap.ops.dispatch import Kernel
+from actswap.ops.contract import Kernel
 from actswap.ops.triton.attention import with_attention
 from actswap.ops.triton.tiles import Tiles, like, refusal, sums, tiles
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from actswap.ops.dispatch import Kernel
+from actswap.ops.contract import Kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
