@@ -1,4 +1,4 @@
-"""Imports go downward only, and only the layers that may import a heavy library do."""
+"""The layers of the package, stated once: imports go downward only, without circles."""
 
 from __future__ import annotations
 
@@ -10,81 +10,148 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "actswap"
 
-# From the bottom up; a module may import from its own layer and from those below it.
-LAYERS: list[set[str]] = [
-    {"errors", "sites", "files"},
-    {"ops", "fit"},
-    {"activations"},
-    {"select", "recognize", "capture", "vetting", "folders", "inputs", "census", "calibrate"},
-    {"plan"},
-    {"passes"},
-    {"apply", "survey", "starts", "settle", "parity"},
-    {"cost", "bundle", "onnx", "loading", "conversion"},
-    {"train", "search", "report", "recipe"},
-    {"nn", "functional"},
-    {"cli"},
-]
-# `parity` compares outputs and knows nothing of plans: the lower layers may use its arithmetic.
-SHARED = {"parity"}
+# From the top down, as in ARCHITECTURE.md. A module may import from its own layer and from the layers below it.
+LAYERS = (
+    ("cli",),
+    ("nn", "functional"),
+    ("recipe", "report"),
+    ("train",),
+    ("onnx",),
+    ("io",),
+    ("conversion",),
+    ("checks",),
+    ("inputs", "plan", "record"),
+    ("capture", "recognize", "select"),
+    ("activations",),
+    ("ops", "fit"),
+    ("errors", "sites"),
+)
+# Only these layers, or single modules, may import these libraries.
 ONLY = {
-    "onnx": {"onnx", "cli"},
-    "onnxruntime": {"onnx", "cli"},
-    "onnxscript": {"onnx"},
-    "fvcore": {"cost"},
-    "click": {"cli"},
-    "rich": {"cli"},
+    "onnx": ("actswap.onnx", "actswap.cli"),
+    "onnxruntime": ("actswap.onnx", "actswap.cli"),
+    "onnxscript": ("actswap.onnx",),
+    "onnx_ir": ("actswap.onnx",),
+    "fvcore": ("actswap.checks.cost",),
+    "click": ("actswap.cli",),
+    "rich": ("actswap.cli",),
 }
+LOOSE = {"errors", "sites", "plan", "record", "select", "inputs", "nn", "functional"}
 
 
-def layer_of(top: str) -> int:
-    return next(i for i, names in enumerate(LAYERS) if top in names)
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def modules() -> list[Path]:
-    return sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.name != "__init__.py")
-
-
-def top_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+MODULES = {name_of(path): path for suffix in ("py", "pyi") for path in sorted(PACKAGE.rglob(f"*.{suffix}"))}
+INNER = [name for name in MODULES if name != "actswap"]  # the package's face resolves its names lazily
 
 
 def imports(path: Path) -> list[tuple[str, int]]:
-    """Absolute names of what a file imports, those inside functions too, with their lines."""
+    """Full names of all that a file imports, functions included, with line numbers."""
     found: list[tuple[str, int]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [f"actswap.{a.name}" for a in node.names] if node.module == "actswap" else [node.module]
-            found += [(name, node.lineno) for name in names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}:{node.lineno} is a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.append((inner if inner in MODULES else node.module, node.lineno))
     return found
 
 
-def test_every_module_has_a_layer():
-    known = set().union(*LAYERS)
-    assert {top_of(path) for path in modules()} <= known
+def layer_of(name: str) -> int:
+    top = name.split(".")[1]
+    return next(i for i, names in enumerate(LAYERS) if top in names)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_go_downward(path):
-    own = top_of(path)
-    for name, line in imports(path):
-        parts = name.split(".")
-        if parts[0] == "actswap" and len(parts) > 1 and parts[1] != own and parts[1] not in SHARED:
-            assert layer_of(parts[1]) <= layer_of(own), f"{path}:{line} imports {name} from a layer above it"
-        if parts[0] in ONLY:
-            assert own in ONLY[parts[0]], f"{path}:{line} imports {parts[0]}"
+def upward_imports() -> list[str]:
+    found = []
+    for name in INNER:
+        for imported, line in imports(MODULES[name]):
+            if imported == "actswap":  # the face reaches every layer, whatever is taken from it
+                found.append(f"{MODULES[name]}:{line} imports the package's face")
+            elif imported.startswith("actswap.") and layer_of(imported) < layer_of(name):
+                found.append(f"{MODULES[name]}:{line} imports {imported} from a layer above it")
+    return found
 
 
-def test_fit_never_imports_modules_of_torch():
-    for path in (PACKAGE / "fit").glob("*.py"):
-        assert not any(name.startswith("torch.nn") for name, _ in imports(path)), path
+def circles() -> list[list[str]]:
+    """Groups of modules that import each other, at any depth."""
+    below = {name: {i for i, _ in imports(MODULES[name]) if i in MODULES and i != name} for name in INNER}
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            for following in below.get(stack.pop(), ()):
+                if following not in seen:
+                    seen.add(following)
+                    stack.append(following)
+        return seen
+
+    reach = {name: reached(name) for name in INNER}
+    groups = {tuple(sorted(o for o in reach[n] if n in reach[o])) for n in INNER if n in reach[n]}
+    return [list(group) for group in sorted(groups)]
 
 
-def test_only_the_command_line_prints():
-    for path in modules():
-        if top_of(path) == "cli" or path.name == "__main__.py":
+def loose_modules() -> set[str]:
+    return {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+
+
+def without_test_file() -> list[str]:
+    """Modules that have no test file in the same place below tests/."""
+    tests = ROOT / "tests"
+    modules = [p.relative_to(PACKAGE) for p in sorted(PACKAGE.rglob("*.py")) if not p.name.startswith("__")]
+    return [str(p) for p in modules if not (tests / p.parent / f"test_{p.name}").exists()]
+
+
+def test_every_module_has_a_layer() -> None:
+    known = {name for names in LAYERS for name in names}
+    assert {name.split(".")[1] for name in INNER} == known
+
+
+def test_imports_go_downward() -> None:
+    assert upward_imports() == []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circles() == []
+
+
+def test_the_top_level_holds_the_words_and_the_public_faces_only() -> None:
+    assert loose_modules() == LOOSE
+
+
+@pytest.mark.parametrize("library", ONLY)
+def test_heavy_libraries_are_imported_by_their_layer_only(library: str) -> None:
+    users = [n for n in MODULES for i, _ in imports(MODULES[n]) if i.split(".")[0] == library]
+    assert users, f"nothing imports {library}"
+    assert [name for name in users if not name.startswith(ONLY[library])] == []
+
+
+def test_fit_never_imports_modules_of_torch() -> None:
+    for name in INNER:
+        if name.startswith("actswap.fit"):
+            assert not any(i.startswith("torch.nn") for i, _ in imports(MODULES[name])), name
+
+
+def test_only_the_command_line_prints() -> None:
+    for name in INNER:
+        if name.startswith("actswap.cli") or name.endswith("__main__"):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-            assert not called, f"{path}:{node.lineno} prints"
+            assert not called, f"{MODULES[name]}:{node.lineno} prints"
+
+
+if __name__ == "__main__":  # the figures of the layout
+    for what, found in (
+        ("loose modules", sorted(loose_modules())),
+        ("circles", circles()),
+        ("upward imports", upward_imports()),
+        ("modules without a mirrored test file", without_test_file()),
+    ):
+        print(f"{what}: {len(found)}", *found, sep="\n  ")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from actswap.conversion import choose_starts
+
 TOLERANCE = 5e-4
 
 
