@@ -23,7 +23,7 @@ from pathlib import Path
 # This folder would otherwise be searched first, and this file is called onnx.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(ROOT / "recipes"))
 
 import argparse
 import datetime

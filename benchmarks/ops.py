@@ -30,10 +30,9 @@ import torch
 
 sys.path[:0] = [
     str(Path(__file__).parents[1]),
-    str(Path(__file__).parents[1] / "tests" / "native"),
     str(Path(__file__).parent),
 ]
-from cases import FORMULAS, operator, parameters  # noqa: E402
+from operator_cases import FORMULAS, operator, parameters  # noqa: E402
 from published import FORMS  # noqa: E402
 from steady import keep_memory  # noqa: E402
 

@@ -4,7 +4,7 @@
     python benchmarks/random_modules.py --only 17          # one network, with its traceback
 
 Every converted network is held to its census, its parity, bit-exact revert and an untouched original
-(`tests/random_modules.py`). One dated JSON line goes to benchmarks/results.
+(`module_generator.py`). One dated JSON line goes to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def main() -> None:
     parser.add_argument("--only", type=int, help="one network of the series")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/random_modules.jsonl")
     options = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import random_modules
+    sys.path.insert(0, str(ROOT))
+    import module_generator
     import torch
 
     torch.set_num_threads(1)
     if options.only is not None:
-        print(random_modules.from_seed(options.seed + options.only))
-        print(random_modules.check(random_modules.from_seed(options.seed + options.only), target_of(options.only)))
+        print(module_generator.from_seed(options.seed + options.only))
+        print(module_generator.check(module_generator.from_seed(options.seed + options.only), target_of(options.only)))
         return
     outcomes: collections.Counter[str] = collections.Counter()
     failures: dict[int, str] = {}
     start = time.time()
     for i in range(options.count):
         try:
-            outcomes[random_modules.check(random_modules.from_seed(options.seed + i), target_of(i))] += 1
+            outcomes[module_generator.check(module_generator.from_seed(options.seed + i), target_of(i))] += 1
         except Exception as error:  # a failure of any kind is what this looks for
             outcomes["failed"] += 1
             lines = str(error).strip().splitlines() or [""]

@@ -9,7 +9,7 @@ from actswap.train import Data
 
 def squeezenet() -> Data:
     """Return the photos as SqueezeNet wants them, (20, 3, 227, 227), with their ImageNet classes."""
-    from tests import realmodels
+    from recipes import realmodels
 
     photos = TensorDataset(realmodels.squeezenet_inputs(), realmodels.photo_labels())
     return Data(photos, photos)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random_modules
+import module_generator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +10,6 @@ from hypothesis import strategies as st
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_random_network(data: st.DataObject) -> None:
-    model = random_modules.build(lambda n: data.draw(st.integers(0, n - 1)))
+    model = module_generator.build(lambda n: data.draw(st.integers(0, n - 1)))
     target = data.draw(st.sampled_from(["acon_c", "silu", "swish", "dy_relu_b"]))
-    random_modules.check(model, target)
+    module_generator.check(model, target)

@@ -7,12 +7,11 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_modules import C, randomised, sample
 from torch import nn
 
 from actswap import nn as AN
 from actswap.errors import UsageError
-
-from .modules import C, randomised, sample
 
 
 def test_original_acon_c_checkpoint() -> None:

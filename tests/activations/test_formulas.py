@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from activation_cases import BY_NAME, CASES, SHAPES, Case
 
 from actswap.ops import backend
-
-from .cases import BY_NAME, CASES, SHAPES, Case
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 LAYOUTS = pytest.mark.parametrize("layout", SHAPES)

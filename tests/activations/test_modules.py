@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_modules import C, built, randomised, sample
 from torch import nn
 
 from actswap import activations
@@ -16,8 +17,6 @@ from actswap import nn as AN
 from actswap.activations.plain import PLAIN, evaluate
 from actswap.errors import UsageError
 from actswap.sites import Source
-
-from .modules import C, built, randomised, sample
 
 TRAINABLE = [spec.name for spec in activations.TRAINABLE]
 EVERY = pytest.mark.parametrize("name", TRAINABLE)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
+from activation_modules import C, sample
 from torch import nn
 
 from actswap import activations
@@ -17,8 +18,6 @@ from actswap.activations.simplify import closest_plain, simplify
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.sites import Source
-
-from .modules import C, sample
 
 
 @pytest.mark.parametrize("target", ["acon_c", "pau", "dy_relu_b", "sigmoid"])

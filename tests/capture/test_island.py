@@ -9,19 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from island_modules import ROUNDING, Base, Patches, Sizes, X, build, converted
 from torch import Tensor, nn
 
 import actswap
 from actswap.errors import CaptureError
 
 # The start of ACON for SiLU is exact, so an island that is right gives the model's output up to rounding.
-ROUNDING = 1e-5
-
-
-class Base(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
 
 
 class NoneDefault(Base):
@@ -83,35 +77,6 @@ class Decorated(Base):
         return self.b(F.silu(F.silu(self.a(x)) + shift))
 
 
-class Sizes(nn.Module):
-    """Tokens with their grid, as in segformer: numbers that change with the size of the image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.conv, self.b = nn.Linear(6, 6), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Linear(6, 6)
-
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        n, _, channels = x.shape
-        y = self.a(x).transpose(1, 2).reshape(n, channels, height, width)
-        y = F.silu(self.conv(y)).flatten(2).transpose(1, 2)
-        return self.b(F.silu(y))
-
-
-class Patches(nn.Module):
-    """Calls Sizes with the size of its own input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.block = nn.Conv2d(3, 6, 2, 2), Sizes()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.stem(x)
-        if y.shape[-1] > 1000:
-            raise ValueError("too large")
-        return self.block(y.flatten(2).transpose(1, 2), y.shape[2], y.shape[3])
-
-
-X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 CALLS: list[tuple[type[nn.Module], tuple[Any, ...], dict[str, Any]]] = [
     (NoneDefault, (X,), {}),
     (NoneDefault, (X, None), {}),
@@ -131,15 +96,6 @@ CALLS: list[tuple[type[nn.Module], tuple[Any, ...], dict[str, Any]]] = [
     (Decorated, (X,), {"shift": 2.0}),
     (Sizes, (X[:, None].expand(4, 12, 6), 3, 4), {}),
 ]
-
-
-def build(kind: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return kind().eval()
-
-
-def converted(model: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> nn.Module:
-    return actswap.convert(model, "acon_c", args, kwargs, tolerance=ROUNDING).model
 
 
 @pytest.mark.parametrize(("kind", "args", "kwargs"), CALLS, ids=lambda v: getattr(v, "__name__", ""))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import ROWS, X, net, same_state, shape_of, state_of
+from conversion_nets import ROWS, X, net, same_state, shape_of, state_of
 from torch import Tensor, nn
 
 import actswap

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import TARGETS, Net, Residual, X, net, rows, same_state, shape_of, state_of
+from conversion_nets import TARGETS, Net, Residual, X, net, rows, same_state, shape_of, state_of
 from torch import nn
 
 import actswap

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import ROWS, X, alias, rows
+from conversion_nets import ROWS, X, alias, rows
 from torch import Tensor, nn
 
 import actswap

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from functions import elu, gelu, relu, silu, softplus
+from fit_functions import elu, gelu, relu, silu, softplus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from functions import relu
+from fit_functions import relu
 from scipy import special
 
 from actswap.errors import UsageError

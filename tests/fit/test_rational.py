@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from functions import elu, gelu, hardswish, relu, silu, softplus
+from fit_functions import elu, gelu, hardswish, relu, silu, softplus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from functions import gelu, hardswish, relu, silu, softplus
+from fit_functions import gelu, hardswish, relu, silu, softplus
 from scipy.special import expit
 
 from actswap.fit.tails import reach_asymptote, tail_slopes

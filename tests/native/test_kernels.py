@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import CASES, FORMULAS, operator, parameters
+from operator_cases import CASES, FORMULAS, operator, parameters
 
 import actswap.nn  # noqa: F401 - declares the operators
 from actswap import ops
@@ -207,9 +207,9 @@ for p1, p2, beta in ((1, 0.25, 1), (1, 0, 0), (0.5, 0.5, 1), (1, -1, 0), (1, 0, 
 
 @pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_every_instruction_set(isa):
-    here = Path(__file__).parent
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "ACTSWAP_ISA": isa}
-    command = [sys.executable, "-c", _SCRIPT, isa, str(here), str(here.parents[1])]
+    command = [sys.executable, "-c", _SCRIPT, isa, str(root / "tests/native"), str(root / "benchmarks"), str(root)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if "AssertionError: Status" in done.stderr:
         pytest.skip(f"this processor or build has no {isa}")

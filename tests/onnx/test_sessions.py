@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported_nets import act
 from onnx_cases import C, cases
-from test_export import act
 from torch import Tensor, nn
 
 import actswap.onnx

@@ -18,7 +18,7 @@ import sys; sys.path[:0] = sys.argv[1:]
 import torch
 import actswap.nn
 from actswap import ops
-from cases import FORMULAS, operator, parameters
+from operator_cases import FORMULAS, operator, parameters
 torch.manual_seed(0)
 kinds = ("swish", "swish_layer", "acon_b", "acon_c", "acon_c_mixed", "pau_a", "pau_a_channel", "pau_b", "pau_c")
 kinds += ("pau_32", "opau_t", "opau_he", "opau_unsafe", "opau_lag", "meta_acon", "dy_relu", "dy_relu_a", "dy_relu_3")
@@ -89,6 +89,6 @@ def test_triton(script, tmp_path):
     environment.pop("TRITON_INTERPRET", None)
     if script is INTERPRETED:
         environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-c", script, str(ROOT), str(ROOT / "tests" / "native")]
+    command = [sys.executable, "-c", script, str(ROOT), str(ROOT / "benchmarks")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -3,48 +3,16 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from recipe_texts import GOOD, write
 from safetensors.torch import load_file
 
 from actswap.io import bundle
 from actswap.recipe import RecipeError, prepare, read_recipe, run_recipe, to_dict
-
-GOOD = """
-schema = 1
-title = "Toy"
-[model]
-source = "recipe_toy:net"
-input = [4, 3, 12, 12]
-[data]
-source = "recipe_toy:data"
-[convert]
-target = "acon_c"
-only = ["relu*"]
-[tune]
-epochs = 2
-batch = 16
-lr = 0.05
-distill = 0.5
-accelerator = "cpu"
-log_every = 2
-schedules.beta = {start = 200.0, end = 50.0, until = 0.5}
-[export]
-onnx = false
-[[measured]]
-date = "2026-11-22"
-what = "a test"
-"""
-
-
-def write(folder: Path, text: str, name: str = "recipe.toml") -> Path:
-    path = folder / name
-    path.write_text(textwrap.dedent(text))
-    return path
 
 
 def problems(path: Path, *overrides: str) -> str:

@@ -7,22 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import tied
 from safetensors.torch import save_file
-from torch import nn
 
 from actswap.cli.main import run
 from actswap.errors import LoadError
 from actswap.io.loading import load_model
 
 IDS = torch.arange(1, 9).reshape(1, 8)
-
-
-def make() -> nn.Module:
-    """A network whose last layer is tied to its first."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
-    net[2].weight = net[0].weight
-    return net
 
 
 def sharded(folder: Path, state: dict[str, torch.Tensor], **names: str) -> Path:
@@ -38,7 +30,7 @@ def sharded(folder: Path, state: dict[str, torch.Tensor], **names: str) -> Path:
 
 
 def other_weights() -> dict[str, torch.Tensor]:
-    state = {name: torch.randn_like(value) for name, value in make().state_dict().items()}
+    state = {name: torch.randn_like(value) for name, value in tied().state_dict().items()}
     del state["2.weight"]  # tied weights are saved once
     return state
 
@@ -56,7 +48,7 @@ def bert(tmp_path: Path) -> Path:
 
 def test_shards_fill_a_factory(tmp_path: Path) -> None:
     state = other_weights()
-    loaded = load_model(sharded(tmp_path, state), model="test_folders:make")
+    loaded = load_model(sharded(tmp_path, state), model="factories:tied")
     assert loaded.kind == "safetensors"
     found = loaded.module.state_dict()
     assert all(torch.equal(found[name], value) for name, value in state.items())
@@ -67,7 +59,7 @@ def test_a_weight_that_is_tied_to_nothing_given_is_missing(tmp_path: Path) -> No
     state = other_weights()
     del state["0.weight"]
     with pytest.raises(LoadError, match=r"0\.weight"):
-        load_model(sharded(tmp_path, state), model="test_folders:make")
+        load_model(sharded(tmp_path, state), model="factories:tied")
 
 
 @pytest.mark.parametrize("name", ["../model-00000.safetensors", "/etc/passwd", "missing.safetensors", ".."])
@@ -76,14 +68,14 @@ def test_shards_outside_the_folder_or_missing(tmp_path: Path, name: str) -> None
     state = other_weights()
     save_file({"0.weight": state["0.weight"]}, tmp_path / "model-00000.safetensors")
     with pytest.raises(LoadError, match=r"names|missing"):
-        load_model(sharded(tmp_path / "in", state, **{"0_weight": name}), model="test_folders:make")
+        load_model(sharded(tmp_path / "in", state, **{"0_weight": name}), model="factories:tied")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": []}', "[" * 100000])
 def test_damaged_indices(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(LoadError):
-        load_model(tmp_path / "model.safetensors.index.json", model="test_folders:make")
+        load_model(tmp_path / "model.safetensors.index.json", model="factories:tied")
 
 
 def test_a_folder_of_transformers_in_shards(bert: Path) -> None:

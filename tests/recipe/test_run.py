@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from recipe_texts import GOOD, write
 from recipe_toy import net
-from test_recipe import GOOD, write
 
 from actswap.cli.main import run
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import plain
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,11 +20,6 @@ from actswap.io.loading import build_model, load_model
 def same(a: nn.Module, b: nn.Module, x: torch.Tensor) -> bool:
     with torch.no_grad():
         return torch.equal(a(x), b(x))
-
-
-def make() -> nn.Module:
-    """The factory that `--model test_loading:make` names."""
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
 
 
 def test_whole_module_computes_the_same_bits(library_model, image, tmp_path):
@@ -60,16 +56,16 @@ def test_exported_program(library_model, image, tmp_path):
     ],
 )
 def test_state_dicts_with_a_factory(wrap: Callable, image, tmp_path):
-    model = make().eval()
+    model = plain().eval()
     torch.save(wrap(model.state_dict()), tmp_path / "w.pt")
-    loaded = load_model(tmp_path / "w.pt", model="test_loading:make")
+    loaded = load_model(tmp_path / "w.pt", model="factories:plain")
     assert loaded.kind == "state_dict" and same(loaded.module, model, image)
 
 
 def test_safetensors_with_a_factory(image, tmp_path):
-    model = make().eval()
+    model = plain().eval()
     save_file(model.state_dict(), tmp_path / "w.safetensors")
-    assert same(load_model(tmp_path / "w.safetensors", model="test_loading:make").module, model, image)
+    assert same(load_model(tmp_path / "w.safetensors", model="factories:plain").module, model, image)
 
 
 def test_options_of_a_spec():
@@ -113,24 +109,24 @@ def test_truncated_files(kind, part, library_model, image, tmp_path):
         torch.export.save(torch.export.export(library_model, (image,)), path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
     with pytest.raises(LoadError) as caught:
-        load_model(path, model="test_loading:make")
+        load_model(path, model="factories:plain")
     assert caught.value.fix
 
 
 def test_a_state_dict_that_does_not_fit_names_the_keys(tmp_path):
-    state = make().state_dict()
+    state = plain().state_dict()
     state["0.weight"] = torch.zeros(9, 3, 3, 3)
     state["extra"] = state.pop("2.bias")
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(LoadError) as caught:
-        load_model(tmp_path / "w.pt", model="test_loading:make")
+        load_model(tmp_path / "w.pt", model="factories:plain")
     text = str(caught.value)
     assert "missing: 2.bias" in text and "not in the model: extra" in text
     assert "0.weight is (9, 3, 3, 3) in the file and (8, 3, 3, 3) in the model" in text
 
 
 def test_weights_without_a_factory_say_how_to_go_on(tmp_path):
-    torch.save(make().state_dict(), tmp_path / "w.pt")
+    torch.save(plain().state_dict(), tmp_path / "w.pt")
     with pytest.raises(LoadError, match="--model torchvision:resnet50"):
         load_model(tmp_path / "w.pt")
 
@@ -164,9 +160,9 @@ def test_a_missing_file(tmp_path):
 
 
 def test_an_old_pickle_of_weights_loads_and_of_anything_else_does_not(tmp_path, image):
-    model = make().eval()
+    model = plain().eval()
     torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert same(load_model(tmp_path / "old.pt", model="test_loading:make").module, model, image)
+    assert same(load_model(tmp_path / "old.pt", model="factories:plain").module, model, image)
     with (tmp_path / "raw.pt").open("wb") as file:
         pickle.dump({"a": Path}, file, protocol=2)
     with pytest.raises(LoadError, match="more than weights"):
@@ -175,7 +171,7 @@ def test_an_old_pickle_of_weights_loads_and_of_anything_else_does_not(tmp_path, 
 
 @pytest.mark.parametrize(
     "spec",
-    ["torchvision:resnet999", "nothing", "no_such_package:make", "test_loading:missing", "test_load:Path"],
+    ["torchvision:resnet999", "nothing", "no_such_package:make", "factories:missing", "factories:nn"],
 )
 def test_specs_that_cannot_be_built(spec):
     with pytest.raises(LoadError, match="--model"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import ROWS, alias
+from conversion_nets import ROWS, alias
 from torch import Tensor, nn
 
 import actswap

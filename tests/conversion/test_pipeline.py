@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from nets import ROWS, X, net, rows, same_state, shape_of, state_of
+from conversion_nets import ROWS, X, net, rows, same_state, shape_of, state_of
 from torch import Tensor, nn
 
 import actswap

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from test_island import ROUNDING, Base, Patches, X, build, converted
+from island_modules import ROUNDING, Base, Patches, X, build, converted
 from torch import Tensor, nn
 
 import actswap

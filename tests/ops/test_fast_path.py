@@ -2,15 +2,12 @@
 
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
+from operator_cases import CASES, FORMULAS, operator, parameters
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "native"))
-from cases import CASES, FORMULAS, operator, parameters
 
 from actswap import ops
 from actswap.ops import dispatch, fast_path, native
