@@ -137,8 +137,9 @@ def read_file(path: str) -> Inputs:
 
 
 def guess(model: nn.Module) -> Inputs:
-    """Find inputs the model runs on: its exported example, its timm or transformers configuration, or its
-    layers.
+    """Find inputs that the model runs on.
+
+    They come from its exported example, its timm or transformers configuration, or its layers.
 
     Raises:
         CaptureError: nothing that was tried runs.

@@ -38,10 +38,10 @@ def command(
     specs: tuple[str, ...],
     tolerance: float,
 ) -> Answer:
-    """Compare model A with B on the same inputs. B may be a model file, a bundle made from A, or an ONNX
-    file.
+    """Compare model A with B on the same inputs.
 
-    Exits with 1 where the relative error is above the tolerance.
+    B is a model file, a bundle made from A, or an ONNX file. Exits with 1 if the relative error is above the
+    tolerance.
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)

@@ -19,8 +19,7 @@ _COARSE = 128  # points of the search; only the survivors see all of them
 
 @dataclass(frozen=True)
 class Frame:
-    """How the search sees a unit: Chebyshev numerator on [lo, hi], denominator functions that peak at
-    1 there.
+    """How the search sees a unit: Chebyshev numerator on [lo, hi], denominator functions with peak 1 there.
 
     Attributes:
         degrees: of numerator and denominator.

@@ -1,6 +1,6 @@
-"""The saved result: a folder with `plan.json` and `model.safetensors`. The format is specified in
-docs/bundle-format.md.
+"""The saved result: a folder with `plan.json` and `model.safetensors`.
 
+docs/bundle-format.md specifies the format.
 Nothing in a bundle can run: the plan is checked data, the weights are safetensors. A bundle is put back onto
 a fresh copy of its base model; `save_pt2` writes a self-contained exported program instead.
 """
@@ -120,8 +120,9 @@ def save(
 
 
 def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Put a bundle back onto a fresh copy of its base model; the result computes the same bits as what was
-    saved.
+    """Put a bundle back onto a fresh copy of its base model.
+
+    The result computes the same bits as the model that was saved.
 
     Args:
         path: the bundle's folder.
@@ -227,8 +228,9 @@ def save_pt2(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write a self-contained exported program that needs only torch and actswap, with a dynamic batch where
-    it can.
+    """Write a self-contained exported program that needs only torch and actswap.
+
+    The batch is dynamic if torch can export the model so.
 
     Args:
         model: the converted model.

@@ -1,6 +1,4 @@
-"""ONNX: export of converted models, inference with the native kernels, and conversion of ONNX files
-themselves.
-"""
+"""ONNX: export of converted models, inference with the native kernels, conversion of ONNX files."""
 
 from __future__ import annotations
 

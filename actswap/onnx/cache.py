@@ -1,5 +1,6 @@
-"""Prepared models on disk: one file per key, written beside and renamed, with a digest that is checked on
-reading.
+"""Prepared models on disk: one file per key.
+
+A file is written beside and renamed; its digest is checked when it is read.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def read(key: str, folder: Path) -> bytes | None:
 
 
 def write(key: str, body: bytes, folder: Path) -> str:
-    """Store the entry; returns "" or why it could not be, in words. Any number of processes may do so at
-    once.
+    """Store the entry; any number of processes may do so at once.
+
+    Returns:
+        An empty string, or why the entry could not be stored, in words.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

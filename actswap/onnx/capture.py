@@ -31,8 +31,9 @@ def tensors(tree: Any) -> list[Tensor]:
 
 
 def resize(tensor: Tensor, shape: Sequence[int], scale: float = 1.0) -> Tensor:
-    """Repeat or cut a tensor to another shape; floating-point values are scaled, so that the data differ
-    too.
+    """Repeat or cut a tensor to another shape.
+
+    Floating-point values are multiplied by `scale`, so that the data differ too.
     """
     for axis, length in enumerate(shape):
         tensor = tensor.index_select(axis, torch.arange(length, device=tensor.device) % tensor.shape[axis])
@@ -92,9 +93,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
 
 
 def to_graph(program: Any, opset: int) -> ir.Model:
-    """Translate an exported program to ONNX; activations of the project become raw nodes (see
-    `translate`).
-    """
+    """Translate an exported program to ONNX; the project's activations become raw nodes (see `translate`)."""
     try:
         with torch.no_grad(), quiet():
             written = torch.onnx.export(

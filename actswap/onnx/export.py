@@ -1,5 +1,6 @@
-"""`export_onnx`: a PyTorch model as one ONNX file that runs in any ONNX Runtime, proved before it is put in
-place.
+"""`export_onnx`: write a PyTorch model as one ONNX file that runs in any ONNX Runtime.
+
+The file is compared with PyTorch before it is put in place.
 """
 
 from __future__ import annotations
@@ -264,9 +265,7 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
 
 
 def _move(file: Path, target: Path) -> None:
-    """Put the data file and then the model in place: a reader sees the old model, or the new one,
-    complete.
-    """
+    """Put the data file and then the model in place: a reader sees the old or the new model, complete."""
     try:
         for source in sorted(file.parent.iterdir(), key=lambda p: p == file):
             os.replace(source, target.parent / source.name)

@@ -123,9 +123,7 @@ def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
 
 
 def _name_axes(proto: onnx.ModelProto) -> None:
-    """Give the exporter's symbols (`s31`) names that say what they are (`batch`, `height`, `width`,
-    `length`).
-    """
+    """Rename the exporter's symbols (`s31`) by meaning: `batch`, `height`, `width`, `length`."""
     names: dict[str, str] = {}
     for value in proto.graph.input:
         shape = value.type.tensor_type.shape.dim

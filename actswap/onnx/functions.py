@@ -123,9 +123,7 @@ META_ACON = OnnxFunction(
 
 
 def _lines(count: int) -> str:
-    """The coefficients of `count` lines per sample and channel, and the maximum of the lines, named
-    `line`.
-    """
+    """The coefficients of `count` lines per sample and channel, and their maximum, named `line`."""
     names = [f"c{j}" for j in range(2 * count)]
     text = (
         _POOL
@@ -209,8 +207,9 @@ def along_channels(parameter: Array, dim: int, rank: int) -> Array:
 
 
 def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
-    """The pooled axes, and the shape of one value per sample and channel; 1 feature pools over the channels
-    too.
+    """The pooled axes, and the shape of one value per sample and channel.
+
+    With one feature, the channels are pooled too.
     """
     dim = max(dim % rank, 1)  # axis 0 holds samples: then there is one set of parameters, for any axis
     axes = [axis for axis in range(1, rank) if axis != dim or features == 1]

@@ -1,6 +1,4 @@
-"""The proof that a file computes what a PyTorch model computes: in a plain ONNX Runtime, on several
-inputs.
-"""
+"""Check that a file computes what a PyTorch model computes: in a plain ONNX Runtime, on several inputs."""
 
 from __future__ import annotations
 

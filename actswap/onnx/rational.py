@@ -57,9 +57,7 @@ _END = """
 
 
 def pau_function(form: str, top: int, bottom: int) -> OnnxFunction:
-    """PAU with `top` numerator and `bottom` denominator coefficients (see `activations.pau` for the
-    forms).
-    """
+    """PAU with `top` numerator and `bottom` denominator coefficients; `activations.pau` defines the forms."""
     form = "B" if form == "D" else form
     text = _indices(max(top, bottom, 5)) + _RANGE + _gather("a", top) + _gather("b", bottom)
     text += _horner([f"a{j}" for j in range(top)], "t", "p")

@@ -129,9 +129,7 @@ def _lower_node(main: ir.Graph, node: ir.Node, taken: set[str]) -> OnnxFunction:
 
 
 def site_name(node: ir.Node) -> str:
-    """Name of the module that made the call, from the exporter's scopes; the node's own name where there is
-    none.
-    """
+    """Name of the module that made the call, from the exporter's scopes, or else the node's own name."""
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     path = [scope for scope in ast.literal_eval(scopes) if scope]
     return path[-2] if len(path) > 1 else (node.name or node.outputs[0].name or node.op_type)

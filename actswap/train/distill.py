@@ -30,11 +30,12 @@ def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def paired_modules(student: nn.Module, teacher: nn.Module) -> list[str]:
-    """Name the modules whose outputs are compared: that of each replaced site, or its nearest owner that the
-    teacher has; in a network that was written with trainable activations, each of those.
+    """Name the modules whose outputs are compared.
 
-    A swapped module has its counterpart under the same name. Where the converted network had a function or a
-    module called several times, the counterpart is the innermost module that encloses it in both.
+    For a converted network these are the modules of the replaced sites. A swapped module has its counterpart under
+    the same name. If the site was a function or a module that is called several times, the counterpart is the
+    innermost module that encloses it in both networks. For a network that was written with trainable activations,
+    they are those activations.
     """
     known = {name for name, _ in teacher.named_modules() if name}
     plan = plan_of(student)

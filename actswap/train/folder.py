@@ -68,8 +68,9 @@ class ImageFolder(Dataset[Any]):
 
 
 def image_folder(root: Path, size: int) -> Data:
-    """Read `root/train/CLASS/*` and, where it exists, `root/val/CLASS/*`; classes are numbered in sorted
-    order.
+    """Read `root/train/CLASS/*` and, if it exists, `root/val/CLASS/*`.
+
+    Classes are numbered in sorted order.
 
     Raises:
         UsageError: no Pillow, no `train` folder, no images, or a class in `val` that `train` does not have.

@@ -55,8 +55,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curve(metrics: Iterable[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Draw training loss, learning rate and validation score over the steps; the format follows the file's
-    ending.
+    """Draw training loss, learning rate and validation score over the steps.
+
+    The suffix of `path` chooses the picture format.
 
     Raises:
         UsageError: matplotlib is not installed.
