@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from saved_earlier import SAVED, base_network, input_and_output
 from small_net import SmallNet
 from torch import nn
 
@@ -209,3 +210,10 @@ def test_pt2_needs_only_torch_and_actswap(small, image, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-800:]
     assert load_model(tmp_path / "m.pt2").kind == "exported"
+
+
+@pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
+def test_bundles_of_earlier_versions_load_and_compute_the_same(folder):
+    x, y, rounding = input_and_output(folder)
+    loaded = bundle.load(folder, base_network()).eval()
+    torch.testing.assert_close(outputs(loaded, x), y, rtol=0, atol=rounding)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from exported_nets import act
 from onnx_cases import C, cases
+from saved_earlier import SAVED, input_and_output
 from torch import Tensor, nn
 
 import actswap.onnx
@@ -184,3 +185,14 @@ def test_foreign_files_open_plainly_and_newer_domains_are_refused(exported: Expo
     onnx.save(model, tmp_path / "newer.onnx")
     with pytest.raises(LoadError, match="version 9 of domain actswap"):
         session(tmp_path / "newer.onnx")
+
+
+@needs_library
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
+def test_files_of_earlier_versions_run(folder, prepared, tmp_path):
+    x, y, rounding = input_and_output(folder)
+    opened = session(folder / "model.onnx", cache_folder=tmp_path, prepared=prepared)
+    assert opened.actswap_way == ("prepared" if prepared else "native")
+    (computed,) = opened.run(None, {opened.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(computed, y.numpy(), rtol=0, atol=rounding)
