@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -16,21 +15,47 @@ class Geometry(NamedTuple):
     strides: tuple[int, int, int, int]
 
 
-@lru_cache(maxsize=4096)
-def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: bool, gated: bool) -> Geometry | None:
-    """Return the geometry of a tensor, None where the kernels need a dense copy first.
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # shape and strides of a tensor
+
+
+def agreeing(tensors: Sequence[Layout], dim: int, merge: bool, gated: bool) -> list[Geometry] | None:
+    """Return geometries under which the same indices name the same element in every tensor.
+
+    Args:
+        tensors: shape and strides of each tensor; one shape, no axis empty.
+        dim: the channel axis, not negative.
+        merge: all channels share their parameters, so dense tensors may be one long row.
+        gated: samples along axis 0 must stay apart.
+
+    Returns:
+        One geometry per tensor, all with the same extents; None if the tensors need dense copies first.
+
+    >>> agreeing([((2, 3, 4), (12, 4, 1)), ((2, 3, 4), (24, 4, 1))], 1, False, False)
+    [Geometry(extents=(2, 1, 3, 4), strides=(12, 0, 4, 1)), Geometry(extents=(2, 1, 3, 4), strides=(24, 0, 4, 1))]
+    """
+    if merge and not gated and (row := _one_row(tensors)) is not None:
+        return [row] * len(tensors)
+    found = [geometry(shape, strides, dim, gated) for shape, strides in tensors]
+    first = found[0]
+    if first is None:
+        return None
+    # Extents alone do not tell planes from rows: a plane of one position and a row of one channel look alike.
+    if any(g is None or g.extents != first.extents or (g.strides[3] == 1) != (first.strides[3] == 1) for g in found):
+        return None
+    return [g for g in found if g is not None]
+
+
+def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, gated: bool) -> Geometry | None:
+    """Return the geometry of one tensor, None if the kernels need a dense copy first.
+
+    Batch and inner run over their axes in the order of the shape, whatever the strides are.
 
     Args:
         shape: its shape, no axis empty.
         strides: its strides.
         dim: the channel axis, not negative.
-        merge: all channels share their parameters, so a dense tensor is one long row.
         gated: samples along axis 0 must stay apart.
     """
-    count = prod(shape)
-    axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    if merge and not gated and (not axes or _collapse(sorted(axes, key=lambda a: -a[1])) == 1):
-        return Geometry((1, 1, 1, count), (count, 0, count, 1))
     before = [(n, s) for n, s in zip(shape[:dim], strides[:dim], strict=True) if n != 1]
     after = [(n, s) for n, s in zip(shape[dim + 1 :], strides[dim + 1 :], strict=True) if n != 1]
     channels, channel_stride = shape[dim], strides[dim]
@@ -54,31 +79,20 @@ def geometry(shape: tuple[int, ...], strides: tuple[int, ...], dim: int, merge: 
     return None
 
 
+def _one_row(tensors: Sequence[Layout]) -> Geometry | None:
+    """Return the geometry of tensors that are dense in one and the same order of their axes, None if they are not."""
+    shape, first = tensors[0]
+    order = sorted((axis for axis in range(len(shape)) if shape[axis] != 1), key=lambda axis: -first[axis])
+    for _, strides in tensors:
+        if order and _collapse([(shape[axis], strides[axis]) for axis in order]) != 1:
+            return None
+    count = prod(shape)
+    return Geometry((1, 1, 1, count), (count, 0, count, 1))
+
+
 def _collapse(axes: list[tuple[int, int]]) -> int | None:
-    """Return the stride of the one axis that these axes amount to, None where they do not."""
+    """Return the stride of the one axis that these axes, outermost first, amount to; None if there is none."""
     for (_, outer), (n, inner) in pairwise(axes):
         if outer != n * inner:
             return None
     return axes[-1][1] if axes else 0
-
-
-def agreeing(
-    tensors: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], dim: int, merge: bool, gated: bool
-) -> list[Geometry] | None:
-    """Return geometries of tensors, given as (shape, strides), that differ in nothing but strides; None if none do.
-
-    Args:
-        tensors: of one shape.
-        dim: the channel axis, not negative.
-        merge: all channels share their parameters.
-        gated: samples along axis 0 must stay apart.
-    """
-    for merged in (True, False) if merge else (False,):
-        found = [geometry(shape, strides, dim, merged, gated) for shape, strides in tensors]
-        first = found[0]
-        if first is not None and all(
-            g is not None and g.extents == first.extents and (g.strides[3] == 1) == (first.strides[3] == 1)
-            for g in found
-        ):
-            return [g for g in found if g is not None]
-    return None
