@@ -19,7 +19,7 @@ from actswap.ops.geometry import Geometry, agreeing
 
 @st.composite
 def _strided(draw, shape):
-    """Draw strides of a tensor: dense in some order of the axes, every second time cut, stepped over or expanded too."""
+    """Draw strides of a tensor: dense in some order of the axes, half of them also cut, stepped over or expanded."""
     plain = draw(st.booleans())
     strides, step = [0] * len(shape), 1
     for axis in draw(st.permutations(range(len(shape)))):
