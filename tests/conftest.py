@@ -1,10 +1,6 @@
-"""Set up what every test needs: torchvision beside a CPU torch, one thread, small models."""
+"""Set up what every test needs: torchvision beside a CPU torch, small models."""
 
 from __future__ import annotations
-
-import os
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
@@ -13,7 +9,6 @@ from torch import nn
 
 from actswap.io.safe_load import import_library
 
-torch.set_num_threads(1)
 import_library("torchvision")  # declares its operators where its compiled part does not fit; timm needs it
 
 

@@ -1,8 +1,8 @@
 """Streaming histograms of pre-activations: any number of batches, bounded memory.
 
-Bins are dyadic: bin k of width w = 2^e holds [k·w, (k+1)·w). When the range outgrows the window, w doubles
-and neighbours are added up: nothing is smeared, and the bins do not depend on how the data was cut into
-batches, nor on their order.
+Bins are dyadic: bin k of width w = 2^e holds [k·w, (k+1)·w). If the range outgrows the window, w doubles and
+neighbouring bins are added up. No value ever changes its bin of the finer grid, so the bins depend neither on how
+the data was cut into batches nor on the order of the batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from actswap.errors import UsageError
 
 Array = NDArray[np.float64]
-_CHUNK = 1 << 15  # values handled at once, so that what is computed of them stays in the cache
+_CHUNK = 1 << 15  # values handled at once, so that intermediate arrays stay in the cache
+_HUGE = 2.0**500  # the square of a larger value may overflow, and with it the standard deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +26,14 @@ class Histogram:
     """Distribution of the inputs of one site (or of one channel of it).
 
     Attributes:
-        lo: smallest finite value seen.
-        hi: largest finite value seen.
-        mean: mean of the finite values.
+        lo: smallest value seen.
+        hi: largest value seen.
+        mean: mean of the values.
         std: their standard deviation (population).
-        count: how many finite values were seen; 0 for a range that was assumed, not measured.
-        centroids: (n,) mean value of each non-empty bin, increasing.
+        count: how many values were seen; 0 for a range that was assumed, not measured.
+        centroids: (n,) mean value of each non-empty bin, not decreasing.
         weights: (n,) share of the values in each bin; they sum to 1.
-        excluded: how many NaN and infinite values were left out.
+        excluded: how many values were left out: NaN, infinite, or of 2^500 and more (possible in float64 only).
     """
 
     lo: float
@@ -69,7 +70,11 @@ class Histogram:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Histogram:
-        """Histogram of one array, whatever its shape."""
+        """Return the histogram of one array, whatever its shape.
+
+        >>> Histogram.of([-1.0, 0.0, 4.0]).mean
+        1.0
+        """
         stream = HistogramStream()
         stream.update(np.asarray(values))
         return stream.finish()
@@ -190,16 +195,15 @@ class HistogramStream:
 
     def _add(self, row: int, values: Array) -> None:
         lo, hi = values.min(), values.max()
-        if not (np.isfinite(lo) and np.isfinite(hi)):
-            finite = values[np.isfinite(values)]
-            self._excluded[row] += values.size - finite.size
-            if finite.size:
-                self._add(row, finite)
+        if not (lo > -_HUGE and hi < _HUGE):  # also true for NaN
+            usable = values[np.abs(values) < _HUGE]
+            self._excluded[row] += values.size - usable.size
+            if usable.size:
+                self._add(row, usable)
             return
         self._lo[row], self._hi[row] = min(self._lo[row], lo), max(self._hi[row], hi)
         self._widen(row)
-        place = values * np.ldexp(1.0, -self._exponent[row])  # exact: a power of two
-        np.floor(place, out=place)
+        place = _bins(values, self._exponent[row])
         place -= self._first[row]
         index = place.astype(np.int64)
         self._count[row] += np.bincount(index, minlength=self._bins)
@@ -220,7 +224,7 @@ class HistogramStream:
         exponent = _finest(lo, hi, self._bins)
         if self._total[row]:
             exponent = max(exponent, int(self._exponent[row]))
-        first = int(np.floor(np.ldexp(lo, -exponent)))
+        first = int(_bins(lo, exponent))
         if self._total[row] and (exponent, first) != (self._exponent[row], self._first[row]):
             used = np.flatnonzero(self._count[row])
             shift = min(exponent - int(self._exponent[row]), 62)
@@ -237,10 +241,22 @@ class HistogramStream:
             return Histogram(0.0, 0.0, 0.0, 0.0, 0, np.zeros(1), np.ones(1), excluded)
         used = np.flatnonzero(self._count[row])
         counts = self._count[row, used]
-        centroids = np.clip(self._sum[row, used] / counts, self._lo[row], self._hi[row])
+        # A mean may leave its bin by rounding; put back, the centroids are in the order of the bins.
+        left, right = (np.ldexp((used + self._first[row] + side).astype(float), self._exponent[row]) for side in (0, 1))
+        centroids = np.clip(self._sum[row, used] / counts, left, right).clip(self._lo[row], self._hi[row])
         std = float(np.sqrt(self._m2[row] / total))
         lo, hi, mean = float(self._lo[row]), float(self._hi[row]), float(self._mean[row])
         return Histogram(lo, hi, mean, std, total, *condense(centroids, counts / total, limit), excluded)
+
+
+def _bins(values: Any, exponent: int) -> Any:
+    """Bin numbers floor(v / 2^exponent), as floats; a new array.
+
+    Dividing by a power of two is exact, except that a quotient below the smallest float becomes zero. The bin of
+    a negative value is then -1, as it is on every finer grid.
+    """
+    place = np.floor(values * np.ldexp(1.0, -exponent))
+    return place - ((place == 0.0) & (values < 0.0)) if exponent > 0 else place
 
 
 def _finest(lo: float, hi: float, bins: int) -> int:
@@ -250,7 +266,7 @@ def _finest(lo: float, hi: float, bins: int) -> int:
     exponent = max(int(np.frexp(largest)[1]) - 52 if largest else -1000, -1000)
     if hi > lo:
         exponent = max(exponent, int(np.frexp((hi - lo) / bins)[1]) - 1)
-    while np.floor(np.ldexp(hi, -exponent)) - np.floor(np.ldexp(lo, -exponent)) >= bins:
+    while _bins(hi, exponent) - _bins(lo, exponent) >= bins:
         exponent += 1
     return exponent
 

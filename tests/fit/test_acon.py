@@ -24,7 +24,7 @@ def test_silu_is_an_acon():
     assert fit.max_error < 1e-12 and fit.converged
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(-2, 2), st.floats(-2, 2), st.floats(0.3, 5.0))
 def test_any_acon_is_recovered_as_a_function(p1, p2, beta):
     def f(x):

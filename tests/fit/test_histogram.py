@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -19,16 +19,27 @@ def stream_of(batches, **options):
     return stream
 
 
-@settings(max_examples=60, deadline=None)
+LIMIT = 2.0**500  # larger values are excluded
+TINY = 5e-324  # the smallest number of all: divided by any power of two it is zero
+
+
+@settings(max_examples=100)
 @given(
-    arrays(np.float64, st.integers(1, 300), elements=st.floats(-1e6, 1e6)),
+    st.sampled_from([1e-300, 1.0, 1e6, 1e100, np.nextafter(LIMIT, 0.0)]).flatmap(
+        lambda m: arrays(np.float64, st.integers(1, 300), elements=st.floats(-m, m))
+    ),
     st.lists(st.integers(0, 300), max_size=4),
 )
+@example(np.array([-TINY, 8191.0, 0.0]), [1])
+@example(np.array([-TINY, 1e100, 0.0]), [1])
+@example(np.array([TINY, -TINY, 1e6, -0.0]), [2])
+@example(np.array([-1e-300, 1e6, 1e100, -1e100]), [1, 2])
 def test_bins_do_not_depend_on_the_cut_into_batches(values, cuts):
     whole = stream_of([values]).finish()
     parts = stream_of(np.split(values, sorted(c % values.size for c in cuts))).finish()
     backwards = stream_of([values[::-1][:7], values[::-1][7:]]).finish()
     scale = np.abs(values).max() + 1e-300
+    assert np.all(np.diff(whole.centroids) >= 0)
     for other in (parts, backwards):
         assert (other.lo, other.hi, other.count) == (values.min(), values.max(), values.size)
         np.testing.assert_array_equal(whole.weights, other.weights)
@@ -38,7 +49,21 @@ def test_bins_do_not_depend_on_the_cut_into_batches(values, cuts):
         np.testing.assert_allclose(other.std, values.std(), rtol=1e-6, atol=1e-13 * scale)
 
 
-@settings(max_examples=40, deadline=None)
+def test_values_whose_square_overflows_are_excluded():
+    histogram = Histogram.of(np.array([1.0, 3.0, LIMIT, -1.7e308, np.nan, np.inf]))
+    assert (histogram.count, histogram.excluded) == (2, 4)
+    assert (histogram.lo, histogram.hi, histogram.mean, histogram.std) == (1.0, 3.0, 2.0, 1.0)
+
+
+def test_centroids_stay_in_order_though_sums_round():
+    """Bins two roundings wide: the sum of many values of one bin is off by more than that."""
+    values = 1.0 + np.array([0] + [100] + [102] * 32000) * 2.0**-52
+    histogram = Histogram.of(values)
+    assert np.all(np.diff(histogram.centroids) >= 0)
+    np.testing.assert_array_equal(histogram.weights * 32002, [1, 1, 32000])
+
+
+@settings(max_examples=40)
 @given(arrays(np.float32, st.integers(1, 200), elements=st.floats(width=32)))
 def test_non_finite_values_are_counted_and_left_out(values):
     histogram = Histogram.of(values)

@@ -105,7 +105,7 @@ def test_minimax_error_equioscillates():
     assert heights.min() > 0.99 * heights.max()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["A", "B", "unsafe"]))
 def test_gradient_of_the_projected_cost_is_exact(seed, form):
     rng = np.random.default_rng(seed)
@@ -133,7 +133,7 @@ def test_poles_of_the_unsafe_form_are_reported():
     assert fit_pade(gelu, GRID, form="A").poles == ()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([relu, gelu, silu, hardswish, elu, softplus, np.tanh]),
