@@ -17,6 +17,7 @@ from torch import nn
 
 from actswap.errors import UsageError
 from actswap.onnx.capture import Inputs, batch_size, tensors, with_batch
+from actswap.onnx.runtime import cpu_session, quiet_options
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int, str], None]
@@ -181,15 +182,12 @@ def _runner(contender: Contender, examples: Inputs | None, batch: int, threads: 
 
 
 def _session(path: str | os.PathLike[str], way: str, threads: int) -> Any:
-    import onnxruntime
-
     from actswap.onnx.sessions import session
 
-    options = onnxruntime.SessionOptions()
+    options = quiet_options()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
     if way == "portable":
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        return cpu_session(path, options)
     return session(path, options, prepared=way == "auto")
 
 

@@ -12,6 +12,7 @@ from onnx import NodeProto, helper
 
 from actswap.errors import ExportError
 from actswap.onnx.functions import DOMAIN, Array
+from actswap.onnx.runtime import cpu_session, quiet_options
 
 # Operators of ONNX Runtime on that layout.
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
@@ -87,17 +88,14 @@ def block_size() -> int:
     import os
     import tempfile
 
-    import onnxruntime
-
     weight = onnx.numpy_helper.from_array(np.ones((1, 64, 3, 3), np.float32), "w")
     ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, 8, 8]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["y"])], "probe", ends[:1], ends[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = quiet_options()
         options.optimized_model_filepath = os.path.join(folder, "probe.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        cpu_session(model, options)
         packed = onnx.load(options.optimized_model_filepath)
     for node in packed.graph.node:
         if node.domain == BLOCKED_DOMAIN and node.op_type == "Conv":

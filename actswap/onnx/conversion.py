@@ -23,6 +23,7 @@ from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
 from actswap.onnx.parity import OutputParity, compare, worst
+from actswap.onnx.runtime import cpu_session
 from actswap.plan import tool_version
 from actswap.sites import Start
 
@@ -189,12 +190,8 @@ def _load(source: Path) -> onnx.ModelProto:
 
 
 def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return cpu_session(model)
     except Exception as error:
         raise LoadError("ONNX Runtime cannot open the file", why=str(error).strip()) from error
 

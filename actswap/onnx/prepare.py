@@ -31,6 +31,7 @@ from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
 from actswap.onnx.parity import compare
+from actswap.onnx.runtime import cpu_session, quiet_options
 
 _MARK = 1000.0
 KEY = "actswap.prepared"
@@ -126,16 +127,10 @@ def _stored(node: NodeProto) -> list[str]:
 
 
 def _optimise(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options = options_with_kernels()
         options.optimized_model_filepath = os.path.join(folder, "optimised.onnx")
-        missing = register(options)
-        if missing:
-            raise ExportError("the kernels cannot be used", why=missing)
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        cpu_session(model, options)
         return onnx.load(options.optimized_model_filepath)
 
 
@@ -191,8 +186,6 @@ def _blocked_values(model: onnx.ModelProto) -> set[str]:
 
 def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
     """Compare with the portable model on random data, where its inputs let themselves be guessed."""
-    import onnxruntime
-
     feed: dict[str, Array] = {}
     random = np.random.default_rng(0)
     initializers = {t.name for t in source.graph.initializer}
@@ -204,9 +197,7 @@ def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
             return
         shape = [d.dim_value or (2 if axis == 0 else 64) for axis, d in enumerate(tensor.shape.dim)]
         feed[value.name] = random.standard_normal(shape).astype(np.float32)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    plain = onnxruntime.InferenceSession(source.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    plain = cpu_session(source)
     try:
         expected = plain.run(None, feed)
     except Exception:  # the guessed sizes do not suit the model: the unit tests of the method have to do
@@ -222,21 +213,30 @@ def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
         )
 
 
+def options_with_kernels() -> Any:
+    """Return quiet session options with the project's kernels registered.
+
+    Raises:
+        ExportError: the library of the kernels is missing or does not fit this ONNX Runtime.
+    """
+    options = quiet_options()
+    missing = register(options)
+    if missing:
+        raise ExportError("the kernels cannot be used", why=missing)
+    return options
+
+
 def open_prepared(data: bytes, options: Any) -> Any:
     """Open a prepared model; `options` already have the library, None makes new ones."""
     import onnxruntime
 
     if options is None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        missing = register(options)
-        if missing:
-            raise ExportError("the kernels cannot be used", why=missing)
+        options = options_with_kernels()
     level = options.graph_optimization_level
     # The graph is optimised already, and optimising it again would take the layout apart.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return cpu_session(data, options)
     finally:
         options.graph_optimization_level = level
 

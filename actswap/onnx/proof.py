@@ -15,6 +15,7 @@ from actswap.errors import CaptureError, ExportError
 from actswap.onnx.capture import Inputs, resize, tensors
 from actswap.onnx.functions import Array
 from actswap.onnx.parity import OutputParity, compare, worst
+from actswap.onnx.runtime import cpu_session
 
 TOLERANCE = 1e-4
 # (batch, added size) of the further inputs: one sample, an odd number, and a larger picture.
@@ -34,12 +35,8 @@ class Proof:
 
 def plain_session(file: Path) -> Any:
     """Open a file in ONNX Runtime's CPU provider, without the library of the project."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return cpu_session(file)
     except Exception as error:
         raise ExportError("ONNX Runtime cannot load the exported file", why=str(error)) from error
 

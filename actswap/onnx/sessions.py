@@ -22,9 +22,9 @@ from actswap.onnx.functions import DOMAIN, VERSION
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
 from actswap.onnx.prepare import KEY, open_prepared, prepare
+from actswap.onnx.runtime import CPU, quiet_options
 
 _log = logging.getLogger("actswap.onnx")
-_CPU = "CPUExecutionProvider"
 # A protobuf of more cannot be handed to the runtime from memory.
 _LARGEST = 1_800_000_000
 
@@ -60,10 +60,9 @@ def session(
     model = _read(path)
     options = sess_options
     if options is None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = quiet_options()
     notes: list[str] = []
-    chosen = list(providers) if providers is not None else [_CPU]
+    chosen = list(providers) if providers is not None else [CPU]
     uses = any(node.domain == DOMAIN for node in model.graph.node)
     way = "portable"
     if uses:
@@ -74,7 +73,7 @@ def session(
     made_for = next((p.value for p in model.metadata_props if p.key == KEY), None)
     if made_for is not None:
         found = _open_for_this_machine(path, made_for, options, way)
-    elif way == "native" and prepared and chosen == [_CPU]:
+    elif way == "native" and prepared and chosen == [CPU]:
         folder = Path(cache_folder) if cache_folder is not None else cache.cache_folder()
         found = _prepared(path, model, options, folder, notes)
     else:

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from actswap.onnx.algebra.caps import cap_of
 from actswap.onnx.algebra.values import constant, initializer, only_reader
 from actswap.onnx.functions import DOMAIN, Array
+from actswap.onnx.runtime import cpu_session
 
 _POINTS = 129
 _STANDARD = (1.0, 1.702)  # SiLU and QuickGELU: what runtimes know as one operator
@@ -132,8 +133,6 @@ def _grid(range_: Range) -> Array | None:
 
 def _evaluate(node: ir.Node, body: onnx.FunctionProto, grid: Array, axis: int | None, opset: int) -> Array:
     """The activation on the grid, by its body, in ONNX Runtime."""
-    import onnxruntime
-
     x = grid.astype(np.float32)
     if axis is None:
         shaped = x.reshape(-1)
@@ -148,10 +147,7 @@ def _evaluate(node: ir.Node, body: onnx.FunctionProto, grid: Array, axis: int | 
     graph = onnx.helper.make_graph([proto], "one", ends[:1], ends[1:], stored)
     imports = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, 1)]
     one = onnx.helper.make_model(graph, opset_imports=imports, functions=[body], ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(one.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    y = np.asarray(session.run(None, {"x": shaped})[0], np.float64)
+    y = np.asarray(cpu_session(one).run(None, {"x": shaped})[0], np.float64)
     values: Array = y.T if axis == -1 else y.reshape(grid.shape)
     return values
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
 from actswap.activations.base import OnnxFunction
 from actswap.onnx.algebra.caps import lift_caps
@@ -18,6 +17,7 @@ from actswap.onnx.algebra.plain import Range, channel_axis, closeness, ranges, s
 from actswap.onnx.finalize import attach, body
 from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, Array
 from actswap.onnx.parity import compare
+from actswap.onnx.runtime import cpu_session
 
 # Per site, tried from the loosest: what a network makes of an error differs widely.
 _TOLERANCES = (1e-3, 1e-4, 1e-5)
@@ -85,9 +85,7 @@ def _session(proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: i
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
     attach(whole, functions, opset)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return cpu_session(whole)
 
 
 def _run(proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: int, feed: Sequence[Array]) -> list[Array]:
