@@ -1,15 +1,17 @@
-"""The words of the project as plain immutable data: `Source`, `Site`, `Start`.
+"""The words of the project as plain immutable data: `Source`, `Site`, `Start`, and what all layers share.
 
 Nothing here imports torch: a site list or a plan can be read, printed and compared without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Number = float | tuple[float, ...]
+Progress = Callable[[int, int, str], None]  # called with the steps done, the steps in all, and the present one
+STARTS = ("auto", "exact", "limit", "fit", "morph", "none")  # what may be asked for; a site's own is never `auto`
 
 
 @dataclass(frozen=True)

@@ -32,16 +32,15 @@ GATES = ("sigmoid", "tanh", "hardsigmoid", "softplus", "glu", "logsigmoid", "sof
 
 
 def import_zoo(folder: Path):
-    """The builders; torchvision's CUDA build imports beside a CPU torch once its two operators are declared."""
+    """Import the builders, and compute torchvision's nms in plain torch if its compiled operator is missing."""
     import torch
 
-    lib = torch.library.Library("torchvision", "DEF")
-    try:
-        lib.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        lib.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from actswap.io.safe_load import import_library
+
+    import_library("torchvision")
+    lib = torch.library.Library("torchvision", "IMPL")
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("torchvision::nms", "CPU"):
         lib.impl("nms", _nms, "CPU")
-    except RuntimeError:
-        pass
     sys.path.insert(0, str(folder))
     import models
 

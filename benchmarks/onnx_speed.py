@@ -36,26 +36,17 @@ from collections import Counter
 
 import numpy as np
 import onnxruntime
+import realmodels
 import torch
 from torch import nn
 
-try:
-    import torchvision
-except RuntimeError:  # a CUDA build of torchvision beside a CPU build of torch: its operators must exist
-    for _name in [name for name in sys.modules if name.startswith("torchvision")]:
-        del sys.modules[_name]
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-
-import realmodels
-
 import actswap
 from actswap.activations.acon_c import AconC
+from actswap.io.safe_load import import_library
 from actswap.onnx.bench import Contender, bench
 from actswap.onnx.export import export_onnx
 
+torchvision = import_library("torchvision")
 RESULTS = Path(__file__).parent / "results" / "onnx.jsonl"
 SHAPES = ((1, 64, 28, 28), (64, 256, 56, 56))
 TARGETS = ("acon_c", "pau", "meta_acon", "dy_relu_b")

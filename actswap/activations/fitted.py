@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from actswap.activations.base import StartContext
@@ -18,12 +17,10 @@ from actswap.fit.acon import AconFit, fit_acon
 from actswap.fit.histogram import Histogram
 from actswap.fit.max_affine import MaxAffineFit, fit_max_affine
 from actswap.fit.orthogonal import fit_orthogonal
-from actswap.fit.points import mixed
+from actswap.fit.points import Array, mixed
 from actswap.fit.rational import PadeFit, fit_pade
 from actswap.fit.tails import reach_asymptote
 from actswap.sites import Number, Source, Start
-
-Array = NDArray[np.float64]
 
 # How close to its asymptotes a function must be where the straight tails of a Padé unit begin.
 REACH = 0.02

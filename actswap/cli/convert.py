@@ -25,8 +25,7 @@ from actswap.cli.verb import (
     verb,
 )
 from actswap.io.atomic import refuse_overwrite
-
-STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
+from actswap.sites import STARTS
 
 
 @verb(

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from actswap.errors import UsageError
+from actswap.sites import Progress
 
 if TYPE_CHECKING:
     from actswap.inputs import Inputs
     from actswap.io.loading import LoadedModel
 
-Progress = Callable[[int, int, str], None]
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

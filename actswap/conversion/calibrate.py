@@ -13,8 +13,7 @@ from actswap.capture.evaluating import evaluating
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram, HistogramStream
 from actswap.inputs import call_of
-
-Progress = Callable[[int, int, str], None]
+from actswap.sites import Progress
 
 
 def calibrate(

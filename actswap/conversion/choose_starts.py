@@ -24,14 +24,13 @@ from actswap.conversion.passes.surgery import set_module
 from actswap.errors import StartError
 from actswap.fit.histogram import Histogram
 from actswap.plan import Choice, Plan
-from actswap.sites import Start
+from actswap.sites import Progress, Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
 _STORED_BINS = 64  # of each site's histogram, in the plan
 _STEP = 1.2  # the search ends when the interval, or what is left of the tolerance, is this narrow
 _TRIES = 6  # after which the search stops believing the law of the error and takes middles
 _SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees, the rest is for inputs it does not
-Progress = Callable[[int, int, str], None]
 
 
 def choose_starts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,10 @@ from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate
 from actswap.record import remember
 from actswap.select import Selectors, select
-from actswap.sites import Site
+from actswap.sites import STARTS, Progress, Site
 
 _ROUNDINGS = 4
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
-Progress = Callable[[int, int, str], None]
-STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
 
 
 @dataclass(frozen=True)

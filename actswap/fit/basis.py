@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actswap.errors import UsageError
-
-Array = NDArray[np.float64]
+from actswap.fit.points import Array
 
 # f_{k+1} = (a·t + b)·f_k - c·f_{k-1}, with f_0 = 1 and f_{-1} = 0; each entry maps k to (a, b, c).
 _RECURRENCES: dict[str, Callable[[int], tuple[float, float, float]]] = {

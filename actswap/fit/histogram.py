@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actswap.errors import UsageError
+from actswap.fit.points import Array
 
-Array = NDArray[np.float64]
 _CHUNK = 1 << 15  # values handled at once, so that intermediate arrays stay in the cache
 _HUGE = 2.0**500  # the square of a larger value may overflow, and with it the standard deviation
 

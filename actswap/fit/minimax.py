@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from actswap.fit.points import Array
 from actswap.fit.varpro import Problem, march
-
-Array = NDArray[np.float64]
 
 _LAWSON = 8  # rounds of reweighting
 _PROGRAMS = 40  # linear programs, at most

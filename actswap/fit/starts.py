@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from actswap.fit.points import Array
 from actswap.fit.varpro import Problem
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # Fixed denominators, in units where every feature peaks at 1 on the data. Together with the

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from actswap.fit.points import Array
+
 FLOOR = 1e-9  # smallest denominator that an unsafe form may have on the data
 
 

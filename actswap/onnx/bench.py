@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from actswap.errors import UsageError
 from actswap.onnx.capture import Inputs, batch_size, tensors, with_batch
+from actswap.onnx.functions import Array
 from actswap.onnx.runtime import cpu_session, quiet_options
+from actswap.sites import Progress
 
-Array = npt.NDArray[Any]
-Progress = Callable[[int, int, str], None]
 WAYS = ("auto", "native", "portable")
 
 

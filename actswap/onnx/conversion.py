@@ -25,9 +25,8 @@ from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
 from actswap.onnx.parity import OutputParity, compare, worst
 from actswap.onnx.runtime import cpu_session
 from actswap.plan import tool_version
-from actswap.sites import Start
+from actswap.sites import Progress, Start
 
-Progress = Callable[[int, int, str], None]
 Feed = Mapping[str, Array]
 # Sharpness tried for limit starts, smallest (most trainable) first.
 _SHARPNESS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,11 @@ from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
 from actswap.record import plan_of
+from actswap.sites import Progress
 
 LOWEST_OPSET = 18
 # A protobuf holds 2 GiB at most; beyond this the weights go into a second file beside the model.
 _INLINE_BYTES = 1_800_000_000
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

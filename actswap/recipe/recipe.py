@@ -12,13 +12,13 @@ from actswap import activations
 from actswap.errors import ActswapError, UsageError
 from actswap.recipe.schema import read_table
 from actswap.recipe.tables import SCHEMA, Recipe
+from actswap.sites import STARTS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # the standard library has it since 3.11; pip's vendored copy is not an interface
     import tomli as tomllib  # type: ignore[import-not-found]
 
-STARTS = ("auto", "exact", "limit", "fit", "morph", "none")
 _PLACED_BY_RUN = ("out", "resume")
 
 

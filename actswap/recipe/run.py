@@ -24,10 +24,9 @@ from actswap.recipe.recipe import RecipeError
 from actswap.recipe.tables import Recipe
 from actswap.report import gather, write_report
 from actswap.select import select
+from actswap.sites import Progress
 from actswap.train import Data, TuneReport, evaluate, load_data, tune
 from actswap.train.data import training_batches
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

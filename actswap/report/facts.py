@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actswap.activations.plain import PLAIN, evaluate
 from actswap.capture.evaluating import evaluating
 from actswap.checks.cost import Cost, measure
+from actswap.fit.points import Array
 from actswap.inputs import as_inputs
 from actswap.plan import Choice, Plan
 from actswap.sites import Site, Source
 
-Array = NDArray[np.float64]
 _BARS, _POINTS, _KEPT = 48, 240, 20_000
 
 

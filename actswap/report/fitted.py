@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from actswap.activations.plain import evaluate
 from actswap.conversion.passes.replace import build
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
+from actswap.fit.points import Array
 from actswap.io.atomic import replacing
 from actswap.plan import Choice
 from actswap.sites import Source
 
-Array = NDArray[np.float64]
 _POINTS, _MARGIN = 801, 0.1
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from actswap.report.facts import Array, Picture
+from actswap.fit.points import Array
+from actswap.report.facts import Picture
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 320, 190, 34, 20, 6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from actswap.errors import UsageError
+from actswap.sites import Progress
 from actswap.train import checkpoint
 from actswap.train.average import Average
 from actswap.train.config import TuneConfig
@@ -27,8 +28,6 @@ from actswap.train.groups import param_groups
 from actswap.train.norm import batch_norms, gathered_statistics, reestimate
 from actswap.train.report import TuneReport, draw_curve, read_metrics
 from actswap.train.schedule import Ramps, rate_factor
-
-Progress = Callable[[int, int, str], None]
 
 
 def tune(

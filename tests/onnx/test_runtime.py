@@ -27,6 +27,6 @@ def test_an_error_is_raised_and_not_logged_too(capfd):
     with pytest.raises(Exception, match="NoSuchOperator"):
         cpu_session(doubling("NoSuchOperator"))
     session = cpu_session(doubling())
-    with pytest.raises(Exception, match="INVALID_ARGUMENT|Got invalid dimensions"):
+    with pytest.raises(Exception, match=r"INVALID_ARGUMENT|Got invalid dimensions"):
         session.run(None, {"x": np.zeros(4, np.float32)})
     assert capfd.readouterr() == ("", "")
