@@ -143,17 +143,19 @@ def test_log_beta_trains_where_beta_does_not() -> None:
 def test_meta_acon_paper_forms() -> None:
     """channel: W2 W1 mean; layer: the sum over everything; pixel: each element. All at scale 1."""
     x = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    one_, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     layer = AN.MetaAcon(6, space="layer", pool="sum").double()
     beta = torch.sigmoid(x.sum((1, 2, 3), keepdim=True))
     torch.testing.assert_close(layer(x), x * torch.sigmoid(beta * x))
     pixel = AN.MetaAcon(6, space="pixel").double()
     torch.testing.assert_close(pixel(x), x * torch.sigmoid(torch.sigmoid(x) * x))
     channel = AN.MetaAcon(6, pool="sum").double()
+    with torch.no_grad():  # it starts at zero, where beta depends on nothing
+        channel.fc2.weight.normal_()
+        channel.fc2.bias.normal_()
     pooled = x.sum((2, 3))
     beta = torch.sigmoid(channel.fc2(channel.fc1(pooled)))[:, :, None, None]
+    assert beta.std() > 0.1
     torch.testing.assert_close(channel(x), x * torch.sigmoid(beta * x))
-    assert one_ > zero
 
 
 def test_meta_acon_at_scale_1_cannot_be_sharp() -> None:
