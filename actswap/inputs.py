@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from actswap.capture.evaluating import evaluating
 from actswap.errors import CaptureError, LoadError, UsageError
@@ -57,6 +58,53 @@ def inputs_of(batch: Any) -> Any:
     if isinstance(batch, list) and batch and isinstance(batch[0], Tensor):
         return batch[0]
     return dict(batch) if isinstance(batch, Mapping) else batch
+
+
+def varied(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int = 0
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return inputs of the same kind with other values: the same numbers in another order.
+
+    Few numbers, and equal ones, are drawn anew with their mean and deviation instead. Integers (token ids) change only
+    where nothing else can; truth values and masks never do.
+
+    Args:
+        args: positional inputs.
+        kwargs: keyword inputs.
+        seed: another one gives other values.
+
+    Returns:
+        The inputs; None where nothing in them can change.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    given = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, Tensor) and _can_vary(t)]
+    floating = [t for t in given if t.is_floating_point()]
+    other = {id(t): _redrawn(t, generator) for t in floating or given}
+    if not other:
+        return None
+    made = pytree.tree_map(lambda v: other.get(id(v), v), (args, dict(kwargs)))
+    return tuple(made[0]), dict(made[1])
+
+
+def _can_vary(t: Tensor) -> bool:
+    if t.is_meta or t.layout is not torch.strided or t.numel() == 0 or t.is_complex() or t.dtype is torch.bool:
+        return False
+    return t.is_floating_point() or (int(t.max()) > 1 and int(t.min()) < int(t.max()))
+
+
+_FEW = 64  # numbers whose order alone makes no other input
+
+
+def _redrawn(t: Tensor, generator: torch.Generator) -> Tensor:
+    flat = t.detach().flatten()
+    low, high = (float(v) for v in flat.double().aminmax())
+    if t.is_floating_point() and (t.numel() < _FEW or low == high):
+        mean, deviation = float(flat.double().mean()), float(flat.double().std(unbiased=False))
+        drawn = mean + torch.randn(flat.shape, generator=generator, dtype=torch.float64) * (deviation or abs(mean) or 1)
+        flat = (drawn.abs() if low >= 0 and high > 0 else drawn).to(t)
+    else:
+        flat = flat[torch.randperm(flat.numel(), generator=generator).to(t.device)]
+    return flat.view(t.shape).requires_grad_(t.requires_grad)
 
 
 def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:

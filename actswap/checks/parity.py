@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from actswap.capture.evaluating import evaluating
 from actswap.capture.observe import tensors_of
+from actswap.checks.signal import Signal, as_real, few, more_runs, signals_of
 from actswap.errors import UsageError
 from actswap.inputs import as_inputs
 
@@ -21,11 +23,17 @@ class Parity:
 
     Attributes:
         max_abs: largest absolute difference of any output element.
-        rel: relative error, the larger of |a-b| / |a| in the maximum norm and in the 2-norm, worst output.
+        rel: error relative to how much the output varies (see `signal`), the largest of 2-norm, maximum norm and worst
+            feature, worst output. Of outputs that are integers, the share that differs.
         top1_agreement: share of samples with the same largest class, where an output is (samples, classes).
         first_divergent_site: first module, in the order of execution, whose outputs differ by more than `rel` allows;
             None where the outputs agree.
         outputs: number of output tensors compared.
+        rel_to_size: the larger of |a-b| / |a| in the maximum norm and in the 2-norm, worst output; says nothing about
+            the signal of an output with a large constant part.
+        spread: standard deviation of the output that is worst.
+        rounding: what a few roundings of the outputs amount to in `rel`; below that no two runs can be told apart.
+        note: what else is to be said: that an output is constant, or one number.
     """
 
     max_abs: float
@@ -33,6 +41,14 @@ class Parity:
     top1_agreement: float | None
     first_divergent_site: str | None = None
     outputs: int = 1
+    rel_to_size: float = 0.0
+    spread: float = 0.0
+    rounding: float = 0.0
+    note: str = ""
+
+    def within(self, tolerance: float) -> bool:
+        """Return whether the outputs agree to a tolerance, or to their own rounding."""
+        return self.rel <= max(tolerance, self.rounding)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -45,43 +61,58 @@ def run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | Non
         return [t.detach().clone() for t in tensors_of(model(*args, **dict(kwargs or {})))]
 
 
-def compare(a: list[Tensor], b: list[Tensor]) -> Parity:
-    """Compare two lists of outputs; `a` is the reference."""
+def compare(a: Sequence[Tensor], b: Sequence[Tensor], signals: Sequence[Signal] | None = None) -> Parity:
+    """Compare two lists of outputs.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        signals: how the outputs vary, one for each of `a`; by default as they vary in `a` itself.
+
+    Returns:
+        The parity; infinitely apart where shapes or the places of NaN and infinity differ.
+    """
+    apart = Parity(math.inf, math.inf, None, outputs=len(a), rel_to_size=math.inf)
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-        return Parity(float("inf"), float("inf"), None, outputs=len(a))
-    max_abs, rel, agree = 0.0, 0.0, None
-    for x, y in zip(a, b, strict=True):
+        return apart
+    signals = signals_of([a]) if signals is None else signals
+    max_abs, to_size, agree, rounding = 0.0, 0.0, None, 0.0
+    worst_rel, spread = -1.0, 0.0
+    for x, y, signal in zip(a, b, signals, strict=True):
         if x.numel() == 0 or x.is_meta:
             continue
-        if x.is_complex() and y.is_complex():
-            x, y = torch.view_as_real(x.resolve_conj()), torch.view_as_real(y.resolve_conj())
-        if not x.is_floating_point():
+        if not (x.is_floating_point() or x.is_complex()):
             different = float((x != y).double().mean())
-            max_abs, rel = max(max_abs, different), max(rel, different)
+            max_abs, to_size, worst_rel = max(max_abs, different), max(to_size, different), max(worst_rel, different)
             continue
-        x64, y64 = x.double().cpu(), y.double().cpu()
+        x64, y64 = as_real(x), as_real(y)
         same = (x64 == y64) | (x64.isnan() & y64.isnan())
-        delta = torch.where(same, torch.zeros_like(x64), (x64 - y64).abs())
-        if not delta.isfinite().all():
-            return Parity(float("inf"), float("inf"), agree, outputs=len(a))
+        delta = torch.where(same, torch.zeros_like(x64), (x64 - y64).abs()) if x64.shape == y64.shape else None
+        if delta is None or not delta.isfinite().all():
+            return replace(apart, top1_agreement=agree)
+        rel, rounding = signal.error(delta), max(rounding, signal.largest_rounding)
+        if rel > worst_rel:
+            worst_rel, spread = rel, signal.spread
         finite = torch.where(x64.isfinite(), x64, torch.zeros_like(x64))
         max_abs = max(max_abs, float(delta.max()))
         for top, scale in ((delta.max(), finite.abs().max()), (delta.norm(), finite.norm())):
-            rel = max(rel, float(top / scale) if float(scale) > 0 else float(top))
-        if agree is None and x.dim() == 2 and x.shape[1] > 1:
+            to_size = max(to_size, float(top / scale) if float(scale) > 0 else float(top))
+        if agree is None and x.dim() == 2 and x.shape[1] > 1 and not x.is_complex():
             agree = float((x64.argmax(1) == y64.argmax(1)).double().mean())
-    return Parity(max_abs, rel, agree, outputs=len(a))
+    note = "; ".join(dict.fromkeys(s.note for s in signals if s.note))
+    return Parity(max_abs, max(worst_rel, 0.0), agree, None, len(a), to_size, spread, rounding, note)
 
 
 def worst(parities: Iterable[Parity]) -> Parity:
     """Return the parity over several inputs: the largest errors, the lowest agreement."""
     found = list(parities)
     agreements = [p.top1_agreement for p in found if p.top1_agreement is not None]
-    return Parity(
-        max(p.max_abs for p in found),
-        max(p.rel for p in found),
-        min(agreements) if agreements else None,
-        outputs=found[0].outputs,
+    return replace(
+        max(found, key=lambda p: p.rel),
+        max_abs=max(p.max_abs for p in found),
+        rel_to_size=max(p.rel_to_size for p in found),
+        rounding=max(p.rounding for p in found),
+        top1_agreement=min(agreements) if agreements else None,
     )
 
 
@@ -104,7 +135,7 @@ def verify(
         UsageError: a model does not run on the inputs.
     """
     args, named = as_inputs(inputs, kwargs)
-    outs = []
+    outs: list[list[Tensor]] = []
     for label, model in (("first", a), ("second", b)):
         try:
             outs.append(run(model, args, named))
@@ -115,16 +146,13 @@ def verify(
                 why=f"{type(error).__name__}: {error}",
                 fix="verify(a, b, torch.randn(1, 3, 224, 224)) with inputs that both accept",
             ) from error
-    parity = compare(*outs)
-    if parity.rel <= tolerance:
+    others = more_runs(lambda *call: run(a, *call), args, named, outs[0])
+    signals = signals_of([outs[0], *(found for _, found in others)])
+    pairs = [outs[:2]] + [[found, run(b, *call)] for call, found in others if few(outs[0])]
+    parity = worst(compare(*pair, signals) for pair in pairs)
+    if parity.within(tolerance):
         return parity
-    return Parity(
-        parity.max_abs,
-        parity.rel,
-        parity.top1_agreement,
-        _first_divergent(a, b, args, named, tolerance),
-        parity.outputs,
-    )
+    return replace(parity, first_divergent_site=_first_divergent(a, b, args, named, tolerance))
 
 
 def _first_divergent(

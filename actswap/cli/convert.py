@@ -217,9 +217,13 @@ def verdict(report: dict[str, Any]) -> str:
     if census := report.get("census"):
         text += "; census complete" if census.get("complete") else "; census INCOMPLETE"
     if parity := report.get("parity"):
-        text += f"; outputs differ by {number(parity['rel'])} relative"
+        text += f"; outputs differ by {number(parity['rel'])} of what they vary by"
         if report.get("tolerance"):
             text += f" (tolerance {number(report['tolerance'])})"
+        if parity.get("rel_to_size") is not None:  # bundles of earlier versions do not have it
+            text += f", {number(parity['rel_to_size'])} of their size"
+        if parity.get("note"):
+            text += f" ({parity['note']})"
         if parity.get("top1_agreement") is not None:
             text += f", top-1 agreement {parity['top1_agreement']:.0%}"
     return text

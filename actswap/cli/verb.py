@@ -172,7 +172,7 @@ TOLERANCE_OPTION = click.option(
     type=click.FloatRange(min=0, min_open=True),
     default=1e-3,
     show_default=True,
-    help="Relative output error.",
+    help="Output error, relative to how much the output varies.",
 )
 FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite what is there.")
 

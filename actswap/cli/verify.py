@@ -40,28 +40,32 @@ def command(
 ) -> Answer:
     """Compare model A with B on the same inputs.
 
-    B is a model file, a bundle made from A, or an ONNX file. Exits with 1 if the relative error is above the
-    tolerance.
+    B is a model file, a bundle made from A, or an ONNX file. Exits with 1 if the error, relative to how much the
+    outputs vary, is above the tolerance.
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
     from actswap.checks.parity import compare, verify
     from actswap.checks.parity import run as run_model
+    from actswap.checks.signal import more_runs, signals_of
     from actswap.io.bundle import is_bundle
 
     if Path(second).suffix == ".onnx":
-        parity = compare(
-            run_model(loaded.module, inputs.args, inputs.kwargs),
-            onnx_runner(second)(inputs.args, inputs.kwargs),
-        )
+        reference = run_model(loaded.module, inputs.args, inputs.kwargs)
+        others = more_runs(lambda *call: run_model(loaded.module, *call), inputs.args, inputs.kwargs, reference)
+        signals = signals_of([reference, *(outputs for _, outputs in others)])
+        parity = compare(reference, onnx_runner(second)(inputs.args, inputs.kwargs), signals)
     else:
         of_first = base or (first if is_bundle(second) and not is_bundle(first) else None)
         other = load(second, spec, allow, trust_pickle, of_first)
         parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance)
-    passed = parity.rel <= tolerance
+    passed = parity.within(tolerance)
     data = {"first": first, "second": second, "input": inputs.said, "tolerance": tolerance, "passed": passed}
     text = f"{'same' if passed else 'DIFFERENT'}: largest difference {number(parity.max_abs)}, "
-    text += f"relative {number(parity.rel)} (tolerance {number(tolerance)})"
+    text += f"{number(parity.rel)} of what the outputs vary by (tolerance {number(tolerance)}), "
+    text += f"{number(parity.rel_to_size)} of their size"
+    if parity.note:
+        text += f" ({parity.note})"
     if parity.top1_agreement is not None:
         text += f", top-1 agreement {parity.top1_agreement:.0%}"
     if parity.first_divergent_site:

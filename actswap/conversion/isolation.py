@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from actswap.capture.island import Traced
 from actswap.checks.parity import compare
+from actswap.checks.signal import Signal
 from actswap.conversion.passes.isolate import Originals, isolate, path_of
 from actswap.conversion.passes.revert import undo
 from actswap.conversion.survey import Survey, island_of
@@ -25,7 +26,8 @@ from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
 
 _NOISE = 4  # times what two runs of the unchanged model differ by is no disturbance
-_MOST = 0.05  # in half precision: more than that is no rounding
+_MOST = 0.05  # in half precision, and of a faint signal: more than that is no rounding
+_REASSOCIATED = 250  # times a few roundings of the output
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
 
 
@@ -37,6 +39,7 @@ def settle(
     target: str,
     options: Mapping[str, Any],
     expected: list[Tensor],
+    signals: Sequence[Signal],
     probe: Callable[[Plan], list[Tensor]],
 ) -> tuple[Plan, Originals]:
     """Isolate the chosen sites of `model` in place.
@@ -49,6 +52,7 @@ def settle(
         target: name of the target, for the plan.
         options: its options, for the plan.
         expected: outputs of the model on the example inputs.
+        signals: how these outputs vary.
         probe: runs the isolated model on the example inputs.
 
     Returns:
@@ -57,19 +61,19 @@ def settle(
     keys = keys_of(model)
     islands, traces = dict(found.islands), dict(found.traces)
     sites, stay = list(chosen), list(left)
-    limit = _rounding(expected)
+    limit = _rounding(signals)
     for _ in range(4):
         plan = _plan(model, found, sites, stay, islands, target, options, keys)
         originals = isolate(model, plan, traces)
-        if _error(expected, plan, probe) <= limit:
+        if _error(expected, signals, plan, probe) <= limit:
             return plan, originals
         undo(model, plan, originals)
         # A detector amplifies the rounding by which a plain run differs from the observed one.
-        own = _error(expected, _plan(model, found, (), (), {}, "", {}, keys), probe)
+        own = _error(expected, signals, _plan(model, found, (), (), {}, "", {}, keys), probe)
         if limit < own * _NOISE < math.inf:
             limit = own * _NOISE
             continue
-        bad = _disturbing(model, found, sites, islands, traces, keys, expected, probe, limit)
+        bad = _disturbing(model, found, sites, islands, traces, keys, expected, signals, probe, limit)
         for site in bad:
             promoted = _promote(model, found, site, islands, traces) if site.how == "swap" and site.inplace else None
             if promoted is None:
@@ -117,6 +121,7 @@ def _disturbing(
     traces: Mapping[str, Sequence[Traced]],
     keys: str,
     expected: list[Tensor],
+    signals: Sequence[Signal],
     probe: Callable[[Plan], list[Tensor]],
     limit: float,
 ) -> list[Site]:
@@ -128,7 +133,7 @@ def _disturbing(
     def fine(some: Sequence[Site]) -> bool:
         plan = _plan(model, found, some, (), islands, "", {}, keys)
         originals = isolate(model, plan, traces)
-        good = _error(expected, plan, probe) <= limit
+        good = _error(expected, signals, plan, probe) <= limit
         undo(model, plan, originals)
         return good
 
@@ -165,14 +170,13 @@ def _promote(
         return None
 
 
-def _error(expected: list[Tensor], plan: Plan, probe: Callable[[Plan], list[Tensor]]) -> float:
+def _error(expected: list[Tensor], signals: Sequence[Signal], plan: Plan, probe: Callable[[Plan], list[Tensor]]) -> float:
     try:
-        return compare(expected, probe(plan)).rel
+        return compare(expected, probe(plan), signals).rel
     except Exception:  # the user's code may fail in any way once its activations are modules
         return math.inf
 
 
-def _rounding(reference: Sequence[Tensor]) -> float:
+def _rounding(signals: Sequence[Signal]) -> float:
     """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
-    eps = max((torch.finfo(t.dtype).eps for t in reference if t.is_floating_point()), default=0.0)
-    return min(1e3 * eps, _MOST)
+    return min(_REASSOCIATED * max((s.rounding for s in signals), default=0.0), _MOST)

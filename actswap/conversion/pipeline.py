@@ -20,6 +20,7 @@ from actswap.capture.observe import observe
 from actswap.checks.census import Census, census, count
 from actswap.checks.parity import Parity, compare, run, worst
 from actswap.checks.parity import verify as first_difference
+from actswap.checks.signal import few, more_runs, signals_of
 from actswap.conversion.calibrate import calibrate, watching
 from actswap.conversion.choose_starts import choose_starts
 from actswap.conversion.isolation import settle
@@ -34,7 +35,7 @@ from actswap.record import remember
 from actswap.select import Selectors, select
 from actswap.sites import STARTS, Progress, Site
 
-_ROUNDINGS = 4
+_MOST_ROUNDING = 0.05  # of the signal: a start that changes more than its rounding is no start, whatever the precision
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
 
 
@@ -70,7 +71,7 @@ class Report:
         parity: outputs of the original and of the converted model on the example inputs; None without `verify`, and on
             the meta device, where there are no values.
         census: activation calls before and after; None without `verify`.
-        tolerance: the relative output error that was allowed.
+        tolerance: the output error that was allowed, relative to how much the output varies.
         seconds: time of each step.
         peak_bytes: the most memory that the process has had resident so far; 0 where the system does not tell.
     """
@@ -93,7 +94,13 @@ class Report:
     def ok(self) -> bool:
         """True where the checks passed: all calls accounted for, and the outputs within tolerance."""
         counted = self.census is None or self.census.complete
-        return counted and (self.parity is None or not self.preserves or self.parity.rel <= self.tolerance)
+        return counted and (self.parity is None or not self.preserves or self.parity.rel <= self._allowed)
+
+    @property
+    def _allowed(self) -> float:
+        """What is exact may be off by its rounding, which is large where an output hardly varies."""
+        exact = self.parity is not None and all(r.start in ("exact", "morph") for r in self.replaced)
+        return max(self.tolerance, self.parity.rounding) if exact and self.parity is not None else self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -147,8 +154,8 @@ def convert(
         only: selectors of the sites to replace; default all that are no gates.
         skip: selectors of sites to leave.
         start: `auto`, or the start that every site must have: `exact`, `limit`, `fit`, `morph`, `none`.
-        tolerance: relative error of the network's output that the starts may cause; in half precision at least four
-            roundings of the output, below which nothing can be told apart.
+        tolerance: error of the network's output that the starts may cause, relative to how much the output varies; at
+            least four roundings of the output, below which nothing can be told apart.
         calibration: batches of real inputs, for fits and for the search of beta; default the example inputs.
         options: options of the target, e.g. `{"space": "layer"}`.
         inplace: convert `model` itself, without a second copy of its weights.
@@ -189,9 +196,13 @@ def convert(
         calibration = itertools.chain(ahead, calibration)
     references = [list(found.tape.results), *(run(work, *probe) for probe in probes[1:])]
     measurable = not any(t.is_meta for t in references[0])
-    tolerance = max(
-        [tolerance, *(_ROUNDINGS * torch.finfo(t.dtype).eps for t in references[0] if t.is_floating_point())]
-    )
+    others = more_runs(lambda *call: run(work, *call), args, kwargs, references[0])
+    signals = signals_of([*references, *(outputs for _, outputs in others)])
+    if few(references[0]):  # one number may be right by chance
+        probes += [call for call, _ in others]
+        references += [outputs for _, outputs in others]
+    rounding = max((s.rounding for s in signals), default=0.0)
+    tolerance = max(tolerance, min(rounding, _MOST_ROUNDING))
     histograms: dict[str, Histogram] = {}
 
     def probe(isolated: Plan) -> list[Tensor]:
@@ -202,7 +213,7 @@ def convert(
         histograms.update({path: stream.finish() for path, stream in streams.items()})
         return outputs
 
-    plan, originals = settle(work, found, chosen, left, target, options or {}, references[0], probe)
+    plan, originals = settle(work, found, chosen, left, target, options or {}, references[0], signals, probe)
     clock.lap("isolate")
     try:
         if calibration is not None and measurable and _needs_statistics(spec, plan.choices, start):
@@ -210,7 +221,7 @@ def convert(
             clock.lap("calibrate")
 
         def error() -> float:
-            return max(compare(ref, run(work, *probe)).rel for ref, probe in zip(references, probes, strict=True))
+            return max(compare(ref, run(work, *p), signals).rel for ref, p in zip(references, probes, strict=True))
 
         plan = choose_starts(work, plan, spec, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
@@ -219,7 +230,7 @@ def convert(
             again = observe(work, args, kwargs)
             results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
             if measurable:
-                parity = worst(compare(*pair) for pair in zip(references, results, strict=True))
+                parity = worst(compare(*pair, signals) for pair in zip(references, results, strict=True))
             counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
             clock.lap("verify")
         report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps, _peak())

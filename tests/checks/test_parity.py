@@ -1,4 +1,4 @@
-"""Parity: how far two outputs are apart, in the maximum and in the 2-norm, and where two models part."""
+"""Parity: how far two outputs are apart for what they vary, and where two models part."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from actswap.checks.parity import as_inputs, compare, run, tensors_of, worst
 from actswap.errors import UsageError
 
 A = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+VARYING = A - A.mean(0)  # what is left of A when every feature has lost its mean over the samples
+DEGREES = (4 / 3) ** 0.5  # which takes one of four degrees of freedom
 
 
 def test_equal_outputs() -> None:
@@ -23,21 +25,23 @@ def test_equal_outputs() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_the_relative_error_does_not_depend_on_the_scale(scale: float) -> None:
     parity = compare([A * scale], [A * scale * 1.01])
-    assert parity.rel == pytest.approx(0.01, rel=1e-4)
+    assert parity.rel == pytest.approx(float(0.01 * A.norm() / VARYING.norm() / DEGREES), rel=1e-3)
+    assert parity.rel_to_size == pytest.approx(0.01, rel=1e-4)
     assert parity.max_abs == pytest.approx(0.01 * scale * float(A.abs().max()), rel=1e-4)
 
 
 def test_the_worse_norm_counts() -> None:
     b = A.clone()
-    b[0, 0] += A.abs().max()  # 1 in the maximum norm
+    b[0, 0] += VARYING.abs().max() * DEGREES  # 1 in the maximum norm
     assert compare([A], [b]).rel == pytest.approx(1.0)
-    b = A + A.abs().max() / 100 * torch.sign(A)
-    expected = float((b - A).norm() / A.norm())
-    assert compare([A], [b]).rel == pytest.approx(expected) and expected > 0.01
+    assert compare([A], [b]).rel_to_size == pytest.approx(float(VARYING.abs().max() * DEGREES / A.abs().max()))
+    b = A + VARYING.abs().max() / 100 * torch.sign(A)
+    expected = float((b - A).norm() / VARYING.norm() / DEGREES)
+    assert compare([A], [b]).rel == pytest.approx(expected, rel=1e-5) and expected > 0.01
 
 
 def test_the_worst_output_counts() -> None:
-    assert compare([A, A], [A, A * 1.5]).rel == pytest.approx(0.5)
+    assert compare([A, A], [A, A * 1.5]).rel == compare([A], [A * 1.5]).rel > 0.4
     assert compare([A, A], [A, A]).outputs == 2
 
 
@@ -81,19 +85,21 @@ def test_zeros_empty_integers_and_truth_values() -> None:
 def test_half_types_are_compared_in_double() -> None:
     big = torch.full((4,), 60000.0, dtype=torch.float16)
     assert compare([big], [-big]).rel == pytest.approx(2.0)
-    assert compare([A], [A.bfloat16()]).rel < 2**-8
+    rounded = compare([A], [A.bfloat16()])
+    assert 0 < rounded.rel_to_size <= 2**-8, "half an eps, of a number up to twice its power of two"
+    assert 0 < compare([A.bfloat16()], [A]).rel <= compare([A.bfloat16()], [A]).rounding
 
 
 def test_complex_outputs() -> None:
-    a = torch.view_as_complex(torch.randn(4, 2))
+    a = torch.view_as_complex(torch.randn(4, 2, generator=torch.Generator().manual_seed(0)))
     assert compare([a], [a]).rel == 0.0
-    assert compare([a], [a * 1.1]).rel == pytest.approx(0.1, rel=1e-4)
+    assert compare([a], [a * 1.1]).rel_to_size == pytest.approx(0.1, rel=1e-4)
     assert compare([a], [a * 1j]).rel > 0.5
 
 
 def test_worst_takes_the_largest_errors_and_the_lowest_agreement() -> None:
     parity = worst([compare([A], [A * 1.1]), compare([A], [A * 1.2]), compare([A], [-A])])
-    assert parity.rel == pytest.approx(2.0)
+    assert parity.rel == compare([A], [-A]).rel and parity.rel_to_size == pytest.approx(2.0)
     assert parity.top1_agreement is not None and parity.top1_agreement < 1
 
 

@@ -39,5 +39,5 @@ def check(model: nn.Module, x: Any, **options: Any) -> nn.Module:
     result = actswap.convert(model, "acon_c", x, **options)
     report = result.report
     assert report.census is not None and report.census.complete
-    assert actswap.verify(model, result.model, x).rel <= report.tolerance
+    assert actswap.verify(model, result.model, x).within(report.tolerance)
     return result.model

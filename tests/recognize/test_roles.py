@@ -199,7 +199,7 @@ def test_channel_axis(forward: Callable[..., Tensor], channels: int, dim: int) -
     (target,) = (m for m in new.modules() if type(m).__name__ == "AconC")
     assert target.p1.shape == (channels,)
     other = torch.randn(3, 3, 8, 8)
-    assert actswap.verify(model, new, other).rel <= EXACT
+    assert actswap.verify(model, new, other).within(EXACT)
 
 
 def test_a_sum_over_the_channels_leaves_none() -> None:
