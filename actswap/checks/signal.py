@@ -81,10 +81,8 @@ class Signal:
         if not self.spread:
             return float(delta.norm())
         ratios = [rms / self.spread, float(delta.abs().max()) / self.peak]
-        for f in self.features:
-            if f.axis < delta.dim() and delta.shape[f.axis] == len(f.spreads):
-                ratios.append(float((_rms(delta, f.axis) / f.spreads).max()))
-        return max(ratios)
+        fitting = [f for f in self.features if f.axis < delta.dim() and delta.shape[f.axis] == len(f.spreads)]
+        return max([*ratios, *(float((_rms(delta, f.axis) / f.spreads).max()) for f in fitting)])
 
 
 def signals_of(references: Sequence[Sequence[Tensor]]) -> tuple[Signal, ...]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from actswap.capture.island import Traced
@@ -170,7 +169,9 @@ def _promote(
         return None
 
 
-def _error(expected: list[Tensor], signals: Sequence[Signal], plan: Plan, probe: Callable[[Plan], list[Tensor]]) -> float:
+def _error(
+    expected: list[Tensor], signals: Sequence[Signal], plan: Plan, probe: Callable[[Plan], list[Tensor]]
+) -> float:
     try:
         return compare(expected, probe(plan), signals).rel
     except Exception:  # the user's code may fail in any way once its activations are modules
