@@ -148,8 +148,8 @@ def verify(
             ) from error
     others = more_runs(lambda *call: run(a, *call), args, named, outs[0])
     signals = signals_of([outs[0], *(found for _, found in others)])
-    pairs = [outs[:2]] + [[found, run(b, *call)] for call, found in others if few(outs[0])]
-    parity = worst(compare(*pair, signals) for pair in pairs)
+    pairs = [(outs[0], outs[1]), *((found, run(b, *call)) for call, found in others if few(outs[0]))]
+    parity = worst(compare(x, y, signals) for x, y in pairs)
     if parity.within(tolerance):
         return parity
     return replace(parity, first_divergent_site=_first_divergent(a, b, args, named, tolerance))
