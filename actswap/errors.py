@@ -47,6 +47,12 @@ class VerificationError(ActswapError):
     exit_code = 1
 
 
+class DivergenceError(ActswapError):
+    """A fine-tuning run diverged: its loss, an activation or a parameter exploded or is not finite."""
+
+    exit_code = 1
+
+
 class StartError(ActswapError):
     """The asked-for start does not exist for this pair of source and target."""
 

@@ -29,6 +29,12 @@ from actswap.errors import UsageError
     click.option("--optimizer", type=click.Choice(["sgd", "adamw"])),
     click.option("--distill", type=float, metavar="SHARE", help="Weight of the original network's logits, 0 to 1."),
     click.option("--only-activations", is_flag=True, help="Freeze everything else."),
+    click.option(
+        "--on-divergence",
+        type=click.Choice(["stop", "backoff", "ignore"]),
+        help="If the loss or an activation explodes: stop (the default), or go back to the last good weights with "
+        "a tenth of the activations' learning rates.",
+    ),
     click.option("--seed", type=int),
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of TuneConfig, as TOML: ema=0.999."
@@ -83,6 +89,11 @@ def command(
     names = ", ".join(Path(file).name for file in report.files)
     say(f"Wrote {saved} and {names} in {out / 'tune'}. Next: actswap report {saved}")
     shown = [scores(report.before, report.after), f"{report.steps} steps, {report.trained:,} parameters"]
+    shown += [
+        f"Diverged at step {entry['step']} in {entry['module']}: went back to step {entry['to']} with a tenth of the "
+        "activations' learning rates"
+        for entry in report.backoffs
+    ]
     return Answer({**report.to_dict(), "bundle": str(saved)}, shown)
 
 

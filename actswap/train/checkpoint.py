@@ -25,6 +25,28 @@ KEPT = 2
 
 
 @dataclass(frozen=True)
+class Position:
+    """All that a run needs to go on from a step; tensors are copies on the CPU.
+
+    Attributes:
+        state: plain JSON data: the step, the settings, what the loop counts.
+        model: the network's state_dict.
+        average: the averaged state_dict, None if none is kept.
+        process: optimizer state and random generators of one process; without `random` if they are another's.
+    """
+
+    state: Mapping[str, Any]
+    model: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    process: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state["step"])
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A finished checkpoint on disk."""
 
@@ -36,19 +58,29 @@ class Checkpoint:
         """Steps done."""
         return int(self.state["step"])
 
-    def model(self) -> dict[str, Tensor]:
-        """Return the network's state_dict."""
-        return load_file(self.path / "model.safetensors")
+    def position(self, rank: int) -> Position:
+        """Read the checkpoint for a process; the run may have had fewer processes than now."""
+        average = self.path / "average.safetensors"
+        mine = self.path / f"process-{rank}.pt"
+        source = mine if mine.exists() else self.path / "process-0.pt"
+        process = torch.load(source, map_location="cpu", weights_only=True)
+        if not mine.exists():
+            process = {key: value for key, value in process.items() if not key.startswith("random")}
+        return Position(
+            self.state,
+            load_file(self.path / "model.safetensors"),
+            load_file(average) if average.exists() else None,
+            process,
+        )
 
-    def average(self) -> dict[str, Tensor] | None:
-        """Return the averaged state_dict, None where none was kept."""
-        file = self.path / "average.safetensors"
-        return load_file(file) if file.exists() else None
 
-    def process(self, rank: int) -> dict[str, Any] | None:
-        """Return optimizer state and generators of a process; None where the run had fewer processes."""
-        file = self.path / f"process-{rank}.pt"
-        return torch.load(file, map_location="cpu", weights_only=True) if file.exists() else None
+def copied(tree: Any) -> Any:
+    """Copy a tree of dicts, lists and tensors; each tensor gets memory of its own on the CPU."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True).contiguous()
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    return type(tree)(copied(value) for value in tree) if isinstance(tree, (list, tuple)) else tree
 
 
 def newest(out: Path) -> Checkpoint | None:
@@ -60,36 +92,31 @@ def newest(out: Path) -> Checkpoint | None:
     return Checkpoint(folders[-1], json.loads((folders[-1] / "state.json").read_text()))
 
 
-def write(
-    out: Path,
-    state: Mapping[str, Any],
-    model: Mapping[str, Tensor],
-    average: Mapping[str, Tensor] | None,
-    process: Mapping[str, Any],
-    rank: int,
-    barrier: Callable[[], None],
-) -> None:
+def write(out: Path, position: Position, rank: int, barrier: Callable[[], None]) -> Path:
     """Write a checkpoint; every process calls this at the same step.
 
     The folder has its final name only when every file in it is complete and flushed, so a kill at any moment
     leaves the older checkpoint in force.
 
+    Returns:
+        The checkpoint's folder.
+
     Raises:
         FileError: the folder cannot be written.
     """
     root = out / "checkpoints"
-    final, beside = root / f"step-{state['step']:08d}", root / f".writing-{state['step']:08d}"
+    final, beside = root / f"step-{position.step:08d}", root / f".writing-{position.step:08d}"
     try:
         if rank == 0:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         barrier()
-        torch.save(dict(process), beside / f"process-{rank}.pt")
+        torch.save(dict(position.process), beside / f"process-{rank}.pt")
         if rank == 0:
-            save_file(_separate(model), beside / "model.safetensors")
-            if average is not None:
-                save_file(_separate(average), beside / "average.safetensors")
-            (beside / "state.json").write_text(json.dumps(state, indent=1))
+            save_file(dict(position.model), beside / "model.safetensors")
+            if position.average is not None:
+                save_file(dict(position.average), beside / "average.safetensors")
+            (beside / "state.json").write_text(json.dumps(position.state, indent=1))
         barrier()
         if rank == 0:
             _flush(beside)
@@ -99,6 +126,7 @@ def write(
                 shutil.rmtree(old)
     except OSError as error:
         raise FileError("cannot write a checkpoint", where=str(final), why=str(error)) from error
+    return final
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +145,7 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int
     Raises:
         UsageError: naming every setting that differs.
     """
-    free = {"resume", "out", "workers", "accelerator", "checkpoint_every"}
+    free = {"resume", "out", "workers", "accelerator", "checkpoint_every", "on_divergence"}
     old = checkpoint.state["config"]
     now = json.loads(json.dumps(config))
     differing = [
@@ -132,11 +160,6 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int
             why="; ".join(differing),
             fix="the settings of the first run, or another `out`",
         )
-
-
-def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Shared weights appear under two names; safetensors wants memory of its own for each.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
 def _flush(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 OPTIMIZERS = ("sgd", "adamw")
 CURVES = ("one_cycle", "cosine", "linear", "constant")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true")
+ON_DIVERGENCE = ("stop", "backoff", "ignore")
 SCHEDULED = ("morph", "beta", "temperature")
 
 
@@ -66,6 +67,9 @@ class TuneConfig:
         augment: names of augmentations for image batches: `flip`, `shift` (up to 1/8 of the side).
         schedules: ramps by name: `morph` (the t of morphing sites), `beta` (sharpness of ACON sites; the
             parameter is held at the ramp until it ends, then trains), `temperature` (DY-ReLU-C's softmax).
+        on_divergence: if the loss, an activation or a parameter explodes or is not finite: `stop` with the last
+            good weights, `backoff` to them with a tenth of the activations' learning rates (five times at most), or
+            `ignore`.
         seed: order of the images, augmentation and dropout.
         workers: data loading processes per training process.
         accelerator: `auto`, `cpu`, `cuda`, ...
@@ -96,6 +100,7 @@ class TuneConfig:
     reestimate: int = 0
     augment: tuple[str, ...] = ()
     schedules: Mapping[str, Ramp] = field(default_factory=dict)
+    on_divergence: str = "stop"
     seed: int = 0
     workers: int = 0
     accelerator: str = "auto"
@@ -147,6 +152,7 @@ class TuneConfig:
             ("precision", PRECISIONS),
             ("train", ("all", "activations")),
             ("batch_norm", ("train", "frozen")),
+            ("on_divergence", ON_DIVERGENCE),
         ):
             if getattr(self, name) not in allowed:
                 found.append(f"{name} = {getattr(self, name)!r}: one of {', '.join(allowed)}")

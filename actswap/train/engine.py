@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from actswap.errors import UsageError
@@ -40,9 +41,16 @@ def start_fabric(config: TuneConfig) -> Any:
     return fabric
 
 
+def make_optimizer(groups: list[dict[str, Any]], config: TuneConfig) -> torch.optim.Optimizer:
+    """Make the optimizer that the config names, for groups of `param_groups`."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
 @contextmanager
 def trainable_only(model: nn.Module, which: str) -> Iterator[None]:
-    """Freeze everything but the activations, where asked to, and give back what was trainable before."""
+    """Freeze everything but the activations if asked to, and restore what was trainable before."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     if which == "activations":
         wanted = {id(parameter) for parameter in activation_parameters(model).values()}

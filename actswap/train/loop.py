@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,14 +18,17 @@ from actswap.errors import UsageError
 from actswap.sites import Progress
 from actswap.train import checkpoint
 from actswap.train.average import Average
+from actswap.train.backoff import Backoff
 from actswap.train.config import TuneConfig
 from actswap.train.data import Data, Loss, augment, evaluation_batches, training_batches
 from actswap.train.distill import FeaturePairs, logit_loss
-from actswap.train.engine import start_fabric, trainable_only
+from actswap.train.divergence import Diverged, Watch
+from actswap.train.engine import make_optimizer, start_fabric, trainable_only
 from actswap.train.evaluate import in_mode, lent_state
 from actswap.train.groups import param_groups
+from actswap.train.journal import Journal
 from actswap.train.norm import batch_norms, gathered_statistics, reestimate
-from actswap.train.report import TuneReport, draw_curve, read_metrics
+from actswap.train.report import TuneReport, write_results
 from actswap.train.schedule import Ramps, rate_factor
 
 
@@ -44,19 +46,23 @@ def tune(
     killed and is started again with `resume=True` ends in the same bits on the same machine and number of
     processes.
 
+    The run is watched for divergence: every loss, and, every `log_every` steps, every activation and parameter. If
+    it diverges, the model gets the last good weights back, `out` gets them as a checkpoint, and the run ends or, with
+    `on_divergence="backoff"`, goes on from there with smaller activation rates.
+
     Args:
         model: the network, usually `convert(...).model`; trained in place and left on the training device.
         data: training and validation sets.
-        config: what to do; `TuneConfig()` where None.
-        teacher: the original network, needed where the config distils; not changed.
+        config: what to do; None is `TuneConfig()`.
+        teacher: the original network, needed if the config distils; not changed.
         progress: called with (steps done, all steps, message).
 
     Returns:
         Counts, scores before and after, metrics and files.
 
     Raises:
-        UsageError: the config cannot be used, all problems listed; no teacher; batch larger than the data; a
-            loss that is no longer finite.
+        UsageError: the config cannot be used, all problems listed; no teacher; batch larger than the data.
+        DivergenceError: the run diverged; the message names the first module that did.
         FileError: `out` cannot be written.
     """
     config = config or TuneConfig()
@@ -80,13 +86,8 @@ class _Run:
         teacher: nn.Module | None,
         progress: Progress | None,
     ) -> None:
-        self.model, self.data, self.config, self.teacher, self.progress = (
-            model,
-            data,
-            config,
-            teacher,
-            progress,
-        )
+        self.model, self.data, self.config = model, data, config
+        self.teacher, self.progress = teacher, progress
         self.fabric = start_fabric(config)
         self.rank, self.world = int(self.fabric.global_rank), int(self.fabric.world_size)
         self.count = len(data.train)  # type: ignore[arg-type]
@@ -99,7 +100,7 @@ class _Run:
             )
         self.total = max(1, round(config.epochs * (self.count // self.batch)))
         self.out = Path(config.out) if config.out is not None else None
-        self.metrics: list[dict[str, Any]] = []
+        self.journal = Journal(self.out, self.rank, self.fabric.barrier)
         self.window = torch.zeros(2, dtype=torch.float64)  # sum of losses and steps since the last line
         self.loss: Loss = data.loss or self._cross_entropy
         torch.manual_seed(config.seed + 7919 * self.rank)
@@ -108,15 +109,13 @@ class _Run:
             raise UsageError("nothing to train", why="no parameter requires a gradient")
         self.peaks = [float(group["lr"]) for group in groups]
         self.ramps = Ramps(model, config.schedules)
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=config.lr)
-        self.net, self.optimizer = self.fabric.setup(model, optimizer)
+        self.net, self.optimizer = self.fabric.setup(model, make_optimizer(groups, config))
         if teacher is not None:
             teacher.to(self.fabric.device)
         self.average = Average(model, config.ema) if config.ema is not None else None
+        self.watch = Watch(model, self._largest) if config.on_divergence != "ignore" else None
+        self.constant_guess = 1.0  # the loss of a network that puts out the same for every input
+        self.backoff = Backoff(config, any(group["name"].startswith("activation") for group in groups))
 
     def run(self) -> TuneReport:
         began = time.perf_counter()
@@ -125,6 +124,8 @@ class _Run:
         if found is None:
             self.ramps.apply(0.0)
             self._validate(0)
+        if self.watch is not None:
+            self.backoff.keep(self._position(start))
         with ExitStack() as stack:
             stack.enter_context(gathered_statistics(self.model, self.world))
             features = None
@@ -132,10 +133,18 @@ class _Run:
                 stack.enter_context(in_mode(self.teacher, training=False))
                 if self.config.distill_features > 0:
                     features = stack.enter_context(FeaturePairs(self.model, self.teacher))
-            self._steps(start, features)
-        self._finish()
-        valid = [row for row in self.metrics if row["kind"] == "valid"]
-        files = self._write_results()
+            while True:
+                try:
+                    self._steps(start, features)
+                    self._finish()
+                    break
+                except Diverged as problem:
+                    start = self._go_back(problem)
+        metrics = self.journal.rows
+        valid = [row for row in metrics if row["kind"] == "valid"]
+        files: tuple[str, ...] = ()
+        if self.out is not None and self.rank == 0:
+            files = write_results(self.out, self.model.state_dict(), metrics)
         return TuneReport(
             steps=self.total,
             images=self.total * self.batch,
@@ -145,7 +154,8 @@ class _Run:
             resumed_from=found.step if found else None,
             before=_scores(valid[0]) if valid else {},
             after=_scores(valid[-1]) if valid else {},
-            metrics=tuple(self.metrics),
+            backoffs=tuple(self.backoff.entries),
+            metrics=tuple(metrics),
             files=files,
         )
 
@@ -164,13 +174,15 @@ class _Run:
         for done, (x, target) in enumerate(batches, start + 1):
             fraction = (done - 1) / self.total
             factor = rate_factor(config.curve, fraction, config.warmup)
-            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            for group, peak in zip(self.optimizer.param_groups, self._peaks(), strict=True):
                 group["lr"] = peak * factor
             self.ramps.apply(fraction)
             x, target = x.to(self.fabric.device), target.to(self.fabric.device)
             if config.augment:
                 x = augment(x, config.augment, config.seed, done - 1, self.rank, self.world)
-            loss = self._loss(x, target, features)
+            checkpointed = done == self.total or (config.checkpoint_every and done % config.checkpoint_every == 0)
+            examined = done % config.log_every == 0 or checkpointed
+            loss, good = self._watched_loss(done, x, target, features, bool(examined))
             self.fabric.backward(loss)
             if config.clip is not None:
                 self.fabric.clip_gradients(self.net, self.optimizer, max_norm=config.clip, error_if_nonfinite=False)
@@ -184,10 +196,47 @@ class _Run:
             if done % per_epoch == 0 and done < self.total:
                 self._validate(done)
                 self._train_mode()
-            if done == self.total or (config.checkpoint_every and done % config.checkpoint_every == 0):
-                self._save(done)
+            if examined and self.watch is not None and self.watch.check_modules(done) and good:
+                self.backoff.keep(self._position(done))
+            if checkpointed:
+                self._save(self._position(done))
             if self.progress is not None:
                 self.progress(done, self.total, f"loss {float(loss.detach()):.4f}")
+
+    def _watched_loss(
+        self, step: int, x: Tensor, target: Tensor, features: FeaturePairs | None, examined: bool
+    ) -> tuple[Tensor, bool]:
+        """Compute the loss of a step and look for divergence.
+
+        Args:
+            step: the optimizer step.
+            x: inputs.
+            target: labels.
+            features: what feature distillation records.
+            examined: look at outputs and parameters too, not at the loss alone.
+
+        Returns:
+            The loss, and True if this step's parameters are a good state to return to.
+        """
+        watch = self.watch
+        if watch is None:
+            return self._loss(x, target, features), False
+        outputs: Mapping[str, Tensor] = {}
+        with ExitStack() as stack:
+            if examined or not watch.begun:
+                outputs = stack.enter_context(watch.outputs())
+            loss = self._loss(x, target, features)
+        value = float(self._summed(loss.detach().double().cpu())) / self.world
+        if not watch.begun:
+            watch.begin(value, self.constant_guess, outputs)
+        try:
+            watch.check_loss(step, value)
+            return loss, watch.check_modules(step, outputs) if examined else False
+        except Diverged as problem:
+            with watch.outputs() as outputs, torch.no_grad(), self.fabric.autocast():
+                self.model(x)  # once more, this time looking at every module
+            watch.name_module(problem, outputs)
+            raise
 
     def _loss(self, x: Tensor, target: Tensor, features: FeaturePairs | None) -> Tensor:
         config = self.config
@@ -210,6 +259,7 @@ class _Run:
     def _cross_entropy(self, output: Any, target: Tensor) -> Tensor:
         smoothing = self.config.label_smoothing if self.model.training else 0.0
         wide = output if output.dtype == torch.float64 else output.float()
+        self.constant_guess = max(1.0, math.log(output.shape[1]))
         loss: Tensor = functional.cross_entropy(wide, target, label_smoothing=smoothing)
         return loss
 
@@ -223,16 +273,16 @@ class _Run:
         total = self._summed(self.window)
         mean = float(total[0] / total[1])
         self.window.zero_()
-        if mean != mean or mean in (float("inf"), float("-inf")):
-            raise UsageError(f"the loss is {mean} at step {done}", fix="a lower lr, or clip = 1.0")
-        self._log({"kind": "train", "step": done, "epoch": done / per_epoch, "loss": mean, "lr": rate})
+        self.journal.log({"kind": "train", "step": done, "epoch": done / per_epoch, "loss": mean, "lr": rate})
 
     def _validate(self, done: int) -> None:
         if self.data.valid is None:
             return
         with lent_state(self.model, self.average.state if self.average and done else None):
             scores = self._evaluate(self.data.valid)
-        self._log({"kind": "valid", "step": done, **scores})
+        if done and self.watch is not None:
+            self.watch.check_validation(done, scores["loss"])
+        self.journal.log({"kind": "valid", "step": done, **scores})
 
     def _evaluate(self, dataset: Dataset[Any]) -> dict[str, float]:
         sums = torch.zeros(3, dtype=torch.float64)
@@ -253,6 +303,14 @@ class _Run:
         total: Tensor = self.fabric.all_reduce(values.clone().to(self.fabric.device), reduce_op="sum")
         return total.cpu()
 
+    def _largest(self, values: Tensor) -> Tensor:
+        """Return the elementwise maximum over all processes, on the CPU."""
+        if self.world == 1:
+            return values.cpu()
+        # gloo and NCCL know float64; the values differ between processes, the maximum does not.
+        most: Tensor = self.fabric.all_reduce(values.to(self.fabric.device), reduce_op="max")
+        return most.cpu()
+
     def _finish(self) -> None:
         """Keep the averaged weights, end every ramp, take statistics anew, and score the result."""
         if self.average is not None:
@@ -266,16 +324,29 @@ class _Run:
         self._validate(self.total)
         self.model.eval()
 
-    def _log(self, row: Mapping[str, Any]) -> None:
-        self.metrics.append({"schema": 1, **row, "time": round(time.time(), 3)})
-        if self.out is not None and self.rank == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(self.metrics[-1]) + "\n")
+    def _peaks(self) -> list[float]:
+        """Return the largest learning rate of each optimizer group; each backoff lowers those of the activations."""
+        names = [group["name"] for group in self.optimizer.param_groups]
+        rates = zip(names, self.peaks, strict=True)
+        return [peak * self.backoff.factor if name.startswith("activation") else peak for name, peak in rates]
 
-    def _save(self, done: int) -> None:
-        if self.out is None:
-            return
+    def _go_back(self, problem: Diverged) -> int:
+        """Return to a good state, and its step.
+
+        Raises:
+            DivergenceError: the run is to stop, or lower rates did not help.
+        """
+        position = self.backoff.last_good()
+        self._go_to(position)
+        if not self.backoff.may:
+            raise self.backoff.error(problem, position, lambda: self._save(position))
+        self.journal.log(self.backoff.note(problem, position))
+        if self.progress is not None:
+            text = f"diverged at step {problem.step} in {problem.module}: back to step {position.step}"
+            self.progress(position.step, self.total, text)
+        return position.step
+
+    def _position(self, done: int) -> checkpoint.Position:
         state = {
             "schema": 1,
             "step": done,
@@ -283,6 +354,8 @@ class _Run:
             "images": self.count,
             "window": self.window.tolist(),
             "processes": self.world,
+            "watch": self.watch.state() if self.watch is not None else None,
+            "backoffs": list(self.backoff.entries),
         }
         process = {
             "optimizer": self.optimizer.state_dict(),
@@ -291,71 +364,49 @@ class _Run:
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         average = self.average.state if self.average is not None else None
-        checkpoint.write(
-            self.out,
-            state,
-            self.model.state_dict(),
-            average,
-            process,
-            self.rank,
-            lambda: self.fabric.barrier(),
-        )
+        model = checkpoint.copied(self.model.state_dict())
+        return checkpoint.Position(state, model, checkpoint.copied(average), checkpoint.copied(process))
+
+    def _save(self, position: checkpoint.Position) -> Path | None:
+        if self.out is None:
+            return None
+        return checkpoint.write(self.out, position, self.rank, self.fabric.barrier)
+
+    def _go_to(self, position: checkpoint.Position) -> None:
+        """Put the network, the optimizer and the random generators where they were."""
+        self.model.load_state_dict(position.model)
+        if self.config.ema is not None and position.average is not None:
+            self.average = Average(self.model, self.config.ema)
+            self.average.load(position.average)
+        process = checkpoint.copied(position.process)  # the optimizer goes on in the tensors it is given
+        self.optimizer.load_state_dict(process["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(process["precision"])
+        if "random" in process:
+            torch.set_rng_state(process["random"])
+            if process["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(process["random_cuda"])
+        self.window = torch.tensor(position.state["window"], dtype=torch.float64)
+        if self.watch is not None and position.state.get("watch"):
+            self.watch.resume(position.state["watch"])
 
     def _resume(self) -> checkpoint.Checkpoint | None:
         """Go back to the newest checkpoint; metrics after it are cut, they will be written again."""
         if self.out is None:
             return None
-        file = self.out / "metrics.jsonl"
         found = checkpoint.newest(self.out) if self.config.resume else None
         if found is None:
+            file = self.out / "metrics.jsonl"
             if not self.config.resume and (file.exists() or checkpoint.newest(self.out)):
                 raise UsageError(
                     "the folder holds another run", where=str(self.out), fix="resume = true, or another `out`"
                 )
-            self._cut(file, [])
+            self.journal.resume(-1, self.total)
             return None
         checkpoint.check_same_run(found, self.config.to_dict(), self.count)
-        self.model.load_state_dict(found.model())
-        average, process = found.average(), found.process(self.rank)
-        if self.average is not None and average is not None:
-            self.average.load(average)
-        mine = process or found.process(0)
-        assert mine is not None
-        self.optimizer.load_state_dict(mine["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(mine["precision"])
-        if process is not None:
-            torch.set_rng_state(process["random"])
-            if process["random_cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(process["random_cuda"])
-        self.window = torch.tensor(found.state["window"], dtype=torch.float64)
-        last = ("valid", self.total)  # of a finished run: it is scored once more
-        rows = (row for row in read_metrics(file) if row["step"] <= found.step)
-        self.metrics = [row for row in rows if (row["kind"], row["step"]) != last]
-        self._cut(file, self.metrics)
+        self._go_to(found.position(self.rank))
+        self.backoff.entries = list(found.state.get("backoffs", []))
+        self.journal.resume(found.step, self.total)
         return found
-
-    def _cut(self, file: Path, rows: list[dict[str, Any]]) -> None:
-        self.fabric.barrier()
-        if self.rank == 0 and file.exists():
-            checkpoint.write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
-        self.fabric.barrier()
-
-    def _write_results(self) -> tuple[str, ...]:
-        if self.out is None or self.rank != 0:
-            return ()
-        from safetensors.torch import save_file
-
-        state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()}
-        beside = self.out / ".model.writing"
-        save_file(state, beside)
-        os.replace(beside, self.out / "model.safetensors")
-        files = ["metrics.jsonl", "model.safetensors"]
-        try:
-            draw_curve(self.metrics, self.out / "curve.png")
-            files.append("curve.png")
-        except UsageError:
-            pass  # matplotlib is optional; the numbers are in metrics.jsonl
-        return tuple(str(self.out / name) for name in files)
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, float]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from actswap.errors import UsageError
 
@@ -24,6 +27,7 @@ class TuneReport:
         resumed_from: step that the run went on from, None for a fresh one.
         before: `loss` and `score` on the validation set before the first step, empty without one.
         after: the same for the weights that were kept.
+        backoffs: one entry for each time the run diverged and went back: `step`, `to`, `module`, `what`.
         metrics: the lines of metrics.jsonl.
         files: what was written.
     """
@@ -36,6 +40,7 @@ class TuneReport:
     resumed_from: int | None = None
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    backoffs: tuple[Mapping[str, Any], ...] = ()
     metrics: tuple[Mapping[str, Any], ...] = ()
     files: tuple[str, ...] = ()
 
@@ -96,3 +101,28 @@ def draw_curve(metrics: Iterable[Mapping[str, Any]], path: Path, title: str = ""
     beside = path.with_name(f".{path.stem}.writing{path.suffix}")
     figure.savefig(beside, dpi=120)
     beside.replace(path)
+
+
+def write_results(out: Path, state: Mapping[str, Tensor], metrics: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Write the weights and, if matplotlib is installed, the curve.
+
+    Args:
+        out: folder of the run, which has its metrics.jsonl already.
+        state: the trained state_dict.
+        metrics: the lines of metrics.jsonl.
+
+    Returns:
+        The paths of all result files.
+    """
+    from safetensors.torch import save_file
+
+    beside = out / ".model.writing"
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, beside)
+    os.replace(beside, out / "model.safetensors")
+    files = ["metrics.jsonl", "model.safetensors"]
+    try:
+        draw_curve(metrics, out / "curve.png")
+        files.append("curve.png")
+    except UsageError:
+        pass  # matplotlib is optional; the numbers are in metrics.jsonl
+    return tuple(str(out / name) for name in files)

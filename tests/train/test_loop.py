@@ -210,15 +210,6 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path):
     assert same_bits(first.state_dict(), second.state_dict()) and one.after == two.after
 
 
-def test_a_loss_that_is_no_longer_finite_stops_the_run():
-    with pytest.raises(UsageError, match="the loss is"):
-        tune(
-            tune_toy.toy(),
-            tune_toy.data(),
-            TuneConfig(epochs=20, batch=16, lr=1e30, curve="constant", log_every=1, **CPU),
-        )
-
-
 def test_activation_parameters_do_not_decay_and_every_parameter_stands_once():
     model = tune_toy.toy()
     model.second = model.act  # shared
