@@ -19,7 +19,7 @@ from torch import fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 import actswap
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 
 ROUNDS = 5
 

@@ -37,7 +37,7 @@ RANDOM = {
 
 
 def random_model(name: str) -> torch.nn.Module:
-    from actswap.io.safe_load import import_library
+    from actswap.io.torchvision_import import import_library
 
     torch.manual_seed(0)
     if name.startswith("timm:"):

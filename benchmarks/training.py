@@ -25,7 +25,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import actswap.nn as activations
 from actswap import ops
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 from actswap.ops import native
 
 torchvision = import_library("torchvision")

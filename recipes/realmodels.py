@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 
 _DIGESTS = {
     "squeezenet_weights.pkl": "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1",

@@ -7,7 +7,7 @@ import torch
 from small_net import SmallNet
 from torch import nn
 
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 
 import_library("torchvision")  # declares its operators where its compiled part does not fit; timm needs it
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import actswap
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"),

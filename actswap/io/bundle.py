@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from actswap.conversion.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.io.atomic import refuse_overwrite, replacing
+from actswap.io.exported import is_plain_tree
 from actswap.io.folders import is_model_folder, weights_file
-from actswap.io.safe_load import is_plain_tree
 from actswap.plan import Plan, tool_version
 from actswap.record import plan_of
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 
 CONFIG = "config.json"
 INDEX = ".safetensors.index.json"

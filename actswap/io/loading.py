@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
-import logging
 import os
 import sys
 import warnings
@@ -20,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
+from actswap.io.checkpoint import read_checkpoint, read_legacy
+from actswap.io.exported import load_exported
 from actswap.io.folders import INDEX, is_model_folder, load_folder, read_shards
-from actswap.io.safe_load import allowed_globals, check_exported, import_library
+from actswap.io.torchvision_import import import_library
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
 _SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
@@ -79,7 +79,7 @@ def load_model(
     source = f"{path} with {model}" if model else str(path)
     with _as_load_error(path):
         if kind == "exported":
-            return LoadedModel(_exported(path), kind, source)
+            return LoadedModel(load_exported(path), kind, source)
         if kind == "safetensors":
             from safetensors.torch import load_file
 
@@ -173,49 +173,10 @@ def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: b
         with from_current_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=False)
-    if legacy:  # written before torch 1.6, or by pickle itself: only weights can be checked
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as problem:
-            first = str(problem).strip().splitlines()[0]
-            raise LoadError(
-                f"{path} is an old-style pickle that holds more than weights",
-                why=first[:200],
-                fix=_SAFER + "; or --trust-pickle, which runs whatever the file says",
-            ) from None
+    if legacy:
+        return read_legacy(path)
     with from_current_folder():
-        names = allowed_globals(str(path), allow)
-        with torch.serialization.safe_globals(names), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _exported(path: Path) -> nn.Module:
-    """Load an exported program; torch's own pickles inside it are forced to weights only."""
-    import actswap.activations  # noqa: F401 (declares the operators that a converted program calls)
-
-    check_exported(str(path))
-    log = logging.getLogger("torch.export")
-    level, before = log.level, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    log.setLevel(logging.CRITICAL)  # it logs the whole program where one node fails
-    try:
-        program = torch.export.load(path)
-    finally:
-        log.setLevel(level)
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
-    module = program.module()
-    for name in (
-        "train",
-        "eval",
-    ):  # they only raise; the mode is fixed in the program, and setting it is harmless
-        module.__dict__.pop(name, None)
-    if program.example_inputs is not None:  # inputs.py offers them when the user gives none
-        module.meta["example_inputs"] = copy.copy(program.example_inputs)
-    return module
+        return read_checkpoint(path, allow)
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,430 @@
+"""Build the objects that a pickle describes, without running anything that the file chooses.
+
+An instance is made empty (`object.__new__`) and its attributes are written into its `__dict__`: no constructor, no
+`__setstate__` of the file's choice and no `__setattr__` runs. Tensors are views of the file's storages whose extent was
+checked. What could make a later call run something else than the class says is refused: attributes that shadow a
+method, hooks, and callables other than the classes and functions in `actswap.io.allowed`.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import LoadError
+from actswap.io import allowed
+from actswap.io.pickles import NOTHING, Made, Name, Stored
+
+Storages = Callable[[str], torch.UntypedStorage]
+MAX_DEPTH = 250
+_SLACK = 64 << 20
+_HOOKS = re.compile(r"_\w*hooks\w*|_is_full_backward_hook")
+_IMPLEMENTATION = re.compile(r"\w{0,40}")
+_FIX = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
+_DEFAULTS = (bool, int, float, str, bytes, type(None), tuple, list, dict, set, frozenset, torch.dtype)
+
+
+class Rebuild:
+    """Builds one description.
+
+    Args:
+        storages: gives the bytes of a storage by its key.
+        size: bytes of the whole file; the tensors may take no more than four times that, and 64 MiB.
+        allow: packages whose classes the user trusts.
+    """
+
+    def __init__(self, storages: Storages, size: int, allow: Sequence[str]) -> None:
+        self._storages = functools.cache(storages)
+        self._left = 4 * size + _SLACK
+        self._allow = allow
+        self._built: dict[int, Any] = {}
+
+    def value(self, part: Any, depth: int = 0) -> Any:
+        """Return the object that one part of a description stands for; a part used twice gives one object."""
+        if part is None or isinstance(part, (bool, int, float, complex, str, bytes)):
+            return part
+        if depth > MAX_DEPTH:
+            raise _refused("it nests objects too deep")
+        if isinstance(part, Name):
+            return self._named(part)
+        if id(part) not in self._built:
+            self._fill(part, depth + 1)
+        return self._built[id(part)]
+
+    def _fill(self, part: Any, depth: int) -> None:
+        """Build a part that is not a plain value; a container is noted before it is filled: it may hold itself."""
+        if isinstance(part, list):
+            found: Any = []
+            self._built[id(part)] = found
+            found.extend(self.value(item, depth) for item in part)
+        elif isinstance(part, dict):
+            found = {}
+            self._built[id(part)] = found
+            found.update((self.value(k, depth), self.value(v, depth)) for k, v in part.items())
+        elif isinstance(part, (set, frozenset, tuple)):
+            self._built[id(part)] = type(part)(self.value(item, depth) for item in part)
+        elif isinstance(part, bytearray):
+            self._built[id(part)] = bytearray(part)
+        elif isinstance(part, Made):
+            self._make(part, depth)
+        else:
+            raise _refused("it holds a storage outside of a tensor")
+
+    def _named(self, name: Name) -> Any:
+        found = allowed.value_of(name, self._allow)
+        if isinstance(found, type) and not self._by_user(name):
+            models = any(base.__name__ == "PreTrainedModel" for base in found.__mro__)
+            if models or not (issubclass(found, nn.Module) or found is torch.device):
+                raise _refused(f"it keeps the class {name} as a value, which actswap cannot check")
+        return found
+
+    def _by_user(self, name: Name) -> bool:
+        return allowed.is_under(name.module, self._allow)
+
+    # --- what is made by a call ---
+
+    def _make(self, part: Made, depth: int) -> None:
+        pair = (part.what.module, part.what.name)
+        if pair in allowed.TENSORS and part.call:
+            self._built[id(part)] = self.tensor(part, depth)
+        elif pair in allowed.CONTAINERS and part.call:
+            self._container(part, pair[1], depth)
+        elif pair == ("functools", "partial") and part.call:
+            self._built[id(part)] = self._partial(part, depth)
+        else:
+            self._instance(part, allowed.class_of(part.what, self._allow), depth)
+
+    def _container(self, part: Made, name: str, depth: int) -> None:
+        args = part.args
+        if name in ("OrderedDict", "Counter", "defaultdict"):
+            factories: dict[Any, Any] = {
+                Name("builtins", kind.__name__): kind for kind in (list, dict, int, float, set)
+            }
+            if name == "OrderedDict":
+                found: Any = OrderedDict()
+            elif name == "Counter":
+                found = Counter()
+            elif len(args) == 1 and (args[0] is None or args[0] in factories):
+                found, args = defaultdict(factories.get(args[0])), ()
+            else:
+                raise _refused("a defaultdict with a factory of its own")
+            self._built[id(part)] = found
+            if part.state not in (NOTHING, None, {}) and name != "OrderedDict":
+                raise _refused(f"a {name} with attributes")
+            for listed in args:
+                pairs = listed.items() if isinstance(listed, dict) else listed
+                found.update({self.value(k, depth): self.value(v, depth) for k, v in pairs})
+            found.update({self.value(k, depth): self.value(v, depth) for k, v in part.pairs})
+            if name == "OrderedDict" and isinstance(part.state, dict):  # state_dict() keeps its `_metadata` so
+                found.__dict__.update({str(k): self.value(v, depth) for k, v in part.state.items()})
+            return
+        if part.state is not NOTHING or part.items or part.pairs:
+            raise _refused(f"a {name} with a state")
+        values = tuple(self.value(item, depth) for item in args)
+        self._built[id(part)] = _plain_call(name, values)
+
+    def _partial(self, part: Made, depth: int) -> Any:
+        """A layer class or a function with options, as timm keeps for its norms: numbers and words only."""
+        state = part.state
+        if len(part.args) != 1 or not isinstance(state, tuple) or len(state) != 4 or state[0] is not part.args[0]:
+            raise _refused("a functools.partial of another form than Python writes")
+        function, args, options, attributes = state
+        if not isinstance(function, Name) or args or attributes or not isinstance(options or {}, dict):
+            raise _refused("a functools.partial with arguments that actswap cannot check")
+        layer = re.fullmatch(r"torch\.nn\.modules\.\w+|timm\.layers\.\w+|torchvision\.ops\.misc", function.module)
+        if not layer and (function.module, function.name) not in allowed.FUNCTIONS and not self._by_user(function):
+            raise _refused(f"a functools.partial of {function}")
+        for key, value in (options or {}).items():
+            fits = (
+                isinstance(key, str) and key.isidentifier() and isinstance(value, (bool, int, float, str, type(None)))
+            )
+            if not fits or (isinstance(value, int) and abs(value) > 1 << 16):
+                raise _refused(f"a functools.partial with {str(key)[:40]} = {str(value)[:40]}")
+        return functools.partial(self.value(function, depth), **(options or {}))
+
+    # --- instances ---
+
+    def _instance(self, part: Made, kind: type, depth: int) -> None:
+        if issubclass(kind, enum.Enum):
+            values = [self.value(item, depth) for item in part.args]
+            member = next(
+                (m for m in kind if len(values) == 1 and type(m.value) is type(values[0]) and m.value == values[0]),
+                None,
+            )
+            if member is None or part.state is not NOTHING:
+                raise _refused(f"{part.what} has no such member")
+            self._built[id(part)] = member
+            return
+        if allowed.is_named_tuple(kind):
+            items: Any = tuple(self.value(item, depth) for item in part.args)
+            if part.call or len(items) != len(kind._fields):  # type: ignore[attr-defined]
+                raise _refused(f"a {part.what} of {len(items)} items")
+            self._built[id(part)] = tuple.__new__(kind, items)  # type: ignore[type-var]
+            return
+        if self._by_user(part.what):
+            self._trusted(part, kind, depth)
+            return
+        if part.call or part.args or part.items or part.pairs:
+            raise LoadError(
+                f"the file calls the constructor of {part.what} with values of its own",
+                why="torch.save writes modules that are created empty and then filled; this file does not",
+                fix=_FIX,
+            )
+        found = object.__new__(kind)
+        self._built[id(part)] = found
+        if not isinstance(part.state, dict):
+            raise _refused(f"a {part.what} without attributes")
+        state = {key: self.value(value, depth) for key, value in part.state.items()}
+        for key, value in state.items():
+            _check_attribute(kind, key, value)
+        if isinstance(found, nn.Module):
+            _check_module(part.what, state)
+            kind.__setstate__(found, state)  # type: ignore[attr-defined] # reviewed: see allowed
+        else:
+            found.__dict__.update(state)
+
+    def _trusted(self, part: Made, kind: Any, depth: int) -> None:
+        """An instance of a class that the user allowed by `--allow`: made as pickle makes it."""
+        args = tuple(self.value(item, depth) for item in part.args)
+        found = kind(*args) if part.call else kind.__new__(kind, *args)
+        self._built[id(part)] = found
+        if part.items:
+            found.extend([self.value(item, depth) for item in part.items])
+        for key, value in part.pairs:
+            found[self.value(key, depth)] = self.value(value, depth)
+        if part.state is NOTHING:
+            return
+        state = self.value(part.state, depth)
+        if isinstance(found, nn.Module) and isinstance(state, dict):
+            for key, value in state.items():
+                _check_attribute(kind, key, value)
+            _check_module(part.what, state)
+        if hasattr(found, "__setstate__"):
+            found.__setstate__(state)
+            return
+        attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+        found.__dict__.update(attributes or {})
+        for key, value in (slots or {}).items():
+            setattr(found, key, value)
+
+    # --- tensors ---
+
+    def tensor(self, part: Made, depth: int) -> Tensor:
+        """Build a tensor or a parameter; its extent must lie within its storage."""
+        if part.state is not NOTHING or part.items or part.pairs:
+            raise _refused("a tensor with a state of its own")
+        name, args = part.what.name, part.args
+        if name == "_rebuild_from_type_v2":
+            made = self.tensor(tensor_with_attributes(part), depth)
+            self._tensor_attributes(made, args[3], depth)
+            return made
+        if name.startswith("_rebuild_parameter"):
+            data = args[0] if args else None
+            stateful = name.endswith("_with_state")
+            if len(args) != 3 + stateful or not isinstance(data, Made) or data.what.name not in _TENSOR_NAMES:
+                raise _refused("a parameter that is no tensor")
+            if not _is_empty(args[2]):
+                raise _refused("a parameter with hooks")
+            parameter = nn.Parameter(self.value(data, depth), requires_grad=_flag(args[1]))
+            if stateful:
+                self._tensor_attributes(parameter, args[3], depth)
+            return parameter
+        dtype, storage, offset, size, stride, grad = tensor_layout(part)
+        bytes_ = self._storages(_storage_key(storage))
+        if offset * dtype.itemsize + extent(size, stride) * dtype.itemsize > bytes_.nbytes():
+            raise _refused("a tensor that reaches beyond its storage")
+        self._left -= _numel(size) * dtype.itemsize
+        if self._left < 0:
+            raise _refused("tensors that take far more memory than the file holds")
+        found = torch.empty(0, dtype=dtype).set_(bytes_, offset, size, stride)
+        return found.requires_grad_() if grad and (dtype.is_floating_point or dtype.is_complex) else found
+
+    def _tensor_attributes(self, tensor: Tensor, state: Any, depth: int) -> None:
+        attributes = self.value(state, depth)
+        if isinstance(attributes, tuple) and len(attributes) == 2 and not attributes[1]:  # no slots
+            attributes = attributes[0]
+        if not isinstance(attributes, dict) or any(type(k) is not str or hasattr(Tensor, k) for k in attributes):
+            raise _refused("a tensor whose attributes shadow those of torch")
+        if any(callable(value) for value in attributes.values()):
+            raise _refused("a tensor that keeps a function")
+        tensor.__dict__.update(attributes)
+
+
+_TENSOR_NAMES = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+
+
+def tensor_with_attributes(part: Made) -> Made:
+    """Return the call that makes the tensor inside `_rebuild_from_type_v2(function, class, arguments, attributes)`."""
+    if len(part.args) != 4:
+        raise _refused("a tensor of another form than torch writes")
+    function, kind, args = part.args[:3]
+    plain = kind in (Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter")) and isinstance(args, tuple)
+    inner = isinstance(function, Name) and function.module == "torch._utils" and _pair(function) in allowed.TENSORS
+    if not plain or not inner:
+        raise _refused("a tensor of another class")
+    return Made(function, args, call=True)
+
+
+def _pair(name: Name) -> tuple[str, str]:
+    return name.module, name.name
+
+
+def tensor_layout(part: Made) -> tuple[torch.dtype, Stored, int, tuple[int, ...], tuple[int, ...], bool]:
+    """Return dtype, storage, offset, size, stride and whether it needs a gradient, all checked to be plain numbers."""
+    name, args = part.what.name, part.args
+    least, most = {"_rebuild_tensor": (4, 4), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}[name]
+    if not least <= len(args) <= most or not isinstance(args[0], Stored):
+        raise _refused("a tensor of another form than torch writes")
+    storage, offset, size, stride = args[:4]
+    if isinstance(size, Made) and (size.what.module, size.what.name) == ("torch", "Size") and len(size.args) == 1:
+        size = size.args[0]
+    numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else ()
+    if not numbers or len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+        raise _refused("a tensor whose sizes are no plain numbers")
+    if len(args) > 5 and not _is_empty(args[5]):
+        raise _refused("a tensor with hooks")
+    dtype: Any = storage_dtype(storage)
+    if name.endswith("v3"):
+        dtype = vars(torch).get(args[6].name) if isinstance(args[6], Name) and args[6].module == "torch" else None
+    if not isinstance(dtype, torch.dtype):
+        raise _refused("a tensor without a dtype")
+    return dtype, storage, offset, size, stride, _flag(args[4]) if len(args) > 4 else False
+
+
+def storage_dtype(storage: Stored) -> torch.dtype | None:
+    """Return the dtype of a storage's class; None for storages without one."""
+    kind = storage.key[1] if isinstance(storage.key, tuple) and len(storage.key) >= 5 else None
+    if not isinstance(kind, Name):
+        raise _refused("a storage of another form than torch writes")
+    if (kind.module, kind.name) == ("torch.storage", "UntypedStorage"):
+        return None
+    if kind.module not in ("torch", "torch.storage") or kind.name not in allowed.STORAGES:
+        raise _refused(f"a storage of class {kind}")
+    found: torch.dtype = allowed.STORAGES[kind.name]
+    return found
+
+
+def storage_bytes(storage: Stored) -> int:
+    """Return how many bytes a pickle says a storage has."""
+    dtype, numel = storage_dtype(storage), storage.key[4]
+    if storage.key[0] != "storage" or type(numel) is not int or not 0 <= numel < 1 << 48:
+        raise _refused("a storage of another form than torch writes")
+    return numel * (1 if dtype is None else dtype.itemsize)
+
+
+def _storage_key(storage: Stored) -> str:
+    storage_bytes(storage)
+    key = storage.key[2]
+    if not isinstance(key, str) or not re.fullmatch(r"\w{1,64}", key):
+        raise _refused(f"a storage named {str(key)[:40]!r}")
+    return key
+
+
+def extent(size: Sequence[int], stride: Sequence[int]) -> int:
+    """Return how many elements a strided tensor spans, from its first to its last."""
+    if 0 in size:
+        return 0
+    return 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+
+
+def _numel(size: Sequence[int]) -> int:
+    return functools.reduce(lambda a, b: a * b, size, 1)
+
+
+def _plain_call(name: str, args: tuple[Any, ...]) -> Any:
+    kinds = tuple(type(arg) for arg in args)
+    if name in ("set", "frozenset") and kinds in ((), (list,), (tuple,)):
+        return {"set": set, "frozenset": frozenset}[name](*args)
+    if name == "bytearray" and kinds in ((), (bytes,)):
+        return bytearray(*args)
+    if name == "complex" and kinds == (float, float):
+        return complex(*args)
+    if name == "slice" and len(args) == 3:
+        return slice(*args)
+    if name == "encode" and kinds == (str, str) and args[1] in ("latin1", "latin-1"):
+        return args[0].encode("latin1")
+    if name == "Size" and kinds == (tuple,) and all(type(n) is int for n in args[0]):
+        return torch.Size(args[0])
+    if name == "device" and kinds in ((str,), (str, int)):
+        return torch.device(*args)
+    if name == "_get_layout" and args == ("torch.strided",):
+        return torch.strided
+    raise _refused(f"a call of {name} with other arguments than torch writes")
+
+
+def check_call(part: Made) -> None:
+    """Check the arguments of a call in a file of weights only, which torch's own loader makes afterwards."""
+    pair = (part.what.module, part.what.name)
+    if pair not in allowed.WEIGHTS_ONLY or not part.call:
+        raise _refused(f"{part.what}, which is no part of weights")
+    if part.what.name == "_rebuild_from_type_v2":
+        inner = tensor_with_attributes(part)
+        if inner.what.name in _TENSOR_NAMES:
+            tensor_layout(inner)
+    elif part.what.name in _TENSOR_NAMES:
+        tensor_layout(part)
+    elif pair in allowed.CONTAINERS and part.what.name not in ("OrderedDict", "Counter"):
+        kinds = tuple(type(a) for a in part.args)
+        if part.what.name == "bytearray" and kinds not in ((), (bytes,), (Made,)):
+            raise _refused("a bytearray made of a number")
+
+
+def _check_attribute(kind: type, key: Any, value: Any) -> None:
+    """Refuse an attribute that stands in front of a method of the class, and a callable if the class has data there."""
+    if type(key) is not str or (key.startswith("__") and key.endswith("__")):
+        raise _refused(f"the attribute {str(key)[:40]!r}")
+    default = _static(kind, key)
+    if default is not NOTHING and (
+        not isinstance(default, _DEFAULTS) or (callable(value) and not isinstance(value, nn.Module))
+    ):
+        raise _refused(f"the attribute {key!r} of a {kind.__name__}, in front of the one of its class")
+    if key.endswith(("_implementation", "_implementation_internal")) and not (
+        value is None or (isinstance(value, str) and _IMPLEMENTATION.fullmatch(value))
+    ):
+        raise _refused(f"{key} = {str(value)[:60]!r}, which transformers would fetch")
+    if _HOOKS.fullmatch(key) and value:
+        raise _refused(f"{key} of a {kind.__name__}: hooks are programs")
+
+
+def _static(kind: type, key: str) -> Any:
+    return next((vars(base)[key] for base in kind.__mro__ if key in vars(base)), NOTHING)
+
+
+def _check_module(name: Name, state: dict[str, Any]) -> None:
+    wanted = (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", nn.Module))
+    for key, kind in wanted:
+        table = state.get(key)
+        if not isinstance(table, dict) or not all(isinstance(v, kind) or v is None for v in table.values()):
+            raise _refused(f"a {name} whose {key} are missing or of another type")
+        if not all(type(k) is str and "." not in k for k in table):
+            raise _refused(f"a {name} with odd names in its {key}")
+    hooks = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks")  # nn.Module adds the others itself
+    if not isinstance(state.get("training"), bool) or not all(isinstance(state.get(key), dict) for key in hooks):
+        raise _refused(f"a {name} without a mode, or without its empty hooks")
+
+
+def _is_empty(hooks: Any) -> bool:
+    if isinstance(hooks, Made):
+        return not hooks.args and not hooks.pairs and not hooks.items and hooks.state is NOTHING
+    return hooks is None or hooks == {}
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _refused("a flag that is neither true nor false")
+    return value
+
+
+def _refused(what: str) -> LoadError:
+    return LoadError(
+        f"the file is refused: {what}" if what.startswith("it ") else f"the file is refused: it holds {what}",
+        why="torch.save of a model of torch, torchvision, timm or transformers does not write it",
+        fix=_FIX,
+    )
