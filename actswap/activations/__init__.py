@@ -21,6 +21,8 @@ from actswap.activations import (
     swish,
 )
 from actswap.activations.base import Spec
+from actswap.activations.expression_unit import expression_spec
+from actswap.activations.grammar import looks_like_expression
 from actswap.activations.plain import PLAIN
 from actswap.errors import UsageError
 from actswap.sites import Source
@@ -44,13 +46,21 @@ SPECS: Mapping[str, Spec] = {**{spec.name: spec for spec in TRAINABLE}, **ordina
 
 
 def get(name: str) -> Spec:
-    """The activation of this name.
+    """Return the activation of this name, or the one that this expression is.
+
+    Args:
+        name: e.g. `acon_c`, or an expression such as `x*sigmoid(beta*x)`.
 
     Raises:
-        UsageError: there is none; the message names the nearest.
+        UsageError: there is none; the message names the nearest, or the column of the expression.
+
+    >>> get("acon_c").name, get("x * tanh(x)").name
+    ('acon_c', 'x*tanh(x)')
     """
     if name in SPECS:
         return SPECS[name]
+    if looks_like_expression(name):
+        return expression_spec(name)
     near = difflib.get_close_matches(name, SPECS, n=3, cutoff=0.4)
     raise UsageError(
         f"there is no activation {name!r}",

@@ -1,0 +1,135 @@
+"""Any expression as a trainable activation: `actswap.convert(model, "x*sigmoid(beta*x)", x)`.
+
+The trainable numbers are per channel, as in the search of Ramachandran et al. 2017, section 2, and begin at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.activations.base import Activation, Spec, StartContext, elements, per_channel, widened, with_sharing
+from actswap.activations.expression import evaluate_expression, flops_of, parameters_of
+from actswap.activations.grammar import parse, text_of
+from actswap.activations.plain import evaluate
+from actswap.errors import StartError
+from actswap.sites import Number, Source, Start
+
+_ROUNDING = 1e-12  # float64 leaves less between two forms of the same function on [-10, 10]
+_LARGEST = 1e3  # a number that grows on and on approaches the source only in the limit
+_STEPS = 60  # of Gauss-Newton: from 1 to the beta of a source it needs fewer than 20
+
+
+class ExpressionUnit(Activation):
+    """An expression of x with a trainable number per channel for every `beta` in it.
+
+    Args:
+        channels: width of the channel axis; None for one set of numbers per layer.
+        channel_dim: index of the channel axis.
+        expression: e.g. `x*sigmoid(beta*x)`; see `actswap.activations.grammar`.
+        beta: the value at first of every trainable number.
+
+    Raises:
+        UsageError: the text is no expression.
+
+    >>> unit = ExpressionUnit(3, expression="x*sigmoid(beta*x)")
+    >>> torch.allclose(unit(torch.ones(2, 3)), nn.functional.silu(torch.ones(2, 3)))
+    True
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        channel_dim: int = 1,
+        expression: str = "x*sigmoid(beta*x)",
+        beta: float = 1.0,
+    ) -> None:
+        super().__init__(channels, channel_dim)
+        self.tree = parse(expression)
+        self.name = text_of(self.tree)  # type: ignore[misc]  # the class has none of its own
+        for parameter in parameters_of(self.tree):
+            self.register_parameter(parameter, nn.Parameter(torch.full((self.width,), float(beta))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the expression; the arithmetic is float32 for the half types."""
+        t = widened(x)
+        betas = {n: per_channel(p, t, self.channel_dim).to(t.dtype) for n, p in self.named_parameters()}
+        return evaluate_expression(self.tree, {"x": t, **betas}).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the expression."""
+        return f"{self.name}, {super().extra_repr()}"
+
+
+@lru_cache(maxsize=4096)
+def expression_spec(text: str) -> Spec:
+    """Return the Spec of an expression.
+
+    Raises:
+        UsageError: the text is no expression.
+
+    >>> expression_spec("max(x, sigmoid(beta * x))").name
+    'max(x, sigmoid(beta*x))'
+    """
+    tree = parse(text)
+    name = text_of(tree)
+
+    def build(channels: int | None, channel_dim: int = 1, **options: Any) -> nn.Module:
+        return ExpressionUnit(channels, channel_dim, name, **options)
+
+    def promise(source: Source) -> str:
+        return "none" if _exact_start(name, source) is None else "exact"
+
+    def start(source: Source, context: StartContext) -> Start:
+        values = _exact_start(name, source)
+        if values is None:
+            raise StartError(
+                f"{name} has no start for {source}",
+                why="no values of its trainable numbers make it that function",
+                fix='start="morph", or start="none" to train from there',
+            )
+        return Start("exact", params=dict(values), bound=0.0)
+
+    return Spec(
+        name=name,
+        title="an expression of the Swish paper's search space",
+        paper="Ramachandran et al. 2017, Searching for Activation Functions, section 2",
+        build=with_sharing(build, True),
+        promise=promise,
+        start=start,
+        options={"beta": 1.0, "per_channel": True},
+        no_decay=parameters_of(tree),
+        flops=lambda module, shape: flops_of(tree) * elements(shape),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _exact_start(name: str, source: Source) -> tuple[tuple[str, Number], ...] | None:
+    """Return the numbers at which an expression is the source function, None if there are none."""
+    if any(isinstance(value, tuple) for _, value in source.params):
+        return None
+    tree = parse(name)
+    names = parameters_of(tree)
+    # From near 0 on: a steep sigmoid is a step everywhere else. It is no ReLU there.
+    positive = torch.logspace(-6, 1, 64, dtype=torch.float64)
+    x = torch.cat([-positive, positive])
+    wanted = evaluate(source, x[None])[0]
+
+    def values(betas: Tensor) -> Tensor:
+        return evaluate_expression(tree, {"x": x, **dict(zip(names, betas, strict=True))})
+
+    betas = torch.ones(len(names), dtype=torch.float64)
+    for _ in range(_STEPS if names else 1):
+        error = values(betas) - wanted
+        if not error.isfinite().all() or (betas.abs() > _LARGEST).any():
+            return None
+        if float(error.abs().max()) <= _ROUNDING * max(1.0, float(wanted.abs().max())):
+            return tuple((n, float(b)) for n, b in zip(names, betas, strict=True))
+        if names:
+            slopes: Mapping[int, Tensor] = torch.autograd.functional.jacobian(values, betas)  # type: ignore[assignment]
+            betas = betas - torch.linalg.lstsq(slopes, error[:, None]).solution[:, 0]  # type: ignore[arg-type]
+    return None
