@@ -69,6 +69,18 @@ def get(name: str) -> Spec:
     )
 
 
+def known(name: str) -> Spec | None:
+    """Return the activation of this name, None if there is none.
+
+    >>> known("x*tanh(x)").title, known("no_such_name")
+    ("an expression of the Swish paper's search space", None)
+    """
+    try:
+        return get(name)
+    except UsageError:
+        return None
+
+
 @dataclass(frozen=True)
 class Listed:
     """One activation as `list_activations` shows it.

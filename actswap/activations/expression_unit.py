@@ -5,11 +5,12 @@ The trainable numbers are per channel, as in the search of Ramachandran et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from actswap.activations.base import Activation, Spec, StartContext, elements, per_channel, widened, with_sharing
@@ -17,11 +18,13 @@ from actswap.activations.expression import evaluate_expression, flops_of, parame
 from actswap.activations.grammar import parse, text_of
 from actswap.activations.plain import evaluate
 from actswap.errors import StartError
+from actswap.fit.points import Array
 from actswap.sites import Number, Source, Start
 
 _ROUNDING = 1e-12  # float64 leaves less between two forms of the same function on [-10, 10]
 _LARGEST = 1e3  # a number that grows on and on approaches the source only in the limit
-_STEPS = 60  # of Gauss-Newton: from 1 to the beta of a source it needs fewer than 20
+_FIRST = (1.0, 0.5)  # where least squares begins: at 1 some expressions, max(x, beta*x), have a kink
+_EPS = 1e-15  # of least squares: a solution that exists is found to rounding
 
 
 class ExpressionUnit(Activation):
@@ -119,17 +122,15 @@ def _exact_start(name: str, source: Source) -> tuple[tuple[str, Number], ...] | 
     x = torch.cat([-positive, positive])
     wanted = evaluate(source, x[None])[0]
 
-    def values(betas: Tensor) -> Tensor:
-        return evaluate_expression(tree, {"x": x, **dict(zip(names, betas, strict=True))})
+    def error(betas: Array) -> Array:
+        tensors = {n: torch.tensor(b, dtype=torch.float64) for n, b in zip(names, betas, strict=True)}
+        return np.asarray(evaluate_expression(tree, {"x": x, **tensors}) - wanted)
 
-    betas = torch.ones(len(names), dtype=torch.float64)
-    for _ in range(_STEPS if names else 1):
-        error = values(betas) - wanted
-        if not error.isfinite().all() or (betas.abs() > _LARGEST).any():
-            return None
-        if float(error.abs().max()) <= _ROUNDING * max(1.0, float(wanted.abs().max())):
+    closest = _ROUNDING * max(1.0, float(wanted.abs().max()))
+    for first in _FIRST:
+        betas = np.full(len(names), first)
+        if names and np.isfinite(error(betas)).all():
+            betas = least_squares(error, betas, method="lm", xtol=_EPS, ftol=_EPS, gtol=_EPS).x
+        if np.abs(error(betas)).max() <= closest and (np.abs(betas) <= _LARGEST).all():
             return tuple((n, float(b)) for n, b in zip(names, betas, strict=True))
-        if names:
-            slopes: Mapping[int, Tensor] = torch.autograd.functional.jacobian(values, betas)  # type: ignore[assignment]
-            betas = betas - torch.linalg.lstsq(slopes, error[:, None]).solution[:, 0]  # type: ignore[arg-type]
     return None

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.activations import SPECS
+from actswap.activations import known
 from actswap.activations.base import Activation
 from actswap.capture.observe import tensors_of
 
@@ -85,8 +85,7 @@ class _OwnCounts:
     """Adds up what the modules of actswap say of themselves, call by call."""
 
     def __init__(self, model: nn.Module) -> None:
-        known = {spec.name: spec for spec in SPECS.values()}
-        named = [(n, m, known.get(m.name)) for n, m in model.named_modules() if isinstance(m, Activation)]
+        named = [(n, m, known(m.name)) for n, m in model.named_modules() if isinstance(m, Activation)]
         self.modules = {name: (module, spec) for name, module, spec in named if spec is not None and spec.flops}
         self.seen: list[tuple[nn.Module, Any, tuple[int, ...]]] = []
         self._handles: list[Any] = []

@@ -175,6 +175,7 @@ def convert(
     """
     clock = _Clock()
     spec = activations.get(target)
+    target = spec.name
     if start not in STARTS:
         raise UsageError(f"unknown start {start!r}", fix=f"start must be one of {', '.join(STARTS)}")
     if not tolerance > 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from actswap.activations import SPECS
+from actswap.activations import known
 from actswap.activations.base import Activation
 
 
@@ -73,7 +73,7 @@ def _undecayed(model: nn.Module) -> set[int]:
     found: set[int] = set()
     for module in model.modules():
         if isinstance(module, Activation):
-            spec = SPECS.get(module.name)
+            spec = known(module.name)
             found |= {
                 id(parameter)
                 for name, parameter in module.named_parameters()
