@@ -12,25 +12,25 @@ import copy
 import inspect
 import linecache
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from actswap.capture.arguments import Arguments, Marker, Signature
 from actswap.capture.canonical import canonical
+from actswap.capture.evaluating import modes_kept
+from actswap.capture.own_trace import ThreadTracer, in_mode, kept_calls
+from actswap.capture.randomness import Drawn, alone, random_kept
 from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
 from actswap.errors import CaptureError
 
 _CONSTANT = "_actswap_constant"
-# What torch's attention layers check of their masks needs real tensors; the calls stay in the graph.
-_CHECKS = ("_canonical_mask", "_none_or_dtype")
+_TRIES = 3  # a forward that draws from Python's generator moves it every time; another thread may have, once
 
 
 class _Weight(fx.Proxy):
@@ -46,7 +46,7 @@ class _Weight(fx.Proxy):
         return len(self.shape) and self.shape[0]
 
 
-class IslandTracer(fx.Tracer):
+class IslandTracer(ThreadTracer):
     """Trace one module; children are leaves, modules that are not registered are traced through."""
 
     # A buffer is read when the graph runs, and what the forward writes to it is part of the graph.
@@ -121,13 +121,9 @@ def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str]) -> Tr
     Raises:
         CaptureError: torch.fx cannot follow the forward, or what it does is more than what it returns.
     """
-    modes = [(m, m.training) for m in module.modules()]
-    try:
+    with modes_kept(module):
         evaluate, made, asked = _trace(module, arguments, inline, training=False)
         train, more, _ = _trace(module, arguments, inline, training=True) if asked else (evaluate, made, asked)
-    finally:
-        for m, mode in modes:
-            m.training = mode
     return Traced(Graph(evaluate, made), Graph(train, more) if asked else None)
 
 
@@ -135,78 +131,34 @@ def _trace(
     module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool
 ) -> tuple[fx.Graph, dict[str, Tensor], bool]:
     """Trace one mode; also return the constants made, and whether the forward asked for the mode."""
-    module.train(training)
+    for _ in range(_TRIES):
+        graph, made, asked, drawn = _traced_once(module, arguments, inline, training)
+        if drawn.torch or (drawn.python and alone()):
+            break
+        if not drawn.python:
+            return graph, made, asked
+    raise _refused(module, "its forward draws random numbers that a trace would freeze")
+
+
+def _traced_once(
+    module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool
+) -> tuple[fx.Graph, dict[str, Tensor], bool, Drawn]:
     state = State(module)
     try:
-        with slow_attention(), _kept_calls(), _asking() as asked:
+        with in_mode(module, training) as asked, random_kept() as drawn, kept_calls():
             graph = IslandTracer(arguments, inline).trace(module)
         changed = state.changes()
         made = {k: module.__dict__[k] for k in changed if k.startswith("_tensor_constant")}
-        kept = [k for k in changed if k not in made and k != "random"]
+        kept = [k for k in changed if k not in made]
         if kept:
             raise _refused(module, f"its forward sets self.{kept[0]}, which a trace does not keep")
-        if "random" in changed:
-            raise _refused(module, "its forward draws random numbers that a trace would freeze")
-        return graph, made, bool(asked)
+        return graph, made, bool(asked), drawn
     except CaptureError:
         raise
     except Exception as error:
         raise _refused(module, f"{type(error).__name__}: {_first(error)}") from error
     finally:
         state.restore()
-
-
-@contextmanager
-def _asking() -> Iterator[list[bool]]:
-    """Notice whether any module is asked for its mode."""
-    asked: list[bool] = []
-
-    def read(module: nn.Module) -> bool:
-        asked.append(True)
-        return bool(module.__dict__["training"])
-
-    def write(module: nn.Module, mode: bool) -> None:
-        module.__dict__["training"] = mode
-
-    nn.Module.training = property(read, write)  # type: ignore[assignment]
-    try:
-        yield asked
-    finally:
-        del nn.Module.training
-
-
-@contextmanager
-def slow_attention() -> Iterator[None]:
-    """Turn off the fused kernel that hides the activation of torch's transformer layers."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextmanager
-def _kept_calls() -> Iterator[None]:
-    """Let the functions of `_CHECKS` be calls in the graph, where fx would follow them."""
-    originals = {name: getattr(F, name) for name in _CHECKS}
-
-    def kept(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            proxy = next((a for a in (*args, *kwargs.values()) if isinstance(a, fx.Proxy)), None)
-            if proxy is None:
-                return original(*args, **kwargs)
-            return proxy.tracer.create_proxy("call_function", original, args, kwargs)
-
-        return call
-
-    for name, original in originals.items():
-        setattr(F, name, kept(original))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(F, name, original)
 
 
 def _refused(module: nn.Module, why: str) -> CaptureError:

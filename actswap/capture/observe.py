@@ -1,8 +1,8 @@
 """Run a model once and write down what happens: the tape.
 
 Every torch call is seen through a torch function mode, every module call through `nn.Module.__call__`, registered
-or not. Nothing of the model is changed, and nothing but numbers, shapes and the model's own constants is kept, so the
-memory needed is that of the forward pass.
+or not; both see the calls of the observing thread only. Nothing of the model is changed, and nothing but numbers,
+shapes and the model's own constants is kept, so the memory needed is that of the forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from actswap.activations.bounded import Bounded
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
-from actswap.capture.evaluating import evaluating, is_compiled
+from actswap.capture.evaluating import evaluating
+from actswap.capture.own_thread import patched
 from actswap.capture.rewrite import Spot, spot_of
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError
@@ -59,13 +60,13 @@ class _Numbers:
 
 
 def _user_line(depth: int = 2) -> str:
-    """Return `file:line` of the innermost frame outside torch and this file."""
+    """Return `file:line` of the innermost frame outside torch and this folder."""
     frame = sys._getframe(depth)
     while frame is not None:
         file = frame.f_code.co_filename
         if frame.f_code is observe.__code__:
             return ""  # the model itself is torch's own code: nn.Sequential
-        if not (file.startswith(_TORCH) or file == __file__):
+        if not file.startswith((_TORCH, _HERE)):
             return f"{file}:{frame.f_lineno}"
         if frame.f_back is None:
             break
@@ -74,6 +75,7 @@ def _user_line(depth: int = 2) -> str:
 
 
 _TORCH = torch.__path__[0] + "/"
+_HERE = __file__.rpartition("/")[0] + "/"
 
 
 class _Scripted(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -184,12 +186,7 @@ class _Recorder(TorchFunctionMode):
         hidden = isinstance(module, (Activation, Bounded, Morph, SourceModule))
         self.opaque += hidden
         try:
-            # What torch.compile returns kept the unwatched call of what it wraps.
-            out = (
-                module.get_submodule("_orig_mod")(*args, **kwargs)
-                if is_compiled(module)
-                else original(module, *args, **kwargs)
-            )
+            out = original(module, *args, **kwargs)
             lazy = isinstance(out, GeneratorType)
             if lazy:
                 out = list(out)  # what it computes belongs to this call
@@ -224,17 +221,14 @@ def _is_ref(value: Any) -> bool:
 
 @contextmanager
 def _watched(recorder: _Recorder, scripted: bool) -> Iterator[None]:
-    original = nn.Module.__call__
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return recorder.call(original, module, args, kwargs)
 
-    def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return recorder.call(original, module, args, kwargs)
+        return call
 
-    nn.Module.__call__ = watched  # type: ignore[method-assign]
-    try:
-        with recorder, _Scripted(recorder) if scripted else nullcontext():
-            yield
-    finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
+    with patched(nn.Module, "__call__", watched), recorder, _Scripted(recorder) if scripted else nullcontext():
+        yield
 
 
 def observe(
@@ -292,7 +286,7 @@ def _where(error: BaseException) -> str:
     place = ""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not (file.startswith(_TORCH) or file == __file__):
+        if not file.startswith((_TORCH, _HERE)):
             place = f"{file}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

@@ -7,7 +7,6 @@ Parameters are not copied: a forward that trains is beyond this.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -32,7 +31,6 @@ class State:
     """A snapshot of the state of a module and everything below it; parameters excepted."""
 
     def __init__(self, root: nn.Module) -> None:
-        self._random = random.getstate(), torch.get_rng_state()
         self._containers: list[tuple[str, Any, Any]] = []
         self._tensors: list[tuple[str, Tensor, int, Tensor]] = []
         seen: set[int] = set()
@@ -64,14 +62,12 @@ class State:
             self._keep(name, getattr(item, "__dict__", None), depth + 1, seen)
 
     def changes(self) -> list[str]:
-        """Names of attributes, entries and tensors that are not as they were; `random` where numbers were drawn."""
+        """Names of attributes, entries and tensors that are not as they were."""
         changed = [_below(name, key) for name, item, before in self._containers for key in _differing(item, before)]
-        changed += [name for name, tensor, version, _ in self._tensors if tensor._version != version]
-        drawn = random.getstate() != self._random[0] or not torch.equal(torch.get_rng_state(), self._random[1])
-        return changed + ["random"] * drawn
+        return changed + [name for name, tensor, version, _ in self._tensors if tensor._version != version]
 
     def restore(self) -> None:
-        """Put everything back; the mode of a module is left to who set it.
+        """Put everything back. Training mode is not restored; the caller does that.
 
         Hooks that a forward installs go with the flag that says so: transformers would install them again.
         """
@@ -94,8 +90,6 @@ class State:
             for _, tensor, version, before in self._tensors:
                 if tensor._version != version:
                     (tensor if tensor.shape == before.shape else tensor.resize_(before.shape)).copy_(before)
-        random.setstate(self._random[0])
-        torch.set_rng_state(self._random[1])
 
 
 def _below(name: str, key: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from actswap.capture.arguments import Arguments, Marker, Signature
+from actswap.capture.evaluating import one_at_a_time
 from actswap.capture.island import Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
@@ -69,6 +70,11 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     Raises:
         CaptureError: the model does not run on these inputs.
     """
+    with one_at_a_time(model):
+        return _survey(model, args, kwargs)
+
+
+def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
     tape = observe(model, args, kwargs)
     sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}

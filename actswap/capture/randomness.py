@@ -1,0 +1,88 @@
+"""Notice the random numbers that this thread draws, and put the generators back.
+
+The generators of torch and Python are one per process. Rewinding them takes numbers back that other threads have drawn,
+who would then draw them again; so they are rewound only if the block itself has drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+# Functions of Python that draw; those of the dispatcher say so themselves.
+_COMPOSITES = frozenset(
+    ("dropout1d", "dropout2d", "dropout3d", "gumbel_softmax")
+    + ("fractional_max_pool2d_with_indices", "fractional_max_pool3d_with_indices")
+)
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_draw(name: str) -> bool:
+    if name in _COMPOSITES:
+        return True
+    packet = None if name.startswith("__") else getattr(torch.ops.aten, name, None)
+    tag = torch.Tag.nondeterministic_seeded
+    return packet is not None and any(tag in getattr(packet, o).tags for o in packet.overloads())
+
+
+class Drawn(TorchFunctionMode):
+    """What a block has drawn: `torch` from torch's generator; `python`, at its end, that Python's has moved.
+
+    Which thread has moved Python's is not known.
+    As any torch function mode it also turns torch's fused attention off in this thread. That kernel would hide the
+    activation, and leave zeros at the padding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torch = self.python = False
+        self._torch, self._python = torch.get_rng_state(), random.getstate()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if self.torch or not _may_draw(getattr(func, "__name__", "")):
+            return func(*args, **(kwargs or {}))
+        before = torch.get_rng_state()
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.torch = not torch.equal(before, torch.get_rng_state())
+
+    def rewind(self) -> None:
+        """Put the generators back where they stood, if this thread has moved them."""
+        self.python = random.getstate() != self._python
+        if self.torch:
+            torch.set_rng_state(self._torch)
+        if self.python and alone():
+            random.setstate(self._python)
+
+
+def alone() -> bool:
+    """True if no other thread runs: what has changed meanwhile, this one has changed."""
+    return threading.active_count() == 1
+
+
+@contextmanager
+def random_kept() -> Iterator[Drawn]:
+    """Undo what the block draws from the random generators of torch (CPU) and Python.
+
+    >>> before = torch.get_rng_state()
+    >>> with random_kept() as drawn:
+    ...     x = torch.rand(3)
+    >>> drawn.torch, torch.equal(before, torch.get_rng_state())
+    (True, True)
+    """
+    drawn = Drawn()
+    try:
+        with drawn:
+            yield drawn
+    finally:
+        drawn.rewind()
