@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from actswap.activations.options import Flag, Rule, Whole, check
 from actswap.errors import UsageError
 from actswap.sites import Number, Source, Start
 
@@ -68,6 +69,7 @@ class Spec:
         no_decay: parameter names that weight decay must not touch.
         flops: floating-point operations for `flops(module, input_shape)`.
         per_layer: whether one set can serve a whole layer, as it must where the channel axis is not clear.
+        rules: what each option may be.
     """
 
     name: str
@@ -80,6 +82,22 @@ class Spec:
     no_decay: tuple[str, ...] = ()
     flops: Callable[[nn.Module, tuple[int, ...]], int] | None = None
     per_layer: bool = True
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the activation does not have, or values that they cannot have.
+
+        Raises:
+            UsageError: with the known options, or what the value may be.
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            known = ", ".join(f"{k}={v}" for k, v in self.options.items()) or "none"
+            raise UsageError(
+                f"{self.name} has no option {', '.join(unknown)}",
+                fix=f"its options, with their defaults: {known}",
+            )
+        check(self.name, self.rules, options)
 
 
 class Activation(nn.Module):
@@ -94,8 +112,7 @@ class Activation(nn.Module):
 
     def __init__(self, channels: int | None, channel_dim: int = 1) -> None:
         super().__init__()
-        if channels is not None and channels < 1:
-            raise UsageError(f"{type(self).__name__}(channels={channels})", why="channels must be positive or None")
+        check(type(self).__name__, _SHAPE_RULES, {"channels": channels, "channel_dim": channel_dim})
         self.channels, self.channel_dim = channels, channel_dim
 
     @property
@@ -126,8 +143,12 @@ class Activation(nn.Module):
     def read_constants(self) -> None:
         """Take over constants that operators need as numbers from the buffers that store them."""
 
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Rename and convert, in place, what earlier versions and the papers' code store under `prefix`."""
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accept tensors of another shape with as many values, e.g. (1, C, 1, 1) for (C,)."""
+        """Accept other keys, and tensors of another shape with as many values, e.g. (1, C, 1, 1) for (C,)."""
+        self.adapt_state(state_dict, prefix)
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
             value = state_dict.get(prefix + name)
             if value is not None and value.shape != tensor.shape and value.numel() == tensor.numel():
@@ -138,6 +159,9 @@ class Activation(nn.Module):
     def extra_repr(self) -> str:
         """Show the channel count and axis."""
         return f"{'per layer' if self.channels is None else self.channels}, channel_dim={self.channel_dim}"
+
+
+_SHAPE_RULES: Mapping[str, Rule] = {"channels": Whole(optional=True), "channel_dim": Whole(-64, 64)}
 
 
 def per_channel(parameter: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -152,6 +176,7 @@ def with_sharing(unit: Callable[..., nn.Module], per_channel: bool) -> Callable[
     """The `build` of a unit with the option `per_channel`: one set per channel, or one for the layer."""
 
     def build(channels: int | None, channel_dim: int = 1, per_channel: bool = per_channel, **options: Any) -> nn.Module:
+        check(unit.__name__, {"per_channel": Flag()}, {"per_channel": per_channel})
         return unit(channels if per_channel else None, channel_dim, **options)
 
     return build

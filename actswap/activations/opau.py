@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from actswap import ops
-from actswap.activations.base import Spec, StartContext, elements, with_sharing
-from actswap.activations.fitted import flat, range_note, tails_of
+from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.fitted import range_note, tails_of
+from actswap.activations.options import Flag, OneOf, Rule, check
 from actswap.activations.rational import (
+    RULES,
     RationalActivation,
     clamp_and_tails,
     columns,
@@ -18,9 +20,12 @@ from actswap.activations.rational import (
     rational_fits,
     rational_type,
     real_roots,
+    start_params,
+    with_own_channels,
 )
 from actswap.errors import UsageError
 from actswap.fit.basis import to_monomial
+from actswap.fit.histogram import Histogram
 from actswap.fit.rational import PadeFit
 from actswap.sites import Number, Source, Start
 
@@ -64,6 +69,8 @@ def opau_formula(x: Tensor, c: Tensor, d: Tensor, tails: Tensor, basis: str, saf
     Returns:
         A tensor like x; the arithmetic is float32 whatever the type of x, except float64.
     """
+    if basis not in BASES:
+        raise UsageError(f"opau(basis={basis!r})", why=f"known: {', '.join(BASES)}", fix='basis="chebyshev_t"')
     v = rational_type(x)
     t, tail = clamp_and_tails(v, tails, dim)
     top, bottom = columns(c, v, dim), columns(d, v, dim)
@@ -91,14 +98,17 @@ class OPAU(RationalActivation):
         degrees: of numerator and denominator.
         basis: `chebyshev_t`, `chebyshev_u`, `legendre`, `laguerre`, `hermite_prob` or `hermite_phys`.
         safe: absolute values in the denominator, which then has no zero.
+        tails: `linear` (straight lines beyond the range), `trained` (their slopes train) or `none` (published form).
 
     Raises:
-        UsageError: unknown basis, or a degree below 1.
+        UsageError: an option has a value that it cannot have.
+
+    >>> unit = OPAU(basis="legendre", tails="none")
+    >>> [tuple(part.shape) for part in unit.coefficients()]
+    [(6,), (4,)]
     """
 
     name = "opau"
-    c: Tensor
-    d: Tensor
 
     def __init__(
         self,
@@ -107,16 +117,32 @@ class OPAU(RationalActivation):
         degrees: tuple[int, int] = (5, 4),
         basis: str = "chebyshev_t",
         safe: bool = True,
+        tails: str = "linear",
     ) -> None:
-        if basis not in BASES:
-            raise UsageError(f"OPAU(basis={basis!r})", why=f"known: {', '.join(BASES)}")
-        super().__init__(channels, channel_dim, degrees, degrees[1], ("c", "d"))
+        check(type(self).__name__, _RULES, {"degrees": degrees, "basis": basis, "safe": safe, "tails": tails})
+        super().__init__(channels, channel_dim, degrees, degrees[1], ("c", "d"), tails)
         self.basis, self.safe = basis, safe
         self.load_start(_parameters([default_fit(self.degrees, _form(safe), basis)]))
 
+    @property
+    def basis_and_form(self) -> tuple[str, str]:
+        """The orthogonal basis, and `A` where safe."""
+        return self.basis, _form(self.safe)
+
+    @property
+    def c(self) -> Tensor:
+        """Numerator: (k + 1,) or (C, k + 1)."""
+        return self.coefficients()[0]
+
+    @property
+    def d(self) -> Tensor:
+        """Denominator from d_1 on: (l,) or (C, l)."""
+        return self.coefficients()[1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute the rational function on the range and straight lines beyond it."""
-        return opau(x, self.c, self.d, self.tails, self.basis, self.safe, self.channel_dim)
+        c, d = self.coefficients()
+        return opau(x, c, d, self.current_tails(), self.basis, self.safe, self.channel_dim)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of the denominator inside the range, by channel; only the unsafe form can have any."""
@@ -144,8 +170,14 @@ class HP1(OPAU):
     name = "hp1"
     _basis = "hermite_prob"
 
-    def __init__(self, channels: int | None = None, channel_dim: int = 1, degrees: tuple[int, int] = (5, 4)) -> None:
-        super().__init__(channels, channel_dim, degrees, self._basis)
+    def __init__(
+        self,
+        channels: int | None = None,
+        channel_dim: int = 1,
+        degrees: tuple[int, int] = (5, 4),
+        tails: str = "linear",
+    ) -> None:
+        super().__init__(channels, channel_dim, degrees, self._basis, tails=tails)
 
 
 class HP2(HP1):
@@ -155,16 +187,18 @@ class HP2(HP1):
     _basis = "hermite_phys"
 
 
+_RULES: Mapping[str, Rule] = {**RULES, "basis": OneOf(tuple(BASES)), "safe": Flag()}
+
+
 def _form(safe: bool) -> str:
     return "A" if safe else "unsafe"
 
 
-def _parameters(fits: list[PadeFit]) -> dict[str, Number]:
-    return {
-        "c": flat([f.numerator for f in fits]),
-        "d": flat([f.denominator for f in fits]),
-        "tails": flat([tails_of(f) for f in fits]),
-    }
+def _parameters(fits: list[PadeFit], context: StartContext | None = None) -> dict[str, Number]:
+    """Fits as parameters of a unit, with coordinates for a context."""
+    context = context or StartContext(histogram=Histogram.uniform(fits[0].lo, fits[0].hi))
+    rows = [(f.numerator, f.denominator, tails_of(f)) for f in fits]
+    return start_params(("c", "d"), (fits[0].basis, fits[0].form), rows, context)
 
 
 def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object) -> Spec:
@@ -173,7 +207,7 @@ def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object
         fits = rational_fits(source, context, name, _form(safe), context.options.get("basis", default))
         return Start(
             "fit",
-            _parameters(fits),
+            _parameters(fits, context),
             error=max(f.max_error for f in fits),
             rms=max(f.rms_error for f in fits),
             note=range_note(context),
@@ -183,12 +217,13 @@ def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object
         name=name,
         title=title,
         paper="Biswas et al. 2021, Orthogonal-Padé Activation Functions, eq. 6",
-        build=with_sharing(unit, False),
+        build=with_own_channels(unit),
         promise=lambda source: "fit",
         start=start,
-        options={"degrees": (5, 4), "per_channel": False, **extra},
-        no_decay=("c", "d"),
+        options={"degrees": (5, 4), "tails": "linear", "per_channel": None, **extra},
+        no_decay=("coordinates", "slopes"),
         flops=_flops,
+        rules=_RULES,
     )
 
 

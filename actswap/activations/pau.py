@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from actswap import ops
-from actswap.activations.base import Spec, StartContext, elements, with_sharing
-from actswap.activations.fitted import flat, range_note, tails_of
+from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.fitted import range_note, tails_of
+from actswap.activations.options import OneOf, Real, Rule, check
 from actswap.activations.rational import (
+    RULES,
     RationalActivation,
     clamp_and_tails,
     columns,
@@ -20,8 +23,11 @@ from actswap.activations.rational import (
     rational_fits,
     rational_type,
     real_roots,
+    start_params,
+    with_own_channels,
 )
 from actswap.errors import UsageError
+from actswap.fit.histogram import Histogram
 from actswap.fit.rational import PadeFit
 from actswap.sites import Number, Source, Start
 
@@ -47,6 +53,8 @@ def pau_formula(x: Tensor, a: Tensor, b: Tensor, tails: Tensor, form: str, dim: 
     Returns:
         A tensor like x; the arithmetic is float32 whatever the type of x, except float64.
     """
+    if form not in FORMS:
+        raise UsageError(f"pau(form={form!r})", why=f"known: {', '.join(FORMS)}", fix='form="A"; "N" is "unsafe" here')
     v = rational_type(x)
     t, tail = clamp_and_tails(v, tails, dim)
     top, bottom = columns(a, v, dim), columns(b, v, dim)
@@ -78,14 +86,17 @@ class PAU(RationalActivation):
         degrees: of P and Q.
         form: `A` (F2, safe), `B` (F3, safe), `unsafe` (F1), `C`, or `D`: B with noise in training.
         noise: half-width of the relative noise of D on every coefficient, drawn once per call.
+        tails: `linear` (straight lines beyond the range), `trained` (their slopes train) or `none` (P/Q for all x).
 
     Raises:
-        UsageError: unknown form, or a degree below 1.
+        UsageError: an option has a value that it cannot have.
+
+    >>> unit = PAU(degrees=(7, 6), form="B")
+    >>> [tuple(part.shape) for part in unit.coefficients()]
+    [(8,), (6,)]
     """
 
     name = "pau"
-    a: Tensor
-    b: Tensor
     form_code: Tensor
 
     def __init__(
@@ -95,24 +106,56 @@ class PAU(RationalActivation):
         degrees: tuple[int, int] = (5, 4),
         form: str = "A",
         noise: float = 0.1,
+        tails: str = "linear",
     ) -> None:
-        if form not in FORMS:
-            raise UsageError(f"PAU(form={form!r})", why=f"known: {', '.join(FORMS)}", fix='PAU(form="A")')
-        super().__init__(channels, channel_dim, degrees, degrees[1] + (form == "C"), ("a", "b"))
-        self.noise = noise
+        check("PAU", {**_RULES, "form": OneOf(FORMS)}, {"degrees": degrees, "form": form, "noise": noise, "tails": tails})
+        super().__init__(channels, channel_dim, degrees, degrees[1] + (form == "C"), ("a", "b"), tails)
+        self.noise, self.form = noise, form
         self.register_buffer("form_code", torch.tensor(FORMS.index(form)))
         self.load_start(_parameters([default_fit(self.degrees, _FITTED[form])], form))
 
+    @property
+    def basis_and_form(self) -> tuple[str, str]:
+        """Powers of t, and the form."""
+        return "monomial", self.form
+
+    @property
+    def a(self) -> Tensor:
+        """Numerator, constant first: (m + 1,) or (C, m + 1)."""
+        return self.coefficients()[0]
+
+    @property
+    def b(self) -> Tensor:
+        """Denominator from b_1 on (b_0 in form C): (n,) or (C, n)."""
+        return self.coefficients()[1]
+
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; the form first, because the coordinates depend on it."""
+        if "form_code" in params:
+            self.form_code.fill_(int(cast(float, params["form_code"])))
+            self.read_constants()
+        super().load_start(params)
+
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Accept coefficients themselves; a file without a form has that of this module."""
+        code = state_dict.get(prefix + "form_code")
+        if code is not None and not code.is_meta:
+            self.form = FORMS[int(code)]
+        super().adapt_state(state_dict, prefix)
+        if prefix + "centre" in state_dict:
+            state_dict.setdefault(prefix + "form_code", self.form_code)
+
     def read_constants(self) -> None:
         """Take the form from its buffer."""
-        self.form = FORMS[int(self.form_code)]
+        if not self.form_code.is_meta:
+            self.form = FORMS[int(self.form_code)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute P/Q on the range and straight lines beyond it."""
-        a, b = self.a, self.b
+        a, b = self.coefficients()
         if self.form == "D" and self.training:
             a, b = (c * (1 + self.noise * (2 * torch.rand_like(c) - 1)) for c in (a, b))
-        return pau(x, a, b, self.tails, self.form, self.channel_dim)
+        return pau(x, a, b, self.current_tails(), self.form, self.channel_dim)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of Q inside the range, by channel; only the unsafe form can have any."""
@@ -129,16 +172,12 @@ class PAU(RationalActivation):
         return f"{super().extra_repr()}, form={self.form!r}"
 
 
-def _parameters(fits: list[PadeFit], form: str) -> dict[str, Number]:
-    """Fits as parameters of a unit of this form (`best`: that of the first fit)."""
+def _parameters(fits: list[PadeFit], form: str, context: StartContext | None = None) -> dict[str, Number]:
+    """Fits as parameters of a unit of this form (`best`: that of the first fit), with coordinates for a context."""
     kept = fits[0].form if form == "best" else form
-    rows = [_with_constant(f) if form == "C" else (f.numerator, f.denominator) for f in fits]
-    return {
-        "a": flat([top for top, _ in rows]),
-        "b": flat([bottom for _, bottom in rows]),
-        "tails": flat([tails_of(f) for f in fits]),
-        "form_code": float(FORMS.index(kept)),
-    }
+    rows = [(*(_with_constant(f) if form == "C" else (f.numerator, f.denominator)), tails_of(f)) for f in fits]
+    context = context or StartContext(histogram=Histogram.uniform(fits[0].lo, fits[0].hi))
+    return {**start_params(("a", "b"), ("monomial", kept), rows, context), "form_code": float(FORMS.index(kept))}
 
 
 def _with_constant(fit: PadeFit) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -155,14 +194,17 @@ def _with_constant(fit: PadeFit) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _start(source: Source, context: StartContext) -> Start:
     """Fit on the histogram of the site; `form="best"` fits both safe forms and keeps the better."""
     form = str(context.options.get("form", "best"))
-    if form == "best" and context.options.get("per_channel", False):
-        form = "A"  # one form per unit
-    fits = rational_fits(source, context, "pau", _FITTED[form])
+    if form == "best":
+        # One form per unit: the one with the smaller error over all channels.
+        tried = [rational_fits(source, context, "pau", each) for each in ("A", "B")]
+        fits = min(tried, key=lambda fits: sum(f.rms_error**2 for f in fits))
+    else:
+        fits = rational_fits(source, context, "pau", _FITTED[form])
     poles = sum(len(f.poles) for f in fits)
     notes = [range_note(context), f"Q has {poles} real zeros outside the range" if poles else ""]
     return Start(
         "fit",
-        _parameters(fits, form),
+        _parameters(fits, form, context),
         error=max(f.max_error for f in fits),
         rms=max(f.rms_error for f in fits),
         note="; ".join(filter(None, notes)),
@@ -171,7 +213,11 @@ def _start(source: Source, context: StartContext) -> Start:
 
 def _unit(channels: int | None, channel_dim: int, form: str = "best", **options: Any) -> PAU:
     """A PAU for a site; `best` is settled by the start, and is A until then."""
+    check("pau", _RULES, {"form": form})
     return PAU(channels, channel_dim, form="A" if form == "best" else form, **options)
+
+
+_RULES: Mapping[str, Rule] = {**RULES, "form": OneOf(("best", *FORMS)), "noise": Real(0.0)}
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -184,10 +230,11 @@ SPEC = Spec(
     name="pau",
     title="Padé unit: a trained rational function",
     paper="Molina et al. 2020, Padé Activation Units, eq. 2-3",
-    build=with_sharing(_unit, False),
+    build=with_own_channels(_unit),
     promise=lambda source: "fit",
     start=_start,
-    options={"degrees": (5, 4), "form": "best", "noise": 0.1, "per_channel": False},
-    no_decay=("a", "b"),
+    options={"degrees": (5, 4), "form": "best", "noise": 0.1, "tails": "linear", "per_channel": None},
+    no_decay=("coordinates", "slopes"),
     flops=_flops,
+    rules=_RULES,
 )

@@ -1,8 +1,12 @@
-"""What the Padé units share: coefficients per channel, clamp to a range with linear tails, Horner's rule."""
+"""What the Padé units share: coefficients and the coordinates they train in, range and tails, Horner's rule."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +14,22 @@ from torch import Tensor, nn
 
 from actswap.activations.base import Activation, StartContext, per_channel
 from actswap.activations.bounded import refuse_capped
-from actswap.activations.fitted import fit_rational
+from actswap.activations.fitted import fit_rational, histogram_of
+from actswap.activations.options import Flag, OneOf, Pair, Rule
 from actswap.errors import StartError, UsageError
+from actswap.fit.coordinates import Unit, assumed, coordinates
 from actswap.fit.histogram import Histogram
+from actswap.fit.points import Array
 from actswap.fit.rational import PadeFit
-from actswap.sites import Source
+from actswap.sites import Number, Source
+
+TAILS = ("linear", "trained", "none")
+RULES: Mapping[str, Rule] = {"degrees": Pair(), "tails": OneOf(TAILS), "per_channel": Flag(optional=True)}
+# Keys of numerator and denominator in checkpoints: PAU's and OPAU's before the coordinates, rational_activations,
+# ml-research/pau.
+_RAW_KEYS = (("a", "b"), ("c", "d"), ("numerator", "denominator"), ("weight_numerator", "weight_denominator"))
+_PUBLISHED = (1.0, -math.inf, math.inf, 0.0, 0.0)  # tails of the published form
+_TINY = 1e-20  # stands for a denominator coefficient of 0, whose absolute value would have no gradient
 
 
 def columns(coefficients: Tensor, x: Tensor, dim: int) -> list[Tensor]:
@@ -52,17 +67,29 @@ def horner(coefficients: list[Tensor], t: Tensor) -> Tensor:
 
 
 class RationalActivation(Activation):
-    """What PAU and OPAU share: numerator, denominator and tails, one set per layer or per channel.
+    """What PAU and OPAU share: coefficients, the coordinates in which they train, and tails.
+
+    The trained parameter is `coordinates` u, 0 at the start. The coefficients of the paper are
+        v = (numerator, denominator) = centre + mix asinh(u / radius)
+    (see `actswap.fit.coordinates`); `coefficients()` returns them. Checkpoints that hold the coefficients
+    themselves load: these become the centre.
 
     Args:
         channels: width of the channel axis; None shares one set over the layer, as in the literature.
         channel_dim: index of the channel axis.
         degrees: of numerator and denominator, each at least 1.
         terms: number of denominator coefficients.
-        names: parameter names of numerator and denominator.
+        names: the paper's names of numerator and denominator.
+        tails: `linear` (clamp to the range, fixed straight lines beyond it), `trained` (the slopes of these lines
+            are parameters) or `none` (the published form for all x).
     """
 
     tails: Tensor
+    centre: Tensor
+    mix: Tensor
+    radius: Tensor
+    coordinates: Tensor
+    slopes: Tensor
 
     def __init__(
         self,
@@ -71,23 +98,175 @@ class RationalActivation(Activation):
         degrees: tuple[int, int],
         terms: int,
         names: tuple[str, str],
+        tails: str,
     ) -> None:
         super().__init__(channels, channel_dim)
-        if min(degrees) < 1:
-            raise UsageError(
-                f"{type(self).__name__}(degrees={degrees})",
-                why="both degrees must be at least 1",
-                fix="degrees=(5, 4)",
-            )
         self.degrees = (int(degrees[0]), int(degrees[1]))
-        lead = () if channels is None else (channels,)
-        for name, count in zip(names, (degrees[0] + 1, terms), strict=True):
-            self.register_parameter(name, nn.Parameter(torch.zeros(*lead, count)))
-        self.register_buffer("tails", torch.zeros(*lead, 5))
+        self.names, self.terms, self.tails_mode = names, int(terms), tails
+        self.site_channels: int | None = None  # a source that differs by channel may widen the unit to them
+        self._allocate(channels)
+
+    @property
+    def basis_and_form(self) -> tuple[str, str]:
+        """The basis of the polynomials, and the form of the denominator, as `fit.coordinates.Unit` names them."""
+        raise NotImplementedError
+
+    def _allocate(self, channels: int | None) -> None:
+        """Make parameters and buffers: one set, or one per channel."""
+        lead, count = () if channels is None else (channels,), self.degrees[0] + 1 + self.terms
+        self.channels = channels
+        self.coordinates = nn.Parameter(torch.zeros(*lead, count))
+        self.register_buffer("centre", torch.zeros(*lead, count))
+        self.register_buffer("mix", torch.zeros(*lead, count, count))
+        self.register_buffer("radius", torch.ones(*lead, count))
+        self.register_buffer("tails", torch.tensor(_PUBLISHED).repeat(*lead, 1) if lead else torch.tensor(_PUBLISHED))
+        if self.tails_mode == "trained":
+            self.slopes = nn.Parameter(torch.zeros(*lead, 2))
+
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """The paper's numerator and denominator, (n,) or (C, n) each; gradients reach the coordinates."""
+        u = torch.asinh(self.coordinates / self.radius)
+        autocast = not u.is_meta and torch.is_autocast_enabled(u.device.type)
+        with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():
+            if u.dim() == 1:
+                v = torch.addmv(self.centre, self.mix, u)
+            else:
+                v = torch.baddbmm(self.centre.unsqueeze(-1), self.mix, u.unsqueeze(-1)).squeeze(-1)
+        top, bottom = v.split_with_sizes((self.degrees[0] + 1, self.terms), -1)
+        return (top, bottom) if u.dim() == 1 else (top.contiguous(), bottom.contiguous())
+
+    def current_tails(self) -> Tensor:
+        """s, lo, hi and the two slopes, (5,) or (C, 5)."""
+        if self.tails_mode != "trained":
+            return self.tails
+        return torch.cat([self.tails[..., :3], self.slopes], -1)
+
+    @torch.no_grad()
+    def condition(self, x: Array | None = None, w: Array | None = None) -> None:
+        """Find coordinates that train well from here; the function stays what it is.
+
+        Args:
+            x: (N,) inputs of this site, e.g. the centroids of its histogram; assumed from the scale if None.
+            w: (N,) their weights, of sum 1.
+        """
+        v = torch.cat(self.coefficients(), -1)
+        self.centre.copy_(v)
+        self.coordinates.zero_()
+        if not v.is_meta:
+            mix, radius = self._mixing(v, self.tails, x, w)
+            self.mix.copy_(mix)
+            self.radius.copy_(radius)
+
+    def _mixing(self, v: Tensor, tails: Tensor, x: Array | None = None, w: Array | None = None) -> tuple[Tensor, Tensor]:
+        """The buffers mix and radius for coefficients v; channels with the same coefficients share the work."""
+        known: dict[tuple[float, ...], tuple[Array, Array]] = {}
+        rows = torch.cat([v.double().cpu(), tails[..., :3].double().cpu()], -1).reshape(-1, v.shape[-1] + 3).tolist()
+        for row in map(tuple, rows):
+            if row not in known:
+                known[row] = mixing(self.basis_and_form, self.degrees[0] + 1, row, x, w)
+        mix, radius = (torch.from_numpy(np.stack([known[tuple(row)][part] for row in rows])) for part in (0, 1))
+        return mix.reshape(self.mix.shape), radius.reshape(self.radius.shape)
+
+    @torch.no_grad()
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values: numerator and denominator by their names in the paper, tails, mix and radius."""
+        rest = dict(params)
+        given = [rest.pop(name, None) for name in self.names]
+        if self.channels is None and self.site_channels and isinstance(given[0], tuple):
+            if len(given[0]) == self.site_channels * (self.degrees[0] + 1) and self.site_channels > 1:
+                self._allocate(self.site_channels)
+        parts = [
+            self._rows(name, now.new_tensor(value, dtype=torch.float64), now.shape) if isinstance(value, tuple)
+            else now if value is None else torch.full_like(now, value)
+            for name, value, now in zip(self.names, given, self.coefficients(), strict=True)
+        ]  # fmt: skip
+        for name in ("mix", "radius", "tails"):
+            if isinstance(value := rest.pop(name, None), tuple):
+                buffer = getattr(self, name)
+                buffer.copy_(self._rows(name, torch.tensor(value, dtype=torch.float64), buffer.shape))
+        parts[1] = torch.where(parts[1] == 0.0, _TINY, parts[1])
+        self.centre.copy_(torch.cat(parts, -1))
+        self.coordinates.zero_()
+        super().load_start(rest)
+        if self.tails_mode == "none":
+            self.tails[..., 1:] = self.tails.new_tensor(_PUBLISHED[1:])
+        elif self.tails_mode == "trained":
+            self.slopes.copy_(self.tails[..., 3:])
+        if "mix" not in params:
+            self.condition()
+
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Turn coefficients, as the papers' code and earlier versions store them, into centre and coordinates."""
+        for keys in _RAW_KEYS:
+            if not all(prefix + key in state_dict for key in keys):
+                continue
+            shapes = [(*self.centre.shape[:-1], size) for size in (self.degrees[0] + 1, self.terms)]
+            parts = [self._rows(k, state_dict.pop(prefix + k), shape) for k, shape in zip(keys, shapes, strict=True)]
+            parts[1] = torch.where(parts[1] == 0.0, parts[1].new_tensor(_TINY), parts[1])
+            v = torch.cat(parts, -1).detach()
+            tails = state_dict.setdefault(prefix + "tails", v.new_tensor(_PUBLISHED).expand(self.tails.shape).clone())
+            if self.tails_mode == "trained":
+                state_dict.setdefault(prefix + "slopes", tails.reshape(self.tails.shape)[..., 3:].clone())
+            mix, radius = self._mixing(v, tails.reshape(self.tails.shape))
+            state_dict.update(
+                {
+                    prefix + "centre": v,
+                    prefix + "coordinates": torch.zeros_like(v),
+                    prefix + "mix": mix.to(v),
+                    prefix + "radius": radius.to(v),
+                }
+            )
+            return
+
+    def _rows(self, name: str, value: Tensor, shape: Sequence[int]) -> Tensor:
+        """Reshape values to a tensor of one set per channel; one set alone serves all channels."""
+        one = math.prod(shape) // self.width
+        if value.numel() == math.prod(shape):
+            return value.reshape(tuple(shape))
+        if value.numel() == one:
+            return value.reshape(tuple(shape[1:])).expand(tuple(shape))
+        raise UsageError(
+            f"{type(self).__name__}: {value.numel()} values for {name}",
+            why=f"it has {one}" + (f" for each of {self.channels} channels" if self.channels else ""),
+            fix=f"build it with channels={value.numel() // one}" if value.numel() % one == 0 else "",
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read modules that were pickled before the coordinates."""
+        super().__setstate__(state)
+        for names in (("a", "b"), ("c", "d")):
+            if all(name in self._parameters for name in names):
+                raw: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
+                raw["tails"] = self._buffers.pop("tails")
+                self.names, self.terms, self.tails_mode, self.site_channels = names, raw[names[1]].shape[-1], "linear", None
+                self._allocate(self.channels)
+                self.adapt_state(raw, "")
+                for name, value in raw.items():
+                    getattr(self, name).data = value
 
     def extra_repr(self) -> str:
-        """Show the degrees."""
-        return f"{super().extra_repr()}, degrees={self.degrees}"
+        """Show the degrees and the tails."""
+        return f"{super().extra_repr()}, degrees={self.degrees}, tails={self.tails_mode!r}"
+
+
+def mixing(
+    basis_and_form: tuple[str, str], top: int, row: tuple[float, ...], x: Array | None = None, w: Array | None = None
+) -> tuple[Array, Array]:
+    """Return mix (k, k) and radius (k,) for one set: coefficients, s, lo and hi in a row, `top` of them numerator's."""
+    if x is None or w is None:
+        return _assumed_mixing(basis_and_form, top, row)
+    return coordinates(_unit(basis_and_form, top, row), x, w)
+
+
+@lru_cache(maxsize=256)
+def _assumed_mixing(basis_and_form: tuple[str, str], top: int, row: tuple[float, ...]) -> tuple[Array, Array]:
+    unit = _unit(basis_and_form, top, row)
+    return coordinates(unit, *assumed(unit))
+
+
+def _unit(basis_and_form: tuple[str, str], top: int, row: tuple[float, ...]) -> Unit:
+    *v, scale, low, high = row
+    return Unit(*basis_and_form, np.array(v[:top]), np.array(v[top:]), scale, low, high)
 
 
 @lru_cache(maxsize=64)
@@ -95,6 +274,51 @@ def default_fit(degrees: tuple[int, int], form: str, basis: str = "") -> PadeFit
     """The unit that the literature begins with: LeakyReLU on [-3, 3]."""
     context = StartContext(histogram=Histogram.uniform(-3.0, 3.0))
     return fit_rational(Source.of("leaky_relu", slope=0.01), context, degrees, form, basis)[0]
+
+
+def start_params(
+    names: tuple[str, str],
+    basis_and_form: tuple[str, str],
+    rows: Sequence[tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]],
+    context: StartContext,
+) -> dict[str, Number]:
+    """The start values of a unit: coefficients and tails by channel, and coordinates for the histogram of the site.
+
+    Args:
+        names: the paper's names of numerator and denominator.
+        basis_and_form: as of the module.
+        rows: numerator, denominator and tails (s, lo, hi, slopes) of each channel, or of the layer.
+        context: its histogram says where the unit is used.
+    """
+    h = histogram_of(context)
+    endless = context.options.get("tails") == "none"
+    mixes, radii = [], []
+    for top, bottom, (scale, low, high, *_) in rows:
+        ends = (-math.inf, math.inf) if endless else (low, high)
+        row = (*top, *(b or _TINY for b in bottom), scale, *ends)
+        mix, radius = mixing(basis_and_form, len(top), row, h.centroids, h.weights)
+        mixes.append(mix.ravel())
+        radii.append(radius)
+    return {
+        names[0]: tuple(v for top, _, _ in rows for v in top),
+        names[1]: tuple(v for _, bottom, _ in rows for v in bottom),
+        "tails": tuple(v for _, _, tails in rows for v in tails),
+        "mix": tuple(np.concatenate(mixes).tolist()),
+        "radius": tuple(np.concatenate(radii).tolist()),
+    }
+
+
+def with_own_channels(unit: Any, per_channel: bool | None = None) -> Any:
+    """The `build` of a Padé unit: one set for the layer, one per channel, or (None) as the source asks for."""
+
+    def build(
+        channels: int | None, channel_dim: int = 1, per_channel: bool | None = per_channel, **options: Any
+    ) -> RationalActivation:
+        module: RationalActivation = unit(channels if per_channel else None, channel_dim, **options)
+        module.site_channels = channels if per_channel is None else None
+        return module
+
+    return build
 
 
 def real_roots(powers: Tensor, low: float, high: float) -> tuple[float, ...]:
@@ -108,15 +332,15 @@ def rational_fits(source: Source, context: StartContext, target: str, form: str,
     """One fit per distinct channel of the source; degrees and sharing come from the context's options.
 
     Raises:
-        StartError: the source has a cap, or differs by channel where the unit is shared by the layer.
+        StartError: the source has a cap, or differs by channel although one set for the layer is asked for.
     """
     refuse_capped(source, target)
     degrees = tuple(context.options.get("degrees", (5, 4)))
     fits = fit_rational(source, context, (int(degrees[0]), int(degrees[1])), form, basis)
-    if len(set(fits)) > 1 and not context.options.get("per_channel", False):
+    if len(set(fits)) > 1 and context.options.get("per_channel") is False:
         raise StartError(
             f"{target} has no start for {source}",
-            why="the source differs by channel, and the unit is shared by the layer",
+            why="the source differs by channel, and per_channel=False shares the unit over the layer",
             fix="option per_channel=True",
         )
     return fits if len(set(fits)) > 1 else fits[:1]

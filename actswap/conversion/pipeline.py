@@ -180,7 +180,7 @@ def convert(
         raise UsageError(f"unknown start {start!r}", fix=f"start must be one of {', '.join(STARTS)}")
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance}", why="it must be positive", fix="tolerance=1e-3")
-    _check_options(spec, options or {})
+    spec.check_options(options or {})
     args, kwargs = as_inputs(example_inputs, example_kwargs)
     work = model if inplace else duplicate(model)
     found = _surveyed(scanned, model) if scanned is not None else None
@@ -307,16 +307,6 @@ def _replaced(plan: Plan) -> tuple[Replaced, ...]:
 
 def _left(plan: Plan) -> tuple[Left, ...]:
     return tuple(Left(site, reason) for site, reason in plan.left)
-
-
-def _check_options(spec: Spec, options: Mapping[str, Any]) -> None:
-    unknown = [name for name in options if name not in spec.options]
-    if unknown:
-        known = ", ".join(f"{k}={v}" for k, v in spec.options.items()) or "none"
-        raise UsageError(
-            f"{spec.name} has no option {', '.join(unknown)}",
-            fix=f"its options, with their defaults: {known}",
-        )
 
 
 def _fail(

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from actswap.activations.base import Activation
 from actswap.conversion.apply import apply_plan
 from actswap.errors import ActswapError, ExportError, LoadError, UsageError
 from actswap.io.atomic import refuse_overwrite, replacing
@@ -339,6 +340,9 @@ _AGAIN = "do not trust this bundle; convert the base model again"
 @torch.no_grad()
 def _put(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     """Write the tensors into the model, in the saved dtype; shared parameters stay shared."""
+    for name, module in model.named_modules():
+        if isinstance(module, Activation):
+            module.adapt_state(tensors, f"{name}." if name else "")
     state = model.state_dict(keep_vars=True)
     wrong = [f"missing {name}" for name in state if name not in tensors]
     wrong += [f"unknown {name}" for name in tensors if name not in state]
