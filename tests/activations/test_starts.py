@@ -253,7 +253,21 @@ def test_pade_per_channel_follows_each_slope() -> None:
     x = grid(2.0).float()
     assert error(module, source, x).max() <= start.error + 1e-4
     with pytest.raises(StartError, match="per_channel"):
-        spec.start(source, StartContext(histogram=Histogram.uniform(-2, 2)))
+        spec.start(source, StartContext(histogram=Histogram.uniform(-2, 2), options={"per_channel": False}))
+
+
+@pytest.mark.parametrize("target", ["pau", "opau", "hp1", "hp2"])
+def test_a_source_that_differs_by_channel_widens_a_pade_unit_that_is_not_told_its_sharing(target: str) -> None:
+    """list --starts promises a fit for PReLU, so the default options must have one."""
+    source, spec = Source.of("prelu", slope=(0.1, 0.5, 0.1, -0.2)), activations.get(target)
+    start = spec.start(source, StartContext(histogram=Histogram.uniform(-2, 2)))
+    module = spec.build(4, 1)
+    module.load_start(start.params)
+    x = grid(2.0).float()
+    assert error(module, source, x).max() <= start.error + 1e-4
+    shared = spec.build(4, 1)
+    shared.load_start(spec.start(Source("relu"), StartContext(histogram=Histogram.uniform(-2, 2))).params)
+    assert shared.channels is None
 
 
 @pytest.mark.parametrize("source", [Source("relu6"), Source.of("hardtanh", low=-1.0, high=2.0)], ids=str)
