@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +23,12 @@ from actswap.fit.rational import PadeFit, fit_pade
 from actswap.fit.tails import reach_asymptote
 from actswap.sites import Number, Source, Start
 
+Fitted = TypeVar("Fitted", PadeFit, AconFit, MaxAffineFit)
+
 # How close to its asymptotes a function must be where the straight tails of a Padé unit begin.
 REACH = 0.02
+# What holding the range beyond the data may cost: the RMS error on the data, as a factor of the free fit's.
+MAX_COST = 1.05
 
 
 def as_function(source: Source) -> Callable[[Array], Array]:
@@ -60,17 +65,51 @@ def fit_rational(
         form: `A`, `B`, `unsafe` or `best`.
         basis: an orthogonal basis; "" for powers.
     """
-    x, w = histogram_of(context).samples()
+    h = histogram_of(context)
+    bounded = context.options.get("tails", "linear") != "none"
     known: dict[Source, PadeFit] = {}
     sources = channels_of_source(source)
     for each in sources:
         if each not in known:
-            f = as_function(each)
-            if basis:
-                known[each] = fit_orthogonal(f, x, w, basis, degrees, form, reach=REACH)
-            else:
-                known[each] = fit_pade(f, x, w, degrees, form, reach=REACH)
+            known[each] = _guarded_rational(as_function(each), h, degrees, form, basis, bounded)
     return [known[each] for each in sources]
+
+
+def _guarded_rational(
+    f: Callable[[Array], Array], h: Histogram, degrees: tuple[int, int], form: str, basis: str, bounded: bool
+) -> PadeFit:
+    """The fit that holds its range and ends as firmly as MAX_COST allows; `rms_error` is that on the data alone."""
+
+    def fit(guard: float, reach: float | None) -> PadeFit:
+        x, w = h.samples(0.02 * guard)
+        if reach is not None and not bounded:
+            x, w, reach = *_beyond(f, x, w, 0.02 * guard), None
+        if basis:
+            return fit_orthogonal(f, x, w, basis, degrees, form, reach=reach, guard=guard)
+        return fit_pade(f, x, w, degrees, form, reach=reach, guard=guard)
+
+    # Wide range first, held less and less; then the range of the data; the free fit last.
+    tries = [(1 / 8, REACH), (1 / 64, REACH), (1 / 512, REACH), (1 / 64, math.inf), (1 / 512, math.inf)]
+    found = _affordable([partial(fit, *each) for each in (*(tries if bounded else tries[:3]), (0.0, None))], f, h)
+    return replace(found, rms_error=_rms(found, f, h))
+
+
+def _affordable(fits: Sequence[Callable[[], Fitted]], f: Callable[[Array], Array], h: Histogram) -> Fitted:
+    """The first of the fits whose RMS error on the data is at most MAX_COST times that of the last, the free one."""
+    free = fits[-1]()
+    # Below float32's rounding no difference can be seen in a network.
+    rounding = float(np.finfo(np.float32).eps) / 2 * float(np.sqrt(h.weights @ f(h.centroids) ** 2))
+    allowed = max(MAX_COST * _rms(free, f, h), rounding)
+    for fit in fits[:-1]:
+        found = fit()
+        if _rms(found, f, h) <= allowed:
+            return found
+    return free
+
+
+def _rms(fit: PadeFit | AconFit | MaxAffineFit, f: Callable[[Array], Array], h: Histogram) -> float:
+    """Root-mean-square of fit - f on the data."""
+    return float(np.sqrt(h.weights @ (fit.evaluate(h.centroids) - f(h.centroids)) ** 2))
 
 
 def flat(rows: list[tuple[float, ...]]) -> Number:
@@ -96,20 +135,30 @@ def fit_acon_c(source: Source, context: StartContext, slopes: str) -> tuple[Numb
     """
     fitter = fit_acon if slopes == "p1 p2" else partial(_fit_restricted, slopes=slopes)
     sources = [as_function(each) for each in channels_of_source(source)]
-    fits = [fitter(f, *_guarded(f, context)) for f in sources]
+    fits = [_guarded(fitter, f, context) for f in sources]
     p1, p2, beta = (tuple(getattr(fit, name) for fit in fits) for name in ("p1", "p2", "beta"))
     start = _measured(list(zip(fits, sources, strict=True)), context)
     return (p1, p2, beta, start) if len(fits) > 1 else (p1[0], p2[0], beta[0], start)
 
 
-def _guarded(f: Callable[[Array], Array], context: StartContext) -> tuple[Array, Array]:
-    """Points and weights of the histogram, and a little weight to twice as far as f bends, on both sides.
+def _guarded(fit: Callable[..., Fitted], f: Callable[[Array], Array], context: StartContext) -> Fitted:
+    """A fit with as much weight beyond the data as MAX_COST allows.
 
     These units have no tails of their own: what fits a narrow range alone may be anything beyond it.
     """
-    x, w = histogram_of(context).samples()
+    h = histogram_of(context)
+
+    def guarded(share: float) -> Fitted:
+        x, w = h.samples(share)
+        return fit(f, *(_beyond(f, x, w, share) if share else (x, w)))
+
+    return _affordable([partial(guarded, 0.02 / 8**k) for k in range(6)] + [partial(guarded, 0.0)], f, h)
+
+
+def _beyond(f: Callable[[Array], Array], x: Array, w: Array, share: float) -> tuple[Array, Array]:
+    """Add points that carry this share of the weight, to twice as far as f bends, on both sides."""
     end = 2.0 * max(abs(v) for v in reach_asymptote(f, float(x[0]), float(x[-1]), REACH))
-    return mixed(x, w, np.linspace(-end, end, 128), 0.02)
+    return mixed(x, w, np.linspace(-end, end, 128), share)
 
 
 def _fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str) -> AconFit:
@@ -128,7 +177,7 @@ def _fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str
 def fit_lines(source: Source, context: StartContext, count: int) -> Start:
     """Fit the maximum of `count` lines to a source: parameters of a DY-ReLU, the steepest line first."""
     sources = [as_function(each) for each in channels_of_source(source)]
-    fits = [fit_max_affine(f, *_guarded(f, context), count) for f in sources]
+    fits = [_guarded(lambda f, x, w: fit_max_affine(f, x, w, count), f, context) for f in sources]
     rows = np.array([[*fit.slopes[::-1], *fit.offsets[::-1]] for fit in fits]).T
     params: dict[str, Number] = {"fc2.weight": 0.0, "fc2.bias": 0.0, "init": tuple(rows.flatten().tolist())}
     return replace(_measured(list(zip(fits, sources, strict=True)), context), params=params)

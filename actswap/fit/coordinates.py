@@ -22,7 +22,7 @@ from scipy.special import ndtri
 from actswap.fit.basis import vander
 from actswap.fit.points import Array, weighted_points
 
-LARGEST = 0.1  # the step of F is LARGEST times that of plain gradient descent on the values of F
+LARGEST = 0.05  # 1 would be plain gradient descent on the values of F
 CONDITION = 30.0
 DAMPING = 1e-2
 _CHANGE_OF_F, _CHANGE_OF_Q = 1.0, 0.5

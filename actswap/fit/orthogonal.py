@@ -29,6 +29,7 @@ def fit_orthogonal(
     *,
     scale: float | None = None,
     reach: float | None = None,
+    guard: float = 1.0,
     minimax: bool = False,
 ) -> PadeFit:
     """Fit an OPAU; arguments, result and errors as for `fit_pade`.
@@ -44,6 +45,7 @@ def fit_orthogonal(
             of the data lies beyond the roots of f_j, where |f_j| has no corners: relu on ±3 in Chebyshev T
             has an RMS error of 0.025 with s = rms, 0.0055 with a quarter of it. Laguerre gains least.
         reach: widen the range to the asymptotes of f.
+        guard: how much the widened range and its ends weigh.
         minimax: make the largest error small.
 
     Returns:
@@ -54,4 +56,4 @@ def fit_orthogonal(
     if scale is None:
         points, weights = weighted_points(x, w)
         scale = 0.25 * float(np.sqrt(weights @ points**2)) or 1.0
-    return fit_pade(f, x, w, degrees, form, basis=basis, scale=scale, reach=reach, minimax=minimax)
+    return fit_pade(f, x, w, degrees, form, basis=basis, scale=scale, reach=reach, guard=guard, minimax=minimax)

@@ -113,6 +113,7 @@ def fit_pade(
     basis: str = "monomial",
     scale: float | None = None,
     reach: float | None = None,
+    guard: float = 1.0,
     minimax: bool = False,
 ) -> PadeFit:
     """Fit P/Q to f on weighted points.
@@ -126,6 +127,7 @@ def fit_pade(
         basis: functions that P and Q are made of.
         scale: the s of t = x / s; the root mean square of x unless given, which conditions training best.
         reach: widen the range to where f is within this distance of its asymptotes: the tails are right then.
+        guard: with `reach`, how much the widened range and its ends weigh, 1 for 2 % and 15 %.
         minimax: make the largest error on the range small instead of the weighted mean square.
 
     Returns:
@@ -135,7 +137,7 @@ def fit_pade(
         UsageError: unknown form or basis, degrees below 1, points or function values that are not finite.
     """
     if form == "best":
-        options = {"basis": basis, "scale": scale, "reach": reach, "minimax": minimax}
+        options = {"basis": basis, "scale": scale, "reach": reach, "guard": guard, "minimax": minimax}
         fits = [fit_pade(f, x, w, degrees, each, **options) for each in ("A", "B")]  # type: ignore[arg-type]
         return min(fits, key=lambda fit: fit.max_error if minimax else fit.rms_error)
     if form not in FORMS:
@@ -144,7 +146,7 @@ def fit_pade(
         raise UsageError(f"degrees {degrees}", why="both must be at least 1", fix="degrees=(5, 4)")
     points, weights = weighted_points(x, w)
     if reach is not None:
-        points, weights = _widened(f, points, weights, reach)
+        points, weights = _widened(f, points, weights, reach, guard)
     lo, hi = float(points[0]), float(points[-1])
     s = scale or float(np.sqrt(weights @ points**2)) or 1.0
 
@@ -164,9 +166,9 @@ def fit_pade(
     return replace(fit, max_error=float(largest), rms_error=float(np.sqrt(weights @ at_points**2)))
 
 
-def _widened(f: Function, points: Array, weights: Array, tolerance: float) -> tuple[Array, Array]:
+def _widened(f: Function, points: Array, weights: Array, tolerance: float, guard: float) -> tuple[Array, Array]:
     """Reach the asymptotes, and hold the ends: their error is the error of everything beyond them."""
     lo, hi = reach_asymptote(f, float(points[0]), float(points[-1]), tolerance)
     if (lo, hi) != (points[0], points[-1]):
-        points, weights = mixed(points, weights, np.linspace(lo, hi, 128), 0.02)
-    return mixed(points, weights, np.array([lo, hi]), 0.15)
+        points, weights = mixed(points, weights, np.linspace(lo, hi, 128), 0.02 * guard)
+    return mixed(points, weights, np.array([lo, hi]), 0.15 * guard)
