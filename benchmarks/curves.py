@@ -133,7 +133,14 @@ def main() -> int:
             for rate in RATES:
                 runs = [train(start(source, target, images), images, labels, rate, s) for s in range(arguments.seeds)]
                 rows += [
-                    {"source": source, "target": target, "rate": rate, "seed": seed, "diverged": diverged(run), "losses": run}
+                    {
+                        "source": source,
+                        "target": target,
+                        "rate": rate,
+                        "seed": seed,
+                        "diverged": diverged(run),
+                        "losses": run,
+                    }
                     for seed, run in enumerate(runs)
                 ]
                 last = statistics.mean(statistics.mean(run[-LAST:]) for run in runs)

@@ -191,4 +191,15 @@ def _measured(fits: Sequence[tuple[AconFit | MaxAffineFit, Callable[[Array], Arr
         off = fit.evaluate(h.centroids) - f(h.centroids)
         error = max(error, float(np.abs(off).max()), float(np.abs(fit.evaluate(dense) - f(dense)).max()))
         rms = max(rms, float(np.sqrt(h.weights @ off**2)))
-    return Start("fit", error=error, rms=rms, note=range_note(context))
+    return Start("fit", error=error, rms=rms, note="; ".join(filter(None, (range_note(context), _far_note(fits, h)))))
+
+
+def _far_note(fits: Sequence[tuple[AconFit | MaxAffineFit, Callable[[Array], Array]]], h: Histogram) -> str:
+    """Say how far off the fits are beyond the data, if that is more than a tenth of the function itself."""
+    for fit, f in fits:
+        end = 2.0 * max(abs(v) for v in reach_asymptote(f, h.lo, h.hi, REACH))
+        x = np.linspace(-end, end, 257)
+        off = np.abs(fit.evaluate(x) - f(x))
+        if off.max() > 0.1 * np.abs(f(x)).max():
+            return f"beyond the data it is off by up to {off.max():.2g}, at x = {x[off.argmax()]:.3g}"
+    return ""

@@ -108,7 +108,9 @@ class PAU(RationalActivation):
         noise: float = 0.1,
         tails: str = "linear",
     ) -> None:
-        check("PAU", {**_RULES, "form": OneOf(FORMS)}, {"degrees": degrees, "form": form, "noise": noise, "tails": tails})
+        check(
+            "PAU", {**_RULES, "form": OneOf(FORMS)}, {"degrees": degrees, "form": form, "noise": noise, "tails": tails}
+        )
         super().__init__(channels, channel_dim, degrees, degrees[1] + (form == "C"), ("a", "b"), tails)
         self.noise, self.form = noise, form
         self.register_buffer("form_code", torch.tensor(FORMS.index(form)))

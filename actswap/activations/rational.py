@@ -157,7 +157,9 @@ class RationalActivation(Activation):
             self.mix.copy_(mix)
             self.radius.copy_(radius)
 
-    def _mixing(self, v: Tensor, tails: Tensor, x: Array | None = None, w: Array | None = None) -> tuple[Tensor, Tensor]:
+    def _mixing(
+        self, v: Tensor, tails: Tensor, x: Array | None = None, w: Array | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The buffers mix and radius for coefficients v; channels with the same coefficients share the work."""
         known: dict[tuple[float, ...], tuple[Array, Array]] = {}
         rows = torch.cat([v.double().cpu(), tails[..., :3].double().cpu()], -1).reshape(-1, v.shape[-1] + 3).tolist()
@@ -172,9 +174,9 @@ class RationalActivation(Activation):
         """Write start values: numerator and denominator by their names in the paper, tails, mix and radius."""
         rest = dict(params)
         given = [rest.pop(name, None) for name in self.names]
-        if self.channels is None and self.site_channels and isinstance(given[0], tuple):
-            if len(given[0]) == self.site_channels * (self.degrees[0] + 1) and self.site_channels > 1:
-                self._allocate(self.site_channels)
+        sets = len(given[0]) // (self.degrees[0] + 1) if isinstance(given[0], tuple) else 1
+        if self.channels is None and sets > 1 and sets == self.site_channels:
+            self._allocate(sets)
         parts = [
             self._rows(name, now.new_tensor(value, dtype=torch.float64), now.shape) if isinstance(value, tuple)
             else now if value is None else torch.full_like(now, value)
@@ -233,12 +235,17 @@ class RationalActivation(Activation):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read modules that were pickled before the coordinates."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         for names in (("a", "b"), ("c", "d")):
             if all(name in self._parameters for name in names):
                 raw: dict[str, Any] = {name: self._parameters.pop(name) for name in names}
                 raw["tails"] = self._buffers.pop("tails")
-                self.names, self.terms, self.tails_mode, self.site_channels = names, raw[names[1]].shape[-1], "linear", None
+                self.names, self.terms, self.tails_mode, self.site_channels = (
+                    names,
+                    raw[names[1]].shape[-1],
+                    "linear",
+                    None,
+                )
                 self._allocate(self.channels)
                 self.adapt_state(raw, "")
                 for name, value in raw.items():

@@ -7,7 +7,7 @@ So the trained parameters are u, with v = centre + mix asinh(u / radius), and u 
 
 1. mix whitens G + DAMPING * rms(F)^2 H, where H is the mean square of (dQ/db) / Q. H keeps the coordinates away from
    directions in which Q changes much and F little: P and Q times the same number, for example.
-2. The mean squared gradient of u has its largest eigenvalue at LARGEST and its smallest at LARGEST / CONDITION or above.
+2. The eigenvalues of the mean squared gradient of u lie between LARGEST / CONDITION and LARGEST.
 3. `radius` is the step of u that changes F by its own largest value, or Q by half, somewhere on the range. Beyond it a
    step counts less and less: a linear step would leave the region in which v -> F is close to linear.
 """
