@@ -107,9 +107,9 @@ def _start(source: Source, context: StartContext) -> Start:
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """The smooth maximum, and two operations per tap of the kernel and element."""
+    """The smooth maximum, and a multiply-add per tap of the kernel and element."""
     assert isinstance(module, AconFReLU)
-    return (SMOOTH_FLOPS + 2 * module.weight[0].numel()) * elements(shape)
+    return (SMOOTH_FLOPS + module.weight[0].numel()) * elements(shape)
 
 
 _MEMBER = Member("acon_frelu", "p2")

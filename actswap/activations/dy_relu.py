@@ -221,10 +221,18 @@ class DyReLUB(DyReLU):
 
 
 def dy_relu_flops(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Three operations per line and element, the mean, and two per weight and sample."""
+    """`lines_flops` of a module."""
     unit = cast(DyReLU, module)
     weights = sum(p.numel() for layer in (unit.fc1, unit.fc2) for p in layer.parameters())
-    return (3 * unit.k + 1) * elements(shape) + shape[0] * (2 * weights + 8 * unit.fc2.out_features)
+    return lines_flops(shape, weights, unit.fc2.out_features, unit.k)
+
+
+def lines_flops(shape: tuple[int, ...], weights: int, outputs: int, lines: int) -> int:
+    """A multiply-add and a maximum per line, and the mean, per element; per sample a multiply-add per weight.
+
+    Each of the `outputs` coefficients takes eight operations more: the normaliser, its scale and its offset.
+    """
+    return (2 * lines + 1) * elements(shape) + shape[0] * (weights + 8 * outputs)
 
 
 OPTIONS = {

@@ -192,13 +192,16 @@ def _start(source: Source, context: StartContext) -> Start:
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """ACON-C's, the mean, and two operations per weight of G and sample."""
     unit = cast(Any, module)
-    if unit.space == "pixel":
-        return (SMOOTH_FLOPS + 7) * elements(shape)
+    if unit.space == "pixel":  # beta of each element: a multiply-add, the sigmoid, a product
+        return (SMOOTH_FLOPS + 6) * elements(shape)
     weights = sum(p.numel() for part in (unit.fc1, unit.fc2) if part is not None for p in part.parameters())
-    gate: int = shape[0] * (2 * weights + 5 * unit.width)
-    return (SMOOTH_FLOPS + 1) * elements(shape) + gate
+    return meta_acon_flops(shape, weights, unit.width)
+
+
+def meta_acon_flops(shape: tuple[int, ...], weights: int, width: int) -> int:
+    """ACON-C and the mean per element; per sample a multiply-add per weight of G, and `width` scaled sigmoids."""
+    return (SMOOTH_FLOPS + 1) * elements(shape) + shape[0] * (weights + 5 * width)
 
 
 _MEMBER = Member("meta_acon", "p1 p2")

@@ -228,9 +228,13 @@ def _spec(name: str, title: str, unit: type[OPAU], default: str, **extra: object
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Six operations per degree and element, and ten for the clamp, the tails and the division."""
     assert isinstance(module, OPAU)
-    return (4 * max(module.degrees) + 2 * sum(module.degrees) + 10) * elements(shape)
+    return opau_flops(shape, module.degrees)
+
+
+def opau_flops(shape: tuple[int, ...], degrees: tuple[int, int]) -> int:
+    """Two operations per step of the recurrence, a multiply-add per coefficient, ten for the rest; per element."""
+    return (2 * max(degrees) + sum(degrees) + 10) * elements(shape)
 
 
 SPEC = _spec(

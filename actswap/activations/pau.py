@@ -223,9 +223,13 @@ _RULES: Mapping[str, Rule] = {**RULES, "form": OneOf(("best", *FORMS)), "noise":
 
 
 def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
-    """Two operations per coefficient and element, and twelve for the clamp, the tails and the division."""
     assert isinstance(module, PAU)
-    return (2 * sum(module.degrees) + 12) * elements(shape)
+    return pau_flops(shape, module.degrees)
+
+
+def pau_flops(shape: tuple[int, ...], degrees: tuple[int, int]) -> int:
+    """A multiply-add per coefficient and element, and twelve for the clamp, the tails and the division."""
+    return (sum(degrees) + 12) * elements(shape)
 
 
 SPEC = Spec(

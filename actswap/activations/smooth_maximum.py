@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Operations per element: two products for the argument, four for the sigmoid, a product, a product and a sum.
-SMOOTH_FLOPS = 9
+# Operations per element: two products for the argument, four for the sigmoid, a product, a multiply-add.
+SMOOTH_FLOPS = 8
 
 
 def smooth_maximum(values: Tensor, beta: Tensor | float, dim: int = 0) -> Tensor:

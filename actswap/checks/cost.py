@@ -1,14 +1,14 @@
 """What a conversion costs: parameters, FLOPs and activations before and after, counted by fvcore.
 
-fvcore counts what stands in a trace by one handle per operator, and knows none for activation functions: a
-trained activation would cost nothing. Here every activation function has a handle, and every module of
-actswap counts what its own file says (`Spec.flops`), whatever operators its forward happens to be made of. A
-multiply-add is one FLOP, as fvcore counts; an activation function counts its operations per element (a
-sigmoid is four).
+fvcore counts a trace with one handle per operator, and has none for activation functions. `handles` gives it one for
+each of torch's and of actswap's own. `measure` goes further: a module of actswap counts what its own file says
+(`Spec.flops`), and a plain function counts every operation of its formula, once per call. As in fvcore a multiply-add
+is one FLOP, and sums and products outside of layers and activations are free; a sigmoid is four FLOPs per element.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections import Counter
@@ -19,17 +19,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from actswap.activations import known
 from actswap.activations.base import Activation
+from actswap.activations.dy_relu import lines_flops
+from actswap.activations.meta_acon import meta_acon_flops
+from actswap.activations.opau import opau_flops
+from actswap.activations.pau import pau_flops
+from actswap.activations.plain import PLAIN, SourceModule
+from actswap.activations.smooth_maximum import SMOOTH_FLOPS
 from actswap.capture.observe import tensors_of
 
-# Operations per element. A sigmoid is a sign, an exponential, a sum and a quotient.
+Shapes = list[tuple[int, ...]]
+Handle = Callable[[list[Any], list[Any]], int]
+
+# Activation functions: operations per element. A sigmoid is a sign, an exponential, a sum and a quotient.
 ELEMENTWISE: Mapping[str, int] = {
     "relu": 1, "relu6": 2, "hardtanh": 2, "threshold": 1, "leaky_relu": 2, "prelu": 2, "_prelu_kernel": 2,
     "rrelu": 2, "elu": 4, "celu": 5, "selu": 5, "sigmoid": 4, "log_sigmoid": 5, "tanh": 6, "silu": 5,
     "gelu": 8, "mish": 12, "softplus": 4, "hardswish": 5, "hardsigmoid": 4, "hardshrink": 2, "softshrink": 3,
     "glu": 5,
+}  # fmt: skip
+# Functions that formulas of activations are made of. They count no activations: the formula has one result.
+PRIMITIVES: Mapping[str, int] = {
+    "abs": 1, "exp": 1, "expm1": 2, "log": 1, "log1p": 2, "sqrt": 1, "rsqrt": 2, "square": 1, "pow": 1, "sin": 1,
+    "cos": 1, "atan": 1, "asinh": 4, "sinc": 3, "erf": 6, "maximum": 1, "minimum": 1, "clamp": 2, "clamp_min": 1,
 }  # fmt: skip
 
 
@@ -39,7 +54,7 @@ class Cost:
 
     Attributes:
         parameters: distinct trained numbers.
-        flops: operations of one run, None where the model cannot be traced.
+        flops: operations of one run; None if the model cannot be traced.
         activations: numbers that convolutions, products and activation functions put out.
         note: why `flops` and `activations` are missing.
     """
@@ -64,6 +79,10 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
 
     Returns:
         The cost of one run on these inputs (the whole batch).
+
+    Example:
+        >>> measure(nn.Sequential(nn.Linear(3, 4), nn.ReLU()), (torch.zeros(2, 3),))
+        Cost(parameters=16, flops=32, activations=16, note='')
     """
     parameters = sum(p.numel() for p in model.parameters())
     training = {module: module.training for module in model.modules()}
@@ -81,33 +100,116 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
     return Cost(parameters, counted["flops"], counted["activations"])
 
 
+def handles() -> dict[str, Handle]:
+    """Return the FLOP count of each activation operator, for an analysis of your own with fvcore.
+
+    The counts are those of `measure`, except that fvcore sees operators only: the sums and products of a formula that
+    is no single operator (softsign, ACON-FReLU, ...) are not in them.
+
+    Returns:
+        Handles by operator name, to pass on to `set_op_handle`.
+
+    Example:
+        >>> "actswap::acon_c" in handles()
+        True
+
+        With it, `FlopCountAnalysis(model, x).set_op_handle(**handles()).total()` counts the activations too.
+    """
+    found: dict[str, Handle] = {}
+    for name, per_element in {**ELEMENTWISE, **PRIMITIVES}.items():
+        found[f"aten::{name}"] = found[f"aten::{name}_"] = functools.partial(_per_element, per_element)
+    for name, count in _OPERATORS.items():
+        found[f"actswap::{name}"] = functools.partial(_of_shapes, count)
+    return found
+
+
+# The operators of actswap: FLOPs by the shapes of their arguments, in the order of their schemas.
+_OPERATORS: Mapping[str, Callable[[Shapes], int]] = {
+    "swish": lambda s: 6 * prod(s[0]),
+    "acon_b": lambda s: SMOOTH_FLOPS * prod(s[0]),
+    "acon_c": lambda s: SMOOTH_FLOPS * prod(s[0]),
+    "meta_acon": lambda s: meta_acon_flops(s[0], sum(map(prod, s[4:8])), prod(s[7])),
+    "dy_relu": lambda s: lines_flops(s[0], sum(map(prod, s[1:5])), prod(s[4]), prod(s[6]) // 2),
+    "dy_relu_c": lambda s: lines_flops(s[0], sum(map(prod, s[1:5])), prod(s[4]), prod(s[6]) // 2) + 3 * prod(s[0]),
+    "pau": lambda s: pau_flops(s[0], (s[1][-1] - 1, s[2][-1])),
+    "opau": lambda s: opau_flops(s[0], (s[1][-1] - 1, s[2][-1])),
+}
+
+
+def _per_element(count: int, inputs: list[Any], outputs: list[Any]) -> int:
+    return count * prod(outputs[0].type().sizes() or (0,))
+
+
+def _of_shapes(count: Callable[[Shapes], int], inputs: list[Any], outputs: list[Any]) -> int:
+    shapes = [tuple(value.type().sizes() or ()) if value.isCompleteTensor() else () for value in inputs]
+    return count(shapes)
+
+
+_FREE = {"detach", "alias", "clone", "scalar_tensor", "_to_copy", "lift_fresh", "view"}
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the operations per element of what runs below it; sums, products and comparisons count one."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.rstrip("_").removesuffix("_forward")
+        if name not in _FREE:
+            self.count += {**ELEMENTWISE, **PRIMITIVES}.get(name, 1)
+        return func(*args, **(kwargs or {}))
+
+
+@functools.cache
+def plain_flops(kind: str) -> int:
+    """Operations per element of a plain activation: of its own operator, or of its formula.
+
+    >>> plain_flops("silu"), plain_flops("softsign")  # softsign: an absolute value, a sum, a quotient
+    (5, 3)
+    """
+    if kind in ELEMENTWISE:
+        return ELEMENTWISE[kind]
+    plain = PLAIN[kind]
+    x, operations = torch.ones(2), _Operations()  # type: ignore[no-untyped-call]
+    with operations, torch.no_grad():
+        plain.fn(x, **plain.constants)
+    return int(operations.count)
+
+
 class _OwnCounts:
     """Adds up what the modules of actswap say of themselves, call by call."""
 
     def __init__(self, model: nn.Module) -> None:
-        named = [(n, m, known(m.name)) for n, m in model.named_modules() if isinstance(m, Activation)]
-        self.modules = {name: (module, spec) for name, module, spec in named if spec is not None and spec.flops}
-        self.seen: list[tuple[nn.Module, Any, tuple[int, ...]]] = []
+        self.modules: dict[str, nn.Module] = {}
+        self._flops: dict[str, Callable[[nn.Module, tuple[int, ...]], int]] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, SourceModule):
+                self.modules[name] = module
+            elif isinstance(module, Activation) and (spec := known(module.name)) is not None and spec.flops:
+                self.modules[name], self._flops[module.name] = module, spec.flops
+        self.seen: list[tuple[nn.Module, tuple[int, ...]]] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> None:
-        for module, spec in self.modules.values():
-            self._handles.append(module.register_forward_hook(self._hook(spec)))
+        self._handles = [module.register_forward_hook(self._note) for module in self.modules.values()]
 
     def __exit__(self, *problem: Any) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, spec: Any) -> Callable[..., None]:
-        def add(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self.seen.append((module, spec, tuple(int(n) for n in inputs[0].shape)))
-
-        return add
+    def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self.seen.append((module, tuple(int(n) for n in inputs[0].shape)))
 
     def total(self) -> Counter[str]:
         """Add up; after the trace, in which every size is a tensor."""
-        flops = sum(int(spec.flops(module, shape)) for module, spec, shape in self.seen)
-        return Counter(flops=flops, activations=sum(prod(shape) for _, _, shape in self.seen))
+        flops = sum(self._count(module, shape) for module, shape in self.seen)
+        return Counter(flops=flops, activations=sum(prod(shape) for _, shape in self.seen))
+
+    def _count(self, module: nn.Module, shape: tuple[int, ...]) -> int:
+        if isinstance(module, SourceModule):
+            return plain_flops(module.source.kind) * prod(shape)
+        assert isinstance(module, Activation)
+        return int(self._flops[module.name](module, shape))
 
 
 class _Called(nn.Module):
@@ -139,9 +241,9 @@ def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own:
         analysis = JitModelAnalysis(called, called.inputs())
         for name in {**FLOPS, **ACTIVATIONS}:
             analysis.set_op_handle(name, _both(FLOPS.get(name), ACTIVATIONS.get(name)))
-        for name, per_element in ELEMENTWISE.items():
-            for spelling in (name, f"{name}_"):
-                analysis.set_op_handle(f"aten::{spelling}", _elementwise(per_element))
+        for name, handle in handles().items():
+            functions = name.removeprefix("aten::").rstrip("_") in ELEMENTWISE
+            analysis.set_op_handle(name, _both(handle, functools.partial(_per_element, 1) if functions else None))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.ancestor_mode("caller")
         by_module = analysis.by_module_and_operator()
@@ -164,11 +266,3 @@ def _sum(handle: Any, inputs: list[Any], outputs: list[Any]) -> int:
         return 0
     count = handle(inputs, outputs)
     return int(sum(count.values()) if isinstance(count, Counter) else count)
-
-
-def _elementwise(per_element: int) -> Callable[[list[Any], list[Any]], Counter[str]]:
-    def handle(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-        elements = prod(outputs[0].type().sizes() or (0,))
-        return Counter(flops=per_element * elements, activations=elements)
-
-    return handle
