@@ -114,9 +114,8 @@ def test_handles_count_the_same_in_an_analysis_of_the_users(target, library_mode
     if target in COMPOSED:
         assert layers < counted < ours
     else:
-        # exp of log_beta, one per channel of two sites, is an operator too
-        logarithms = sum(m.log_beta.numel() for m in model.modules() if hasattr(m, "log_beta"))
-        assert counted == ours + logarithms
+        # What is computed of the parameters alone (exp of log_beta, the coordinates of Padé units) is not in ours.
+        assert ours <= counted <= 1.001 * ours
 
 
 def test_operations_of_plain_functions_by_hand():
