@@ -21,6 +21,23 @@ class ActswapError(Exception):
         super().__init__("\n".join(rows))
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the type of an exception and the first line of its message, if it has one.
+
+    Examples:
+        >>> first_line(ValueError("too many\nvalues"))
+        'ValueError: too many'
+        >>> first_line(AssertionError())
+        'AssertionError'
+    """
+    kind = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a message that cannot be made
+        lines = []
+    return f"{kind}: {lines[0]}" if lines else kind
+
+
 class UsageError(ActswapError):
     """The request itself is wrong: an option, an activation name, an input."""
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "actswap"
 LAYERS = (
     ("cli",),
     ("nn", "functional"),
-    ("recipe", "report"),
+    ("recipe", "report", "search"),
     ("train",),
     ("onnx",),
     ("io",),
