@@ -18,13 +18,16 @@ class AconA(_swish.Swish):
     Args:
         channels: width of the channel axis; None for one beta per layer.
         channel_dim: index of the channel axis.
-        beta: the value at first.
+        beta: the value at first, or `log` or `raw`, which stand for beta_as with the value 1.
+        beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
     """
 
     name = "acon_a"
 
-    def __init__(self, channels: int | None, channel_dim: int = 1, beta: float = 1.0) -> None:
-        super().__init__(channels, channel_dim, beta)
+    def __init__(
+        self, channels: int | None, channel_dim: int = 1, beta: float | str = 1.0, beta_as: str = "log"
+    ) -> None:
+        super().__init__(channels, channel_dim, beta, beta_as=beta_as)
 
 
 _MEMBER = Member("acon_a", "")
@@ -36,5 +39,5 @@ SPEC = replace(
     build=with_sharing(AconA, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"beta": 1.0, "per_channel": True},
+    options={"beta": 1.0, "beta_as": "log", "per_channel": True},
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
 from actswap.activations.base import Spec, elements, per_channel, widened, with_sharing
-from actswap.activations.sharpness import SharpActivation
+from actswap.activations.options import Real, Rule, check
+from actswap.activations.sharpness import BETA_RULES, SharpActivation
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 
 
@@ -46,7 +49,11 @@ class AconC(SharpActivation):
         channel_dim: index of the channel axis.
         p1: slope of the first line at first.
         p2: slope of the second line at first.
-        beta: sharpness at first.
+        beta: sharpness at first, or `log` or `raw`, which stand for beta_as with sharpness 1.
+        beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
+
+    >>> float(AconC(1, p1=1.0, p2=0.25, beta=0)(torch.full((1, 1), 2.0)))
+    1.25
     """
 
     name = "acon_c"
@@ -57,17 +64,20 @@ class AconC(SharpActivation):
         channel_dim: int = 1,
         p1: float = 1.0,
         p2: float = 0.0,
-        beta: float = 1.0,
+        beta: float | str = 1.0,
+        beta_as: str = "log",
     ) -> None:
-        super().__init__(channels, channel_dim, beta)
-        self.p1 = nn.Parameter(torch.full((self.width,), p1))
-        self.p2 = nn.Parameter(torch.full((self.width,), p2))
+        check("AconC", _RULES, {"p1": p1, "p2": p2})
+        super().__init__(channels, channel_dim, beta, beta_as=beta_as)
+        self.p1 = nn.Parameter(torch.full((self.width,), float(p1)))
+        self.p2 = nn.Parameter(torch.full((self.width,), float(p2)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the smooth maximum of p1 x and p2 x."""
         return acon_c(x, self.p1, self.p2, self.beta, self.channel_dim)
 
 
+_RULES: Mapping[str, Rule] = {"p1": Real(), "p2": Real(), **BETA_RULES}
 _MEMBER = Member("acon_c", "p1 p2")
 SPEC = Spec(
     name="acon_c",
@@ -76,7 +86,8 @@ SPEC = Spec(
     build=with_sharing(AconC, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"p1": 1.0, "p2": 0.0, "beta": 1.0, "per_channel": True},
-    no_decay=("p1", "p2", "log_beta"),
+    options={"p1": 1.0, "p2": 0.0, "beta": 1.0, "beta_as": "log", "per_channel": True},
+    no_decay=("p1", "p2", "log_beta", "raw_beta"),
+    rules=_RULES,
     flops=lambda module, shape: SMOOTH_FLOPS * elements(shape),
 )

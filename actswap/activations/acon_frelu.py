@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from actswap.activations.acon_start import Member, acon_lines, acon_promise
 from actswap.activations.base import Spec, StartContext, elements, per_channel, widened
-from actswap.activations.sharpness import SharpActivation, sharpness
+from actswap.activations.options import Flag, Real, Rule, Whole, check
+from actswap.activations.sharpness import BETA_RULES, SharpActivation, sharpness
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_two
 from actswap.errors import UsageError
 from actswap.sites import Number, Source, Start
@@ -32,9 +33,10 @@ class AconFReLU(SharpActivation):
         spatial: number of position axes, 1, 2 or 3; axes that an input lacks (a linear layer's rows, tokens) count
             as axes of length 1.
         bn: BatchNorm on x2.
-        beta: sharpness at first.
+        beta: sharpness at first, or `log` or `raw`, which stand for beta_as with sharpness 1.
         trainable: whether beta is trained.
         slope: centre of the kernel at first.
+        beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
 
     Raises:
         UsageError: no channel count, an even kernel, or another number of position axes.
@@ -49,19 +51,22 @@ class AconFReLU(SharpActivation):
         kernel_size: int = 3,
         spatial: int = 2,
         bn: bool = False,
-        beta: float = 1.0,
+        beta: float | str = 1.0,
         trainable: bool = True,
         slope: float = 0.0,
+        beta_as: str = "log",
     ) -> None:
         if channels is None:
             raise UsageError("AconFReLU(channels=None)", why="a depthwise convolution needs a channel count")
-        if kernel_size % 2 == 0 or spatial not in _CONV:
+        given = {"kernel_size": kernel_size, "spatial": spatial, "bn": bn, "slope": slope}
+        check("AconFReLU", _RULES, given)
+        if kernel_size % 2 == 0:
             raise UsageError(
                 f"AconFReLU(kernel_size={kernel_size}, spatial={spatial})",
-                why="the kernel must be odd, and cover 1, 2 or 3 axes",
+                why="the kernel must be odd, so that it has a centre",
                 fix="AconFReLU(channels, kernel_size=3, spatial=2)",
             )
-        super().__init__(channels, channel_dim, beta, trainable)
+        super().__init__(channels, channel_dim, beta, trainable, beta_as)
         self.spatial, self.kernel_size = spatial, kernel_size
         self.weight = nn.Parameter(torch.zeros(channels, 1, *(kernel_size,) * spatial))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -112,6 +117,13 @@ def _flops(module: nn.Module, shape: tuple[int, ...]) -> int:
     return (SMOOTH_FLOPS + module.weight[0].numel()) * elements(shape)
 
 
+_RULES: Mapping[str, Rule] = {
+    **BETA_RULES,
+    "kernel_size": Whole(1, 99),
+    "spatial": Whole(1, 3),
+    "bn": Flag(),
+    "slope": Real(),
+}
 _MEMBER = Member("acon_frelu", "p2")
 SPEC = Spec(
     name="acon_frelu",
@@ -125,10 +137,12 @@ SPEC = Spec(
         "spatial": 2,
         "bn": False,
         "beta": 1.0,
+        "beta_as": "log",
         "trainable": True,
         "slope": 0.0,
     },
-    no_decay=("log_beta", "bias"),
+    no_decay=("log_beta", "raw_beta", "bias"),
+    rules=_RULES,
     flops=_flops,
     per_layer=False,
 )

@@ -221,7 +221,7 @@ def affine(weight: Tensor, bias: Tensor, m: Tensor) -> Tensor:
 def per_sample(values: Tensor, x: Tensor, channel_dim: int) -> Tensor:
     """View (N, C) or (N, 1) values so that they broadcast over x with channels on `channel_dim`."""
     if x.dim() < 2:
-        return values.reshape(x.shape)
+        return values.reshape(x.shape if values.numel() == x.numel() else ())
     shape = [1] * x.dim()
     shape[0] = values.shape[0]
     if values.shape[1] > 1:

@@ -19,6 +19,7 @@ from actswap.activations.base import (
     widened,
 )
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
+from actswap.activations.options import Numbers, OneOf, Real, Rule, Whole, check
 from actswap.errors import UsageError
 from actswap.sites import Number
 
@@ -130,11 +131,11 @@ class DyReLU(Activation):
         hidden: int | None = None,
     ) -> None:
         super().__init__(channels, channel_dim)
-        centres = list(init) if init is not None else [1.0] + [0.0] * (2 * k - 1)
+        given = {"k": k, "reduction": reduction, "lambda_a": lambda_a, "lambda_b": lambda_b, "init": init}
+        check(type(self).__name__, RULES, {**given, "normalizer": normalizer, "hidden": hidden})
+        centres = [float(v) for v in init] if init is not None else [1.0] + [0.0] * (2 * k - 1)
         if k < 1 or len(centres) != 2 * k:
             raise UsageError(f"{type(self).__name__}(k={k}, init={init})", why="init needs 2 k values, k >= 1")
-        if normalizer not in NORMALIZERS:
-            raise UsageError(f"normalizer={normalizer!r}", why=f"known: {', '.join(NORMALIZERS)}")
         self.k, self.normalizer = k, normalizer
         rows = 2 * k if self.shared else 2 * k * self.width
         self.fc1 = nn.Linear(self.width, hidden or max(self.width // reduction, 4))
@@ -142,8 +143,9 @@ class DyReLU(Activation):
         # theta = 0 for every input, so that the unit begins as the lines of `init`.
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
-        self.register_buffer("init", torch.tensor(centres).reshape(2 * k, 1).repeat(1, self.width))
-        self.register_buffer("lambdas", torch.tensor([lambda_a] * k + [lambda_b] * k))
+        centres_of_lines = torch.tensor(centres).reshape(2 * k, 1).repeat(1, 1 if self.shared else self.width)
+        self.register_buffer("init", centres_of_lines)
+        self.register_buffer("lambdas", torch.tensor([float(lambda_a)] * k + [float(lambda_b)] * k))
 
     @torch.no_grad()
     def load_start(self, params: Mapping[str, Number]) -> None:
@@ -152,6 +154,7 @@ class DyReLU(Activation):
         init = rest.pop("init", None)
         if isinstance(init, tuple):
             rows = torch.tensor(init, dtype=torch.float64).reshape(2 * self.k, -1)
+            self._widen(rows)
             if rows.shape[1] not in (1, self.width):
                 raise UsageError(
                     f"{type(self).__name__}.load_start: {rows.shape[1]} channels for {self.width}",
@@ -167,6 +170,11 @@ class DyReLU(Activation):
             return max_of_lines(t, self._coefficients(t), self.channel_dim).to(x.dtype)
         return dy_relu(x, *self._tensors(), self.channel_dim)
 
+    def _widen(self, rows: Tensor) -> None:
+        """Give variant A centres by channel if a start or a file has them; its kernel serves (2K, 1) only."""
+        if rows.shape[1] == self.width > self.init.shape[1]:
+            self.init = self.init.repeat(1, self.width)
+
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         return (
             self.fc1.weight,
@@ -180,11 +188,11 @@ class DyReLU(Activation):
     def _coefficients(self, t: Tensor) -> Tensor:
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Accept both public layouts; centres and ranges stay where the file has none."""
         rows, centres = 2 * self.k, state_dict.pop(prefix + "init_v", None)
         if centres is not None:
-            state_dict[prefix + "init"] = centres.reshape(rows, 1).repeat(1, self.width)
+            state_dict[prefix + "init"] = centres.reshape(rows, 1).repeat(1, self.init.shape[1])
             self._reorder(state_dict, prefix, lambda w: w.reshape(self.width, rows, -1).transpose(0, 1))
         for first, second in (("fc.0.", "fc.2."), ("conv1.conv.", "conv2.conv.")):
             if prefix + first + "weight" not in state_dict:
@@ -195,7 +203,12 @@ class DyReLU(Activation):
             # a1, b1, a2, b2, ... of C values each, to a1, a2, ..., b1, b2, ...
             self._reorder(state_dict, prefix, lambda w: w.reshape(self.k, 2, self.width, -1).transpose(0, 1))
             state_dict[prefix + "init"], state_dict[prefix + "lambdas"] = self.init, self.lambdas
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        stored = state_dict.get(prefix + "init")
+        if self.shared and stored is not None and stored.numel() == rows * self.width:
+            # Earlier versions stored the centres of variant A once for each channel.
+            grid = stored.reshape(rows, self.width)
+            state_dict[prefix + "init"] = grid[:, :1].clone() if bool((grid == grid[:, :1]).all()) else grid
+            self._widen(state_dict[prefix + "init"])
 
     def _reorder(self, state_dict: dict[str, Any], prefix: str, order: Any) -> None:
         if not self.shared:
@@ -235,6 +248,15 @@ def lines_flops(shape: tuple[int, ...], weights: int, outputs: int, lines: int) 
     return (2 * lines + 1) * elements(shape) + shape[0] * (weights + 8 * outputs)
 
 
+RULES: Mapping[str, Rule] = {
+    "k": Whole(1, 64),
+    "reduction": Whole(),
+    "lambda_a": Real(),
+    "lambda_b": Real(),
+    "init": Numbers(),
+    "normalizer": OneOf(NORMALIZERS),
+    "hidden": Whole(optional=True),
+}
 OPTIONS = {
     "k": 2,
     "reduction": 8,
@@ -252,6 +274,7 @@ SPEC_A = Spec(
     promise=dy_relu_promise,
     start=lambda source, context: dy_relu_start(source, context, "dy_relu_a"),
     options=OPTIONS,
+    rules=RULES,
     flops=dy_relu_flops,
 )
 SPEC_B = Spec(
@@ -262,5 +285,6 @@ SPEC_B = Spec(
     promise=dy_relu_promise,
     start=lambda source, context: dy_relu_start(source, context, "dy_relu_b"),
     options=OPTIONS,
+    rules=RULES,
     flops=dy_relu_flops,
 )

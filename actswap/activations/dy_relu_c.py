@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from actswap import ops
 from actswap.activations.base import Spec, StartContext, elements, per_channel, samples, widened
-from actswap.activations.dy_relu import OPTIONS, DyReLU, coefficients, dy_relu_flops, max_of_lines
+from actswap.activations.dy_relu import OPTIONS, RULES, DyReLU, coefficients, dy_relu_flops, max_of_lines
 from actswap.activations.dy_relu_start import dy_relu_promise, dy_relu_start
+from actswap.activations.options import Real, Rule, check
 from actswap.sites import Source, Start
 
 
@@ -102,6 +103,7 @@ class DyReLUC(DyReLU):
         **options: Any,
     ) -> None:
         super().__init__(channels, channel_dim, **options)
+        check("DyReLUC", _RULES, {"tau": tau, "gain": gain})
         self.ws = nn.Parameter(torch.zeros(self.width))
         self.bs = nn.Parameter(torch.zeros(1))
         self.register_buffer("stored_tau", torch.tensor(float(tau)))
@@ -131,7 +133,7 @@ class DyReLUC(DyReLU):
             return (max_of_lines(t, self._coefficients(t), dim) * gate).to(x.dtype)
         return dy_relu_c(x, *self._tensors(), self.ws, self.bs, self.tau, self.gain, dim)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Accept Microsoft's spatial branch, a 1x1 convolution and its BatchNorm, as one affine map."""
         if prefix + "spa.0.weight" in state_dict:
             weight, bias = (state_dict.pop(f"{prefix}spa.0.{kind}") for kind in ("weight", "bias"))
@@ -142,7 +144,7 @@ class DyReLUC(DyReLU):
             state_dict[prefix + "bs"] = (bias - norm["running_mean"]) * factor + norm["bias"]
             state_dict[prefix + "stored_tau"] = torch.ones(())
             state_dict[prefix + "stored_gain"] = torch.ones(())
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super().adapt_state(state_dict, prefix)
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -155,6 +157,7 @@ def _start(source: Source, context: StartContext) -> Start:
     return replace(start, params={**start.params, **even})
 
 
+_RULES: Mapping[str, Rule] = {**RULES, "tau": Real(0.0, above=True), "gain": Real()}
 SPEC = Spec(
     name="dy_relu_c",
     title="DY-ReLU B times an attention over positions",
@@ -163,5 +166,6 @@ SPEC = Spec(
     promise=dy_relu_promise,
     start=_start,
     options={**OPTIONS, "tau": 10.0, "gain": 3.0},
+    rules=_RULES,
     flops=lambda module, shape: dy_relu_flops(module, shape) + 3 * elements(shape),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,9 +24,11 @@ from actswap.activations.base import (
     widened,
     with_sharing,
 )
+from actswap.activations.options import Flag, OneOf, Real, Rule, Whole, check
+from actswap.activations.sharpness import each
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS, smooth_maximum_of_lines
 from actswap.errors import UsageError
-from actswap.sites import Source, Start
+from actswap.sites import Number, Source, Start
 
 
 def meta_acon_formula(
@@ -87,7 +90,8 @@ class MetaAcon(Activation):
 
     G by space: `channel` fc2(fc1(pooled x)), a beta per sample and channel; `layer` fc2 of the pool over the
     channels too, a beta per sample; `pixel` an elementwise line, a beta per element. With fc2 at zero beta is
-    scale / 2 whatever the input. scale = 1 is the paper's form.
+    scale / 2 whatever the input. scale = 1 is the paper's form. beta="raw" leaves the sigmoid out: beta = scale G(x)
+    may pass through 0, and is scale where fc2 is zero but for its bias of 1.
 
     Args:
         channels: width of the channel axis; None for one set per layer.
@@ -97,9 +101,13 @@ class MetaAcon(Activation):
         pool: `mean` as in the released code, `sum` as the paper prints it.
         bn: BatchNorm after fc1 and fc2, as in the released code; cannot train on one sample.
         scale: upper bound of beta.
+        beta: `sigmoid`, the paper's, or `raw`; `log` means `sigmoid`, which is how this unit keeps beta positive.
 
     Raises:
-        UsageError: unknown space or pool, or `bn` outside the channel-wise space.
+        UsageError: an option has a value that it cannot have, or `bn` outside the channel-wise space.
+
+    >>> MetaAcon(8, beta="raw")(torch.zeros(2, 8, 4, 4)).shape
+    torch.Size([2, 8, 4, 4])
     """
 
     name = "meta_acon"
@@ -114,17 +122,17 @@ class MetaAcon(Activation):
         pool: str = "mean",
         bn: bool = False,
         scale: float = 1.0,
+        beta: str = "sigmoid",
     ) -> None:
         super().__init__(channels, channel_dim)
-        for value, known, label in ((space, SPACES, "space"), (pool, POOLS, "pool")):
-            if value not in known:
-                raise UsageError(f"MetaAcon({label}={value!r})", why=f"known: {', '.join(known)}")
+        given = {"space": space, "r": r, "pool": pool, "bn": bn, "scale": scale, "beta": beta}
+        check("MetaAcon", _RULES, given)
         if bn and space != "channel":
             raise UsageError("MetaAcon(bn=True)", why="only the channel-wise G has layers to normalise")
-        self.space, self.pool = space, pool
+        self.space, self.pool, self.raw = space, pool, beta == "raw"
         self.p1 = nn.Parameter(torch.ones(self.width))
         self.p2 = nn.Parameter(torch.zeros(self.width))
-        self.register_buffer("scale", torch.full((self.width,), scale))
+        self.register_buffer("scale", torch.full((self.width,), float(scale)))
         hidden = max(r, self.width // r)
         self.fc1 = nn.Linear(self.width, hidden) if space == "channel" else None
         self.bn1 = nn.BatchNorm1d(hidden) if bn else None
@@ -132,6 +140,16 @@ class MetaAcon(Activation):
             nn.Linear(hidden, self.width) if space == "channel" else Elementwise(1 if space == "layer" else self.width)
         )
         self.bn2 = nn.BatchNorm1d(self.width) if bn else None
+        if self.raw:
+            nn.init.zeros_(self.fc2.weight)
+            nn.init.ones_(self.fc2.bias)
+
+    def load_start(self, params: Mapping[str, Number]) -> None:
+        """Write start values; they are those of the sigmoid, half of whose scale is beta."""
+        rest = dict(params)
+        if self.raw and "scale" in rest:
+            rest.update({"scale": each(rest["scale"], lambda s: s / 2), "fc2.weight": 0.0, "fc2.bias": 1.0})
+        super().load_start(rest)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute ACON-C with the beta of this input."""
@@ -146,17 +164,22 @@ class MetaAcon(Activation):
         if self.pool == "sum":
             features = w1.shape[1]
             w1 = w1 * (x.numel() // (samples(x, self.channel_dim, features) * features))
-        if self.bn1 is not None and self.bn2 is not None:
+        if self.raw or self.bn1 is not None:
             t = widened(x)
-            z = self._normalised(affine(w1, b1, pooled_mean(t, self.channel_dim, self.width)), weight, bias)
-            return self._with_beta(x, per_sample(self.scale.to(t.dtype) * torch.sigmoid(z), t, self.channel_dim))
+            hidden = affine(w1, b1, pooled_mean(t, self.channel_dim, w1.shape[1]))
+            z = affine(weight, bias, hidden) if self.bn1 is None else self._normalised(hidden, weight, bias)
+            return self._with_beta(x, per_sample(self.scale.to(t.dtype) * self._squashed(z), t, self.channel_dim))
         return meta_acon(x, self.p1, self.p2, self.scale, w1, b1, weight, bias, self.channel_dim)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Original checkpoints have no scale: theirs is 1."""
         if prefix + "p1" in state_dict:
             state_dict.setdefault(prefix + "scale", torch.ones_like(self.scale))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read modules that were pickled before `raw`."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.setdefault("raw", False)
 
     def _normalised(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.training and hidden.shape[0] == 1:
@@ -172,7 +195,10 @@ class MetaAcon(Activation):
     def _pixel_gate(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         t = widened(x)
         scale, weight, bias = (per_channel(v, t, self.channel_dim).to(t.dtype) for v in (self.scale, weight, bias))
-        return scale * torch.sigmoid(weight * t + bias)
+        return scale * self._squashed(weight * t + bias)
+
+    def _squashed(self, z: Tensor) -> Tensor:
+        return z if self.raw else torch.sigmoid(z)
 
     def _with_beta(self, x: Tensor, beta: Tensor) -> Tensor:
         t = widened(x)
@@ -204,6 +230,15 @@ def meta_acon_flops(shape: tuple[int, ...], weights: int, width: int) -> int:
     return (SMOOTH_FLOPS + 1) * elements(shape) + shape[0] * (weights + 5 * width)
 
 
+_RULES: Mapping[str, Rule] = {
+    "space": OneOf(SPACES),
+    "r": Whole(),
+    "pool": OneOf(POOLS),
+    "bn": Flag(),
+    "scale": Real(other_than=0.0),
+    "beta": OneOf(("sigmoid", "log", "raw")),
+    "per_channel": Flag(),
+}
 _MEMBER = Member("meta_acon", "p1 p2")
 SPEC = Spec(
     name="meta_acon",
@@ -212,7 +247,16 @@ SPEC = Spec(
     build=with_sharing(MetaAcon, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=_start,
-    options={"space": "channel", "r": 16, "pool": "mean", "bn": False, "scale": 1.0, "per_channel": True},
+    options={
+        "space": "channel",
+        "r": 16,
+        "pool": "mean",
+        "bn": False,
+        "scale": 1.0,
+        "beta": "sigmoid",
+        "per_channel": True,
+    },
+    rules=_RULES,
     no_decay=("p1", "p2"),
     flops=_flops,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from actswap.errors import UsageError
 
@@ -114,7 +114,11 @@ class Numbers:
         return "a list of numbers, or none"
 
 
-Rule = OneOf | Flag | Whole | Real | Pair | Numbers
+class Rule(Protocol):
+    """What an option may be; as a string it completes "beta is ..."."""
+
+    def accepts(self, value: Any) -> bool:
+        """True if the option may have this value."""
 
 
 def check(name: str, rules: Mapping[str, Rule], options: Mapping[str, Any]) -> None:

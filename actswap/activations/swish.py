@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from actswap import ops
 from actswap.activations.acon_start import Member, acon_promise, acon_start
 from actswap.activations.base import Spec, elements, per_channel, widened, with_sharing
-from actswap.activations.sharpness import SharpActivation
+from actswap.activations.sharpness import BETA_RULES, SharpActivation
 from actswap.activations.smooth_maximum import smooth_maximum_of_lines
 
 
@@ -35,16 +35,25 @@ class Swish(SharpActivation):
     Args:
         channels: width of the channel axis; None for one beta per layer.
         channel_dim: index of the channel axis.
-        beta: the value at first; 1 is SiLU, 1.702 is near GELU.
+        beta: the value at first; 1 is SiLU, 1.702 is near GELU; `log` or `raw` stand for beta_as with the value 1.
         trainable: whether beta is a parameter; else a buffer.
+        beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
+
+    >>> float(Swish(beta=0)(torch.tensor(2.0)))
+    1.0
     """
 
     name = "swish"
 
     def __init__(
-        self, channels: int | None = None, channel_dim: int = 1, beta: float = 1.0, trainable: bool = True
+        self,
+        channels: int | None = None,
+        channel_dim: int = 1,
+        beta: float | str = 1.0,
+        trainable: bool = True,
+        beta_as: str = "log",
     ) -> None:
-        super().__init__(channels, channel_dim, beta, trainable)
+        super().__init__(channels, channel_dim, beta, trainable, beta_as)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute x sigmoid(beta x)."""
@@ -64,7 +73,8 @@ SPEC = Spec(
     build=with_sharing(Swish, True),
     promise=lambda source: acon_promise(source, _MEMBER),
     start=lambda source, context: acon_start(source, context, _MEMBER),
-    options={"beta": 1.0, "trainable": True, "per_channel": True},
-    no_decay=("log_beta",),
+    options={"beta": 1.0, "beta_as": "log", "trainable": True, "per_channel": True},
+    no_decay=("log_beta", "raw_beta"),
+    rules=BETA_RULES,
     flops=_flops,
 )

@@ -35,8 +35,9 @@ def rate_factor(curve: str, fraction: float, warmup: float) -> float:
 def _setters(model: nn.Module, name: str) -> list[Callable[[float], None]]:
     """Find what a ramp moves: modules say themselves which attribute is annealed; beta is a parameter."""
     if name == "beta":
-        logarithms = (getattr(module, "log_beta", None) for module in model.modules())
-        return [_logarithm_setter(p) for p in logarithms if isinstance(p, nn.Parameter)]
+        kinds = (("log_beta", _logarithm_setter), ("raw_beta", _value_setter))
+        named = ((getattr(module, name, None), setter) for module in model.modules() for name, setter in kinds)
+        return [setter(p) for p, setter in named if isinstance(p, nn.Parameter)]
     attribute = {"morph": "t", "temperature": "tau"}[name]
     found = [module for module in model.modules() if getattr(module, "annealed", None) == attribute]
     return [_attribute_setter(module, attribute) for module in found]
@@ -46,6 +47,14 @@ def _logarithm_setter(parameter: nn.Parameter) -> Callable[[float], None]:
     def set_beta(value: float) -> None:
         with torch.no_grad():
             parameter.fill_(math.log(value))
+
+    return set_beta
+
+
+def _value_setter(parameter: nn.Parameter) -> Callable[[float], None]:
+    def set_beta(value: float) -> None:
+        with torch.no_grad():
+            parameter.fill_(value)
 
     return set_beta
 

@@ -136,8 +136,9 @@ def test_one_set_per_layer(name: str) -> None:
 @EVERY
 def test_names_that_weight_decay_spares_exist(name: str) -> None:
     spec = activations.get(name)
-    options = {"tails": "trained"} if "tails" in spec.options else {}
-    assert set(spec.no_decay) <= {n for n, _ in spec.build(C, 1, **options).named_parameters()}
+    variants = [{}, *({k: v} for k, v in (("tails", "trained"), ("beta_as", "raw")) if k in spec.options)]
+    named = {n for options in variants for n, _ in spec.build(C, 1, **options).named_parameters()}
+    assert set(spec.no_decay) <= named
 
 
 @EVERY
