@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from actswap.capture.arguments import NUMBER, TENSOR, Arguments
-from actswap.capture.rewrite import Rewrite
+from actswap.capture.exchange import Rewrite
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
@@ -64,7 +64,7 @@ class Island:
         sources: kinds of all activation calls in its forward, in order: checked against the trace.
         children: the called child at each of these positions, "" for functions and formulas.
         inline: children that are traced through, because they are part of a formula.
-        rewrites: where torch.fx cannot follow the forward: the expressions to exchange in its source instead.
+        rewrites: expressions to exchange in its source; without any its forward is traced, or its graphs are edited.
     """
 
     owner: str
@@ -188,11 +188,22 @@ class Plan:
 
 
 def _rewrite(data: Mapping[str, Any]) -> Rewrite:
-    place, argument = (None if p is None else tuple(int(v) for v in p) for p in (data["place"], data.get("argument")))
-    if place is None or any(p is not None and len(p) != 4 for p in (place, argument)):
-        raise ValueError("a place has four numbers")
-    ordinals = tuple(int(o) for o in data["ordinals"])
-    return Rewrite(str(data["function"]), str(data["digest"]), place, ordinals, argument)  # type: ignore[arg-type]
+    return Rewrite(
+        str(data["function"]),
+        str(data["digest"]),
+        _place(data["place"]),
+        tuple(int(o) for o in data["ordinals"]),
+        None if data.get("argument") is None else _place(data["argument"]),
+        tuple(_place(p) for p in data.get("drop", ())),
+        tuple(_place(p) for p in data.get("beside", ())),
+        bool(data.get("inplace", False)),
+        bool(data.get("reference", False)),
+    )
+
+
+def _place(data: Any) -> tuple[int, int, int, int]:
+    line, end_line, column, end_column = (int(v) for v in data)
+    return line, end_line, column, end_column
 
 
 def keys_of(model: nn.Module) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from actswap.errors import UsageError
+from actswap.capture.evaluating import set_modes
+from actswap.errors import UsageError, first_line
 
 
 def duplicate(model: nn.Module) -> nn.Module:
@@ -22,13 +23,16 @@ def duplicate(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(model)}
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise UsageError(
             f"this {type(model).__name__} cannot be copied",
-            why=f"{type(error).__name__}: {error}",
+            why=first_line(error),
             fix="actswap.convert(model, ..., inplace=True)",
         ) from error
+    # torchvision's feature extractors copy themselves to training.
+    set_modes([(new, old.training) for new, old in zip(copied.modules(), model.modules(), strict=False)])
+    return copied
 
 
 def _computed(model: nn.Module) -> Iterator[Tensor]:

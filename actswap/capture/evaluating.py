@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,8 +40,19 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        set_modes(modes)
+
+
+def set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    """Set the training flag of each module.
+
+    A class with a `train` of its own (torchvision's feature extractors exchange their graph there) is asked first.
+    """
+    for module, mode in modes:
+        if module.training is not mode and type(module).train is not nn.Module.train:
+            module.train(mode)
+    for module, mode in modes:
+        module.training = mode
 
 
 @contextmanager

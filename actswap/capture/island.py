@@ -12,7 +12,8 @@ import copy
 import inspect
 import linecache
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from actswap.capture.arguments import Arguments, Marker, Signature
 from actswap.capture.canonical import canonical
 from actswap.capture.evaluating import modes_kept
+from actswap.capture.losses import refusing_losses
+from actswap.capture.methods import install_methods, instance_forward, uninstall_methods
 from actswap.capture.own_trace import ThreadTracer, in_mode, kept_calls
 from actswap.capture.randomness import Drawn, alone, random_kept
 from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
-from actswap.errors import CaptureError
+from actswap.errors import CaptureError, first_line
 
 _CONSTANT = "_actswap_constant"
 _TRIES = 3  # a forward that draws from Python's generator moves it every time; another thread may have, once
@@ -52,9 +55,9 @@ class IslandTracer(ThreadTracer):
     # A buffer is read when the graph runs, and what the forward writes to it is part of the graph.
     proxy_buffer_attributes = True
 
-    def __init__(self, arguments: Arguments, inline: frozenset[str]) -> None:
+    def __init__(self, arguments: Arguments, inline: frozenset[str], passed: list[Any]) -> None:
         super().__init__()
-        self.arguments, self.inline = arguments, inline
+        self.arguments, self.inline, self.passed = arguments, inline, passed
         self._registered: set[int] = set()
         self._tensors: dict[str, Tensor] = {}
 
@@ -88,6 +91,7 @@ class IslandTracer(ThreadTracer):
             else:
                 leaves.append(want)
         args, kwargs = tree_unflatten(leaves, self.arguments.spec)
+        self.passed.append((args, kwargs))
 
         def bound(root: nn.Module) -> Any:
             return root_fn(root, *args, **kwargs)
@@ -115,24 +119,32 @@ class Traced:
     train: Graph | None
 
 
-def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str]) -> Traced:
+def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], strict: bool = True) -> Traced:
     """Trace a module's forward in both modes; the module is left as it was.
+
+    Args:
+        module: the module.
+        arguments: how it is called.
+        inline: children that are traced through.
+        strict: refuse a forward that does more than a trace keeps; plans of earlier versions did not ask for it.
 
     Raises:
         CaptureError: torch.fx cannot follow the forward, or what it does is more than what it returns.
     """
+    if instance_forward(module):
+        raise _refused(module, f"its forward is set on the instance: {instance_forward(module)}")
     with modes_kept(module):
-        evaluate, made, asked = _trace(module, arguments, inline, training=False)
-        train, more, _ = _trace(module, arguments, inline, training=True) if asked else (evaluate, made, asked)
+        evaluate, made, asked = _trace(module, arguments, inline, strict, training=False)
+        train, more, _ = _trace(module, arguments, inline, strict, training=True) if asked else (evaluate, made, asked)
     return Traced(Graph(evaluate, made), Graph(train, more) if asked else None)
 
 
 def _trace(
-    module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool
+    module: nn.Module, arguments: Arguments, inline: frozenset[str], strict: bool, training: bool
 ) -> tuple[fx.Graph, dict[str, Tensor], bool]:
     """Trace one mode; also return the constants made, and whether the forward asked for the mode."""
     for _ in range(_TRIES):
-        graph, made, asked, drawn = _traced_once(module, arguments, inline, training)
+        graph, made, asked, drawn = _traced_once(module, arguments, inline, strict, training)
         if drawn.torch or (drawn.python and alone()):
             break
         if not drawn.python:
@@ -141,12 +153,17 @@ def _trace(
 
 
 def _traced_once(
-    module: nn.Module, arguments: Arguments, inline: frozenset[str], training: bool
+    module: nn.Module, arguments: Arguments, inline: frozenset[str], strict: bool, training: bool
 ) -> tuple[fx.Graph, dict[str, Tensor], bool, Drawn]:
     state = State(module)
     try:
-        with in_mode(module, training) as asked, random_kept() as drawn, kept_calls():
-            graph = IslandTracer(arguments, inline).trace(module)
+        with (
+            in_mode(module, training) as asked,
+            random_kept() as drawn,
+            kept_calls(),
+            (refusing_losses if strict else _not_refusing)() as passed,
+        ):
+            graph = IslandTracer(arguments, inline, passed).trace(module)
         changed = state.changes()
         made = {k: module.__dict__[k] for k in changed if k.startswith("_tensor_constant")}
         kept = [k for k in changed if k not in made]
@@ -156,18 +173,18 @@ def _traced_once(
     except CaptureError:
         raise
     except Exception as error:
-        raise _refused(module, f"{type(error).__name__}: {_first(error)}") from error
+        raise _refused(module, first_line(error)) from error
     finally:
         state.restore()
 
 
+@contextmanager
+def _not_refusing() -> Iterator[list[Any]]:
+    yield []
+
+
 def _refused(module: nn.Module, why: str) -> CaptureError:
     return CaptureError(f"torch.fx cannot trace {type(module).__name__}.forward", why=why)
-
-
-def _first(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else "no message"
 
 
 def share_constants(traced: Graph, shared: dict[str, Tensor]) -> None:
@@ -264,17 +281,8 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
     install_methods(module, {"forward": forward})
 
 
-def install_methods(module: nn.Module, methods: Mapping[str, Any]) -> None:
-    """Give `module` other methods or properties, as a subclass of its class made for it alone."""
-    base = type(module)
-    namespace: dict[str, Any] = {**methods, "__module__": base.__module__, "__qualname__": base.__qualname__}
-    module.__class__ = type(base.__name__, (base,), {**namespace, "_actswap_base": base})
-
-
 def uninstall(module: nn.Module) -> None:
-    """Undo `install`."""
-    base = getattr(type(module), "_actswap_base", None)
-    if base is not None:
-        module.__class__ = base
+    """Undo `install` and `install_methods`."""
+    if uninstall_methods(module):
         for name in [n for n in module._buffers if n.startswith(_CONSTANT)]:
             delattr(module, name)

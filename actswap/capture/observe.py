@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from types import FrameType, GeneratorType
+from types import GeneratorType
 from typing import Any
 
 import torch
@@ -27,9 +27,9 @@ from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import canonical
 from actswap.capture.evaluating import evaluating
 from actswap.capture.own_thread import patched
-from actswap.capture.rewrite import Spot, spot_of
+from actswap.capture.spots import Spot, Spots
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
-from actswap.errors import CaptureError
+from actswap.errors import CaptureError, first_line
 
 _LARGEST_CONSTANT = 65536  # PReLU slopes and scales, not weight matrices
 _FACTORIES = frozenset(("tensor", "as_tensor", "scalar_tensor", "full", "ones", "zeros", "new_tensor", "new_full"))
@@ -105,8 +105,8 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, spots: bool) -> None:
         super().__init__()
         self.tape = Tape()
-        self.frames: list[FrameType] | None = [] if spots else None
         self.numbers = _Numbers(self.tape)
+        self.spots = Spots(self.numbers.of) if spots else None
         self.names: dict[int, str] = {id(m): n for n, m in model.named_modules(remove_duplicate=True)}
         self.stack: list[int] = []
         self.opaque = self.running = 0
@@ -158,16 +158,20 @@ class _Recorder(TorchFunctionMode):
                     self.stack[-1],
                     _user_line(),
                     form,
-                    spot=self.spot(self.tape.calls[self.stack[-1]].module),
+                    spot=self.spot(self.stack[-1]),
                 )
             )
         elif norm.name == "setitem" and isinstance(args[0], Tensor):
             self.numbers.of(args[0], fresh=True)
         return out
 
-    def spot(self, owner: nn.Module) -> Spot | None:
-        """Where the user's code is, inside a method of the owner; only looked for when asked to."""
-        return None if self.frames is None else spot_of(sys._getframe(2), owner, self.frames)
+    def spot(self, call: int) -> Spot | None:
+        """Where the user's code is, inside a method of the innermost registered module that runs."""
+        if self.spots is None:
+            return None
+        while self.tape.calls[call].name is None:
+            call = self.tape.calls[call].parent
+        return self.spots.spot(sys._getframe(2), self.tape.calls[call].module)
 
     def call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         if self.opaque:
@@ -178,7 +182,7 @@ class _Recorder(TorchFunctionMode):
         record = Call(index, module, parent, self.names.get(id(module)), args=shown[0], kwargs=shown[1])
         record.line = _user_line(3)
         if parent >= 0:
-            record.spot = self.spot(self.tape.calls[parent].module)
+            record.spot = self.spot(parent)
         record.inputs = tuple(r.id for r in tree_leaves(shown, is_leaf=_is_ref) if isinstance(r, Ref))
         self.tape.calls.append(record)
         self.stack.append(index)
@@ -236,8 +240,7 @@ def observe(
 ) -> Tape:
     """Run `model(*args, **kwargs)` once in eval mode, without gradients, and return its tape.
 
-    With `spots` the place of every call in the source is written down too; that keeps what the model computes alive
-    until the run ends.
+    With `spots` the place of every call in the source is written down too.
 
     Raises:
         CaptureError: the model does not run on these inputs.
@@ -256,7 +259,7 @@ def observe(
             raise CaptureError(
                 f"{type(model).__name__} does not run on the example inputs",
                 where=_where(error),
-                why=f"inputs of shape {', '.join(map(str, shapes))}: {type(error).__name__}: {error}",
+                why=f"inputs of shape {', '.join(map(str, shapes))}: {first_line(error)}",
                 fix="pass inputs that the model accepts: scan(model, torch.randn(1, 3, 224, 224)) or "
                 "--input 1,3,224,224",
             ) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from actswap.capture.rewrite import Spot
+from actswap.capture.spots import Spot
 
 
 class Ref(NamedTuple):

@@ -1,15 +1,17 @@
 """Isolate the chosen calls and settle what that disturbs.
 
-A call in its own module runs out of place. Where the network relied on the overwritten input, the outputs change; then:
-1. a swapped in-place call is reached by an island instead, in which every later reader of the input is redirected;
-2. what still disturbs the network is left as it was, with that as its reason.
+A call in its own module runs out of place. If the network relied on the overwritten input, the outputs change; then:
+1. a swapped in-place call is reached through the owner's source: the variable that was its input holds the result;
+2. a call reached through the source is reached by an island instead, in which every later reader of the input is
+   redirected, if a trace loses nothing of the owner's forward;
+3. what still disturbs the network is left as it was, with that as its reason.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,15 +21,128 @@ from actswap.checks.parity import compare
 from actswap.checks.signal import Signal
 from actswap.conversion.passes.isolate import Originals, isolate, path_of
 from actswap.conversion.passes.revert import undo
-from actswap.conversion.survey import Survey, island_of
-from actswap.errors import CaptureError
+from actswap.conversion.survey import Survey, island_of, rewrite_of
+from actswap.errors import CaptureError, first_line
 from actswap.plan import Choice, Island, Plan, keys_of
 from actswap.sites import Site, Start
 
-_NOISE = 4  # times what two runs of the unchanged model differ by is no disturbance
-_MOST = 0.05  # in half precision, and of a faint signal: more than that is no rounding
+_NOISE_FACTOR = 4  # ignore deviations below 4x the run-to-run noise
+_LARGEST_ROUNDING = 0.05  # a larger deviation is no rounding, whatever the precision and however faint the signal
 _REASSOCIATED = 250  # times a few roundings of the output
+_ROUNDS = 8  # a site takes at most three: swap, source, island
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
+
+
+@dataclass
+class _Isolation:
+    """The model that is isolated, and how each owner is reached so far.
+
+    Attributes:
+        model: changed in place.
+        found: its survey.
+        target, options: of the plan.
+        keys: digest of the model's parameters before anything was changed.
+        expected: outputs of the model on the example inputs.
+        signals: how these outputs vary.
+        probe: runs the isolated model on the example inputs.
+        islands, traces: by owner.
+        failure: how the model last failed to run, "" if it did run.
+    """
+
+    model: nn.Module
+    found: Survey
+    target: str
+    options: Mapping[str, Any]
+    keys: str
+    expected: list[Tensor]
+    signals: Sequence[Signal]
+    probe: Callable[[Plan], list[Tensor]]
+    islands: dict[str, Island]
+    traces: dict[str, Sequence[Traced]]
+    failure: str = ""
+
+    def plan(self, sites: Sequence[Site], left: Sequence[tuple[Site, str]] = ()) -> Plan:
+        """The plan that isolates these sites."""
+        names = {s.name for s in sites}
+        choices = []
+        for site in sites:
+            shared = any(
+                s.owner == site.owner and s.child and s.child == site.child and s.name not in names
+                for s in self.found.sites
+            )
+            path = path_of(self.model, site.name, site.owner, site.child, site.how, shared)
+            choices.append(Choice(site, self.target, Start("none"), path, self.options))
+        owners = {s.owner for s in sites if s.how == "island"}
+        needed = tuple(island for owner, island in self.islands.items() if owner in owners)
+        return Plan(self.target, tuple(choices), tuple(left), needed, type(self.model).__name__, self.keys)
+
+    def error(self, plan: Plan) -> float:
+        """Relative output error of the model as it stands; infinite if it does not run."""
+        try:
+            self.failure = ""
+            return compare(self.expected, self.probe(plan), self.signals).rel
+        except Exception as error:  # the user's code may fail in any way once its activations are modules
+            self.failure = first_line(error)
+            return math.inf
+
+    def fine(self, sites: Sequence[Site], limit: float) -> bool:
+        """True if these sites together can be isolated."""
+        plan = self.plan(sites)
+        originals = isolate(self.model, plan, self.traces)
+        good = self.error(plan) <= limit
+        undo(self.model, plan, originals)
+        return good
+
+    def disturbing(self, sites: Sequence[Site], limit: float) -> list[Site]:
+        """Bisect for the sites that cannot be isolated without changing the outputs.
+
+        If only several together do, one after the other is isolated too, and those with which it goes wrong are taken.
+        """
+
+        def search(some: Sequence[Site]) -> list[Site]:
+            if self.fine(some, limit):
+                return []
+            if len(some) == 1:
+                return list(some)
+            half = len(some) // 2
+            return search(some[:half]) + search(some[half:]) or together(some)
+
+        def together(some: Sequence[Site]) -> list[Site]:
+            kept: list[Site] = []
+            bad: list[Site] = []
+            for site in some:
+                (kept if self.fine([*kept, site], limit) else bad).append(site)
+            return bad
+
+        return search(list(sites))
+
+    def promote(self, site: Site) -> bool:
+        """Find the next way to a site that disturbs the network, for all sites of its owner."""
+        located = self.found.located[site.owner]
+        standing = self.islands.get(site.owner)
+        if site.how == "swap":
+            if not site.inplace:
+                return False
+            if standing is not None:
+                rewrites = standing.rewrites
+                if not rewrites or any(site.ordinal in r.ordinals for r in rewrites):
+                    return True
+            else:
+                try:
+                    island, missed = rewrite_of(self.model, located)
+                except CaptureError:
+                    pass
+                else:
+                    if site.ordinal not in missed:
+                        self.islands[site.owner] = island
+                        return True
+        elif standing is None or not standing.rewrites:
+            return False
+        try:
+            self.islands[site.owner], self.traces[site.owner] = island_of(self.model, located, self.found.tape)
+        except CaptureError:
+            return False
+        return True
 
 
 def settle(
@@ -56,31 +171,36 @@ def settle(
 
     Returns:
         The plan, still without starts, and the modules that stood at its paths.
+
+    Raises:
+        CaptureError: the calls disturb the network, and it does not show which.
     """
-    keys = keys_of(model)
     islands, traces = dict(found.islands), dict(found.traces)
+    work = _Isolation(model, found, target, options, keys_of(model), expected, signals, probe, islands, traces)
     sites, stay = list(chosen), list(left)
     limit = _rounding(signals)
-    for _ in range(4):
-        plan = _plan(model, found, sites, stay, islands, target, options, keys)
-        originals = isolate(model, plan, traces)
-        if _error(expected, signals, plan, probe) <= limit:
+    for _ in range(_ROUNDS):
+        plan = work.plan(sites, stay)
+        originals = isolate(model, plan, work.traces)
+        if work.error(plan) <= limit:
             return plan, originals
         undo(model, plan, originals)
         # A detector amplifies the rounding by which a plain run differs from the observed one.
-        own = _error(expected, signals, _plan(model, found, (), (), {}, "", {}, keys), probe)
-        if limit < own * _NOISE < math.inf:
-            limit = own * _NOISE
+        own = work.error(work.plan(()))
+        if limit < own * _NOISE_FACTOR < math.inf:
+            limit = own * _NOISE_FACTOR
             continue
-        bad = _disturbing(model, found, sites, islands, traces, keys, expected, signals, probe, limit)
+        bad = work.disturbing(sites, limit)
         for site in bad:
-            promoted = _promote(model, found, site, islands, traces) if site.how == "swap" and site.inplace else None
-            if promoted is None:
-                sites = [s for s in sites if s.name != site.name]
-                stay.append((replace(site, how="left"), _DISTURBS))
-            else:
-                islands[site.owner], traces[site.owner] = promoted
+            if work.promote(site):
                 sites = [replace(s, how="island") if s.name == site.name else s for s in sites]
+            else:
+                work.fine([site], limit)
+                reason = (
+                    f"as a module of its own it makes the forward fail: {work.failure}" if work.failure else _DISTURBS
+                )
+                sites = [s for s in sites if s.name != site.name]
+                stay.append((replace(site, how="left"), reason))
         if not bad:
             break
     raise CaptureError(
@@ -89,95 +209,6 @@ def settle(
     )
 
 
-def _plan(
-    model: nn.Module,
-    found: Survey,
-    sites: Sequence[Site],
-    left: Sequence[tuple[Site, str]],
-    islands: Mapping[str, Island],
-    target: str,
-    options: Mapping[str, Any],
-    keys: str,
-) -> Plan:
-    names = {s.name for s in sites}
-    choices = []
-    for site in sites:
-        shared = any(
-            s.owner == site.owner and s.child and s.child == site.child and s.name not in names for s in found.sites
-        )
-        path = path_of(model, site.name, site.owner, site.child, site.how, shared)
-        choices.append(Choice(site, target, Start("none"), path, options))
-    owners = {s.owner for s in sites if s.how == "island"}
-    needed = tuple(island for owner, island in islands.items() if owner in owners)
-    return Plan(target, tuple(choices), tuple(left), needed, type(model).__name__, keys)
-
-
-def _disturbing(
-    model: nn.Module,
-    found: Survey,
-    sites: Sequence[Site],
-    islands: Mapping[str, Island],
-    traces: Mapping[str, Sequence[Traced]],
-    keys: str,
-    expected: list[Tensor],
-    signals: Sequence[Signal],
-    probe: Callable[[Plan], list[Tensor]],
-    limit: float,
-) -> list[Site]:
-    """Bisect for the sites that cannot be isolated without changing the outputs.
-
-    Where only several together do, one after the other is isolated too, and those with which it goes wrong are taken.
-    """
-
-    def fine(some: Sequence[Site]) -> bool:
-        plan = _plan(model, found, some, (), islands, "", {}, keys)
-        originals = isolate(model, plan, traces)
-        good = _error(expected, signals, plan, probe) <= limit
-        undo(model, plan, originals)
-        return good
-
-    def search(some: Sequence[Site]) -> list[Site]:
-        if fine(some):
-            return []
-        if len(some) == 1:
-            return list(some)
-        half = len(some) // 2
-        return search(some[:half]) + search(some[half:]) or together(some)
-
-    def together(some: Sequence[Site]) -> list[Site]:
-        kept: list[Site] = []
-        bad: list[Site] = []
-        for site in some:
-            (kept if fine([*kept, site]) else bad).append(site)
-        return bad
-
-    return search(list(sites))
-
-
-def _promote(
-    model: nn.Module,
-    found: Survey,
-    site: Site,
-    islands: Mapping[str, Island],
-    traces: Mapping[str, Sequence[Traced]],
-) -> tuple[Island, Sequence[Traced]] | None:
-    if site.owner in islands:
-        return islands[site.owner], traces.get(site.owner, ())
-    try:
-        return island_of(model, found.located[site.owner], found.tape)
-    except CaptureError:
-        return None
-
-
-def _error(
-    expected: list[Tensor], signals: Sequence[Signal], plan: Plan, probe: Callable[[Plan], list[Tensor]]
-) -> float:
-    try:
-        return compare(expected, probe(plan), signals).rel
-    except Exception:  # the user's code may fail in any way once its activations are modules
-        return math.inf
-
-
 def _rounding(signals: Sequence[Signal]) -> float:
     """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
-    return min(_REASSOCIATED * max((s.rounding for s in signals), default=0.0), _MOST)
+    return min(_REASSOCIATED * max((s.rounding for s in signals), default=0.0), _LARGEST_ROUNDING)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from actswap.capture.arguments import Arguments, Marker, Signature
 from actswap.capture.evaluating import one_at_a_time
@@ -75,31 +75,21 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
-    tape = observe(model, args, kwargs)
+    tape = observe(model, args, kwargs, spots=True)
     sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
     traces: dict[str, Sequence[Traced]] = {}
-    failed: dict[str, CaptureError] = {}
     unreached: dict[tuple[str, int], str] = {}
     located = {found.owner: found for found in locate(model, tape)}
-    for found in located.values():
+    for owner, found in located.items():
         here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
-        if any(s.how == "island" for _, s in here):
-            try:
-                islands[found.owner], traces[found.owner] = island_of(model, found, tape)
-            except CaptureError as error:
-                failed[found.owner] = error
+        needed = [s.ordinal for _, s in here if s.how == "island"]
+        if needed:
+            way = reach(model, found, tape, needed)
+            unreached.update({(owner, ordinal): reason for ordinal, reason in way.missed.items()})
+            if way.island is not None:
+                islands[owner], traces[owner] = way.island, way.traces
         sites += here
-    if failed:
-        places = {f.owner: f for f in locate(model, observe(model, args, kwargs, spots=True))}
-        for owner, first in failed.items():
-            try:
-                islands[owner], missed = rewrite_of(model, places[owner])
-            except CaptureError as error:
-                missed = dict.fromkeys(range(len(places[owner].spots)), error.what)
-            for ordinal, second in missed.items():
-                reason = f"{first.what}: {first.why}; nor can its source be rewritten: {second}"
-                unreached[owner, ordinal] = reason
     sites += recurrent_sites(tape) + scripted_sites(tape)
     ordered = [site for _, site in sorted(sites, key=lambda entry: entry[0])]
     settled = [
@@ -111,6 +101,41 @@ def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return Survey(tuple(settled), islands, traces, tape, located)
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the calls of one owner are reached: the island, its traces, and the calls that it does not reach."""
+
+    island: Island | None
+    traces: Sequence[Traced]
+    missed: Mapping[int, str]
+
+
+def reach(model: nn.Module, found: Located, tape: Tape, needed: Sequence[int]) -> Way:
+    """Find the way to the calls of an owner that no swap reaches.
+
+    Its source is rewritten if that reaches all of them. Else its forward is traced, if a trace loses nothing of it.
+    Else the source is rewritten as far as that reaches.
+
+    Args:
+        model: the model.
+        found: what the tape says about the owner.
+        tape: the observed run.
+        needed: ordinals of the calls.
+    """
+    try:
+        rewrite, missed = rewrite_of(model, found)
+    except CaptureError as error:
+        rewrite, missed = None, dict.fromkeys(needed, error.what)
+    missed = {ordinal: reason for ordinal, reason in missed.items() if ordinal in needed}
+    if rewrite is not None and not missed:
+        return Way(rewrite, (), {})
+    try:
+        return Way(*island_of(model, found, tape), {})
+    except CaptureError as error:
+        second = f"nor can its forward be traced: {error.why or error.what}"
+        return Way(rewrite, (), {ordinal: f"{reason}; {second}" for ordinal, reason in missed.items()})
+
+
 def rewrite_of(model: nn.Module, found: Located) -> tuple[Island, dict[int, str]]:
     """Describe an owner whose source is rewritten, and the calls that this does not reach, with the reason.
 
@@ -118,8 +143,10 @@ def rewrite_of(model: nn.Module, found: Located) -> tuple[Island, dict[int, str]
         CaptureError: it reaches none.
     """
     owner = model.get_submodule(found.owner)
+    if isinstance(owner, fx.GraphModule):
+        raise CaptureError("its forward is made from a graph")
+    rewrites, missed = plan_rewrites(owner, found.spots, found.busy)
     children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
-    rewrites, missed = plan_rewrites(owner, found.spots)
     island = Island(found.owner, (), tuple(s.kind for s in found.sources), children, (), rewrites)
     check_island(model, island)
     return island, missed
@@ -135,6 +162,9 @@ def island_of(model: nn.Module, found: Located, tape: Tape) -> tuple[Island, lis
     signature = Signature.of(owner)
     children = tuple(s.child if s is not None and s.form == "module" else "" for s in found.sites)
     failure: CaptureError | None = None
+    if isinstance(owner, fx.GraphModule):
+        island = Island(found.owner, (), tuple(s.kind for s in found.sources), children, found.inline)
+        return island, check_island(model, island)
     for free_numbers in (True, False):
         calls: list[Arguments] = []
         for run in found.runs:

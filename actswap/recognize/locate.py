@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from types import CodeType
 
 from torch import nn
 
-from actswap.capture.formula_source import formula_spot
-from actswap.capture.rewrite import Spot
+from actswap.capture.formula_source import CalledFunctions, passed_on, spot_of_call, spot_of_ops
+from actswap.capture.spots import Place, Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
@@ -50,7 +51,8 @@ class Located:
         when: for each position, the operation on the tape that first made the call.
         runs: numbers of the owner's calls on the tape.
         inline: children of the owner in which a part of one of its formulas happens.
-        spots: where each call stands in the source, where the tape says so.
+        spots: for each position, where its runs stand in the source, or why that is not known.
+        busy: places in the source that also make calls which are no activation.
     """
 
     owner: str
@@ -59,7 +61,8 @@ class Located:
     when: tuple[int, ...]
     runs: tuple[int, ...]
     inline: tuple[str, ...] = ()
-    spots: tuple[Spot | None, ...] = ()
+    spots: tuple[tuple[Spot | str, ...], ...] = ()
+    busy: frozenset[tuple[CodeType, Place]] = frozenset()
 
 
 def locate(model: nn.Module, tape: Tape) -> list[Located]:
@@ -93,6 +96,7 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         taken[base] += 1
         site = replace(site, name=f"{base}@{count}" if count else base)
         located.setdefault(place.owner, []).append((place, site))
+    functions, events = CalledFunctions(tape.ops), _events(tape)
     runs = defaultdict(list)
     for call in tape.calls:
         if call.name is not None:
@@ -104,17 +108,56 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         inline = tuple(dict.fromkeys(c for place, _ in entries for c in _parts(place, names[owner], tape)))
         sources = tuple(p.matches[0].source for p, _ in entries)
         when = tuple(p.matches[0].root.index for p, _ in entries)
-        spots = tuple(_spot(p) for p, _ in entries)
-        found.append(Located(owner, _settle(sites), sources, when, tuple(runs[owner]), inline, spots))
+        spots = tuple(_spots(p, functions) for p, _ in entries)
+        busy = _busy([p for p, _ in entries], runs[owner], events, tape)
+        found.append(Located(owner, _settle(sites), sources, when, tuple(runs[owner]), inline, spots, busy))
     return found
 
 
-def _spot(place: _Place) -> Spot | None:
-    called, match = place.called[0], place.matches[0]
-    if called is not None:
-        return called.spot
-    spelled = formula_spot(match.root, match.ops, match.x)
-    return match.root.spot if spelled is None and not match.is_formula else spelled
+def _spots(place: _Place, functions: CalledFunctions) -> tuple[Spot | str, ...]:
+    """Where the runs of a call stand in the source."""
+    found: list[Spot | str] = []
+    for match, called in zip(place.matches, place.called, strict=True):
+        if called is not None:
+            found.append(spot_of_call(called.spot, match.root.inplace))
+        else:
+            found.append(spot_of_ops(match.root, match.ops, match.x, functions))
+    return tuple(found)
+
+
+def _events(tape: Tape) -> dict[int, list[tuple[Spot, int | None, int | None]]]:
+    """By call: the spots of the operations and of the module calls made in it, with the number of either."""
+    found: dict[int, list[tuple[Spot, int | None, int | None]]] = defaultdict(list)
+
+    def registered(call: int) -> int:
+        while tape.calls[call].name is None:
+            call = tape.calls[call].parent
+        return call
+
+    for op in tape.ops:
+        if op.spot is not None:
+            found[registered(op.call)].append((op.spot, op.index, None))
+    for call in tape.calls:
+        if call.spot is not None:
+            found[registered(call.parent)].append((call.spot, None, call.index))
+    return found
+
+
+def _busy(
+    places: list[_Place], runs: list[int], events: dict[int, list[tuple[Spot, int | None, int | None]]], tape: Tape
+) -> frozenset[tuple[CodeType, Place]]:
+    """Places at which an owner also makes calls that are no activation."""
+    ops = {op.index for p in places for m, c in zip(p.matches, p.called, strict=True) if c is None for op in m.ops}
+    calls = {c.index for p in places for c in p.called if c is not None}
+
+    def activation(op: int | None, call: int | None) -> bool:
+        if call is None:
+            return op in ops
+        inside = {o.index for o in tape.ops[slice(*tape.calls[call].ops)]}
+        return call in calls or (bool(inside) and inside <= ops)
+
+    found = (e for run in runs for e in events.get(run, ()) if not activation(*e[1:]))
+    return frozenset((s.code, s.place) for s in (passed_on(spot) for spot, _, _ in found))
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:

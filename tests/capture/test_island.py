@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from island_modules import ROUNDING, Base, Patches, Sizes, X, build, converted
 from torch import Tensor, nn
 
@@ -20,22 +19,22 @@ from actswap.errors import CaptureError
 
 class NoneDefault(Base):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        y = F.silu(self.a(x))
+        y = self.again(self.a(x))
         if mask is not None:
             y = y * mask
-        return self.b(F.silu(y))
+        return self.b(self.again(y))
 
 
 class KeywordOnly(Base):
     def forward(self, x: Tensor, *, scale: float = 1.0, bias: Tensor | None = None) -> Tensor:
-        y = F.silu(self.a(x)) * scale
-        return self.b(F.silu(y if bias is None else y + bias))
+        y = self.again(self.a(x)) * scale
+        return self.b(self.again(y if bias is None else y + bias))
 
 
 class Keywords(Base):
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        y = F.silu(self.a(x))
-        return self.b(F.silu(y + kwargs["shift"] if "shift" in kwargs else y))
+        y = self.again(self.a(x))
+        return self.b(self.again(y + kwargs["shift"] if "shift" in kwargs else y))
 
 
 class Stars(Base):
@@ -43,22 +42,22 @@ class Stars(Base):
         y = inputs[0]
         for other in inputs[1:]:
             y = y + other
-        return self.b(F.silu(F.silu(self.a(y))))
+        return self.b(self.again(self.again(self.a(y))))
 
 
 class Lists(Base):
     def forward(self, xs: list[Tensor], named: dict[str, Tensor]) -> dict[str, Any]:
-        ys = [F.silu(self.a(x)) for x in xs]
-        return {"sum": F.silu(sum(ys) + self.b(named["extra"])), "all": tuple(ys)}
+        ys = [self.again(self.a(x)) for x in xs]
+        return {"sum": self.again(sum(ys) + self.b(named["extra"])), "all": tuple(ys)}
 
 
 class Flags(Base):
     def forward(self, x: Tensor, mode: str, twice: bool, size: tuple[int, int]) -> Tensor:
-        y = F.silu(self.a(x))
+        y = self.again(self.a(x))
         if mode == "add":
             y = y + 1
         if twice:
-            y = F.silu(y)
+            y = self.again(y)
         return self.b(y.reshape(-1, *size))
 
 
@@ -74,7 +73,7 @@ def decorated(forward: Callable[..., Any]) -> Callable[..., Any]:
 class Decorated(Base):
     @decorated
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
-        return self.b(F.silu(F.silu(self.a(x)) + shift))
+        return self.b(self.again(self.again(self.a(x)) + shift))
 
 
 CALLS: list[tuple[type[nn.Module], tuple[Any, ...], dict[str, Any]]] = [

@@ -76,7 +76,10 @@ def test_unregistered_modules_are_sites_of_their_caller() -> None:
 
 
 def test_a_module_kept_in_a_plain_list_attribute() -> None:
-    model = module_of(lambda self, x: self.b(self.acts[0](self.a(x))))
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return self.b(self.acts[0](self.a(x)))
+
+    model = module_of(forward)
     model.acts = [nn.SiLU()]
     assert names(model, ROWS) == ["silu"]
     check(model, ROWS, tolerance=EXACT)

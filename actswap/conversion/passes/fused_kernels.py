@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from actswap.capture.island import install_methods
+from actswap.capture.methods import install_methods
 from actswap.plan import Plan
 
 _KERNELS: Mapping[type[nn.Module], tuple[str, object]] = {

@@ -5,22 +5,26 @@ choice stands a `SourceModule` that is called once per run of its owner, out of 
 
 Cases:
 1. The owner calls a child once: the child is swapped.
-2. The owner calls a child several times, a function, a method or a formula: the owner becomes an island, its traced
-   forward calls one new child per site.
-3. Where torch.fx cannot follow the owner's forward, its source is rewritten at the place of the call instead.
-4. A function kept in an attribute under the new child's name: the child stands at `name@0`.
+2. The owner calls a child several times, a function, a method or a formula: its source is rewritten at the place of the
+   call, which goes to a new child.
+3. No single expression makes the call, and the forward does nothing that a trace would lose: the owner becomes an
+   island, its traced forward calls one new child per site.
+4. The owner is a GraphModule: its graphs are edited.
+5. A function kept in an attribute under the new child's name: the child stands at `name@0`.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from actswap.activations.plain import SourceModule
 from actswap.capture.arguments import Arguments
+from actswap.capture.graph_module import exchange_graphs
 from actswap.capture.island import (
     Graph,
     Traced,
@@ -28,11 +32,10 @@ from actswap.capture.island import (
     compile_graph,
     graph_ops,
     install,
-    install_methods,
     share_constants,
     trace,
 )
-from actswap.capture.rewrite import rewritten
+from actswap.capture.rewrite import install_rewritten, rewritten
 from actswap.conversion.passes.fused_kernels import bypass_kernels
 from actswap.conversion.passes.revert import undo
 from actswap.conversion.passes.surgery import module_at, set_module, take_hooks
@@ -108,6 +111,11 @@ def check_island(model: nn.Module, island: Island) -> list[Traced]:
     owner = model.get_submodule(island.owner)
     if island.rewrites:
         rewritten(owner, island.rewrites, {o: "x" for r in island.rewrites for o in r.ordinals})
+    if isinstance(owner, fx.GraphModule):
+        for graph in vars(owner).values():
+            if isinstance(graph, fx.Graph):
+                _matches(Graph(graph, {}), owner, island)
+        return []
     found = [trace(owner, arguments, frozenset(island.inline)) for arguments in island.calls]
     for traced in found:
         for graph in (traced.evaluate, traced.train):
@@ -119,7 +127,7 @@ def check_island(model: nn.Module, island: Island) -> list[Traced]:
 def isolate_island(
     model: nn.Module, island: Island, choices: Sequence[Choice], traced: Sequence[Traced] | None = None
 ) -> None:
-    """Cases 2 and 3: trace the owner, put SourceModules at the chosen calls, and give it the traced forward.
+    """Cases 2 to 4: put SourceModules at the chosen calls, and let the owner's forward call them.
 
     Args:
         model: changed in place.
@@ -133,24 +141,51 @@ def isolate_island(
     """
     owner = model.get_submodule(island.owner)
     chosen = {c.site.ordinal: c for c in choices}
+    if isinstance(owner, fx.GraphModule):
+        _isolate_graphs(owner, island, chosen)
+        return
     if traced is None:
-        traced = [trace(owner, arguments, frozenset(island.inline)) for arguments in island.calls]
+        traced = [trace(owner, arguments, frozenset(island.inline), strict=False) for arguments in island.calls]
     constants: dict[str, Tensor] = {}
     variants = [
         _variant(owner, island, arguments, modes, chosen, constants)
         for arguments, modes in zip(island.calls, traced, strict=True)
     ]
-    below = f"{island.owner}." if island.owner else ""
-    methods = rewritten(owner, island.rewrites, {o: c.path.removeprefix(below) for o, c in chosen.items()})
+    methods = rewritten(owner, island.rewrites, {o: _local(c.path, island) for o, c in chosen.items()})
+    _put(owner, island, choices)
+    if variants:
+        install(owner, variants, constants, island.owner)
+    else:
+        install_rewritten(owner, methods)
+
+
+def _put(owner: nn.Module, island: Island, choices: Iterable[Choice]) -> None:
+    """Put a SourceModule at the path of every choice."""
     for choice in choices:
         module = SourceModule(choice.site.source, choice.site.channel_dim)
         if choice.site.child:
             take_hooks(module, owner.get_submodule(choice.site.child))
-        set_module(model, choice.path, module)
-    if variants:
-        install(owner, variants, constants, island.owner)
-    else:
-        install_methods(owner, methods)
+        set_module(owner, _local(choice.path, island), module)
+
+
+def _local(path: str, island: Island) -> str:
+    """A path of the model, below the owner."""
+    return path.removeprefix(f"{island.owner}.") if island.owner else path
+
+
+def _isolate_graphs(owner: fx.GraphModule, island: Island, chosen: Mapping[int, Choice]) -> None:
+    """Case 4: edit the graphs of a GraphModule; the new children must stand before they are compiled."""
+
+    def edited(graph: fx.Graph) -> fx.Graph:
+        copied = Graph(copy.deepcopy(graph), {})
+        _redirect(copied, owner, island, chosen)
+        copied.graph.lint()
+        return copied.graph
+
+    for graph in {id(g): g for g in vars(owner).values() if isinstance(g, fx.Graph)}.values():
+        _matches(Graph(graph, {}), owner, island)
+    _put(owner, island, chosen.values())
+    exchange_graphs(owner, edited)
 
 
 def _variant(
@@ -208,9 +243,8 @@ def _redirect(traced: Graph, owner: nn.Module, island: Island, chosen: Mapping[i
     for ordinal, choice in chosen.items():
         _, match, node = matches[ordinal]
         x = nodes[match.x] if match is not None else node.args[0] if node.args else next(iter(node.kwargs.values()))
-        path = choice.path.removeprefix(f"{island.owner}.") if island.owner else choice.path
         with graph.inserting_before(node):
-            standing[ordinal] = graph.call_module(path, (x,))
+            standing[ordinal] = graph.call_module(_local(choice.path, island), (x,))
         order[standing[ordinal]] = order[node]
     gone: set[fx.Node] = set()
     for ordinal, choice in chosen.items():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import fx, nn
 
 from actswap.capture.duplicate import duplicate
+from actswap.capture.graph_module import restore_graphs
 from actswap.capture.island import uninstall
 from actswap.conversion.passes.fused_kernels import fused
 from actswap.conversion.passes.surgery import set_module
@@ -50,7 +51,10 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
 def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]) -> None:
     """Take back one plan: the forwards of its islands, and the modules that stood at its paths."""
     for island in plan.islands:
-        uninstall(model.get_submodule(island.owner))
+        owner = model.get_submodule(island.owner)
+        if isinstance(owner, fx.GraphModule):
+            restore_graphs(owner)
+        uninstall(owner)
     for module, _, _ in fused(model, plan):
         uninstall(module)
     _restore(model, originals)
