@@ -109,7 +109,7 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         sources = tuple(p.matches[0].source for p, _ in entries)
         when = tuple(p.matches[0].root.index for p, _ in entries)
         spots = tuple(_spots(p, functions) for p, _ in entries)
-        busy = _busy([p for p, _ in entries], runs[owner], events, tape)
+        busy = _busy([p for p, _ in entries], spots, runs[owner], events, tape)
         found.append(Located(owner, _settle(sites), sources, when, tuple(runs[owner]), inline, spots, busy))
     return found
 
@@ -144,11 +144,21 @@ def _events(tape: Tape) -> dict[int, list[tuple[Spot, int | None, int | None]]]:
 
 
 def _busy(
-    places: list[_Place], runs: list[int], events: dict[int, list[tuple[Spot, int | None, int | None]]], tape: Tape
+    places: list[_Place],
+    spots: tuple[tuple[Spot | str, ...], ...],
+    runs: list[int],
+    events: dict[int, list[tuple[Spot, int | None, int | None]]],
+    tape: Tape,
 ) -> frozenset[tuple[CodeType, Place]]:
-    """Places at which an owner also makes calls that are no activation."""
-    ops = {op.index for p in places for m, c in zip(p.matches, p.called, strict=True) if c is None for op in m.ops}
-    calls = {c.index for p in places for c in p.called if c is not None}
+    """Places at which an owner also makes calls that are no activation, or none whose spot is known."""
+    ops: set[int] = set()
+    calls: set[int] = set()
+    for place, found in zip(places, spots, strict=True):
+        for match, called, spot in zip(place.matches, place.called, found, strict=True):
+            if called is not None:
+                calls |= {called.index} if isinstance(spot, Spot) else set()
+            elif isinstance(spot, Spot):
+                ops |= {op.index for op in match.ops}
 
     def activation(op: int | None, call: int | None) -> bool:
         if call is None:
@@ -156,8 +166,8 @@ def _busy(
         inside = {o.index for o in tape.ops[slice(*tape.calls[call].ops)]}
         return call in calls or (bool(inside) and inside <= ops)
 
-    found = (e for run in runs for e in events.get(run, ()) if not activation(*e[1:]))
-    return frozenset((s.code, s.place) for s in (passed_on(spot) for spot, _, _ in found))
+    busy = (e for run in runs for e in events.get(run, ()) if not activation(*e[1:]))
+    return frozenset((s.code, s.place) for s in (passed_on(spot) for spot, _, _ in busy))
 
 
 def _parts(place: _Place, owner: nn.Module, tape: Tape) -> list[str]:
