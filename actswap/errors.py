@@ -8,7 +8,7 @@ class ActswapError(Exception):
 
     Args:
         what: one sentence, what could not be done.
-        where: site name, module, file or line it happened at.
+        where: the site, module, file or line.
         why: the cause.
         fix: the corrected call or command.
     """

@@ -26,7 +26,7 @@ CASE = realmodels.REAL["squeezenet"]
 
 
 def actswap(folder: Path, *arguments: str) -> None:
-    """Run one command in the folder, as a user would, and stop where it fails."""
+    """Run one command in the folder, as a user would, and stop if it fails."""
     print(f"\n$ actswap {' '.join(arguments)}", flush=True)
     command = [sys.executable, "-m", "actswap.cli", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

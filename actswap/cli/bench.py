@@ -42,7 +42,7 @@ def command(
 ) -> Answer:
     """Time models, bundles and ONNX files in turns on the same inputs; ratios are to the first, run by run.
 
-    One thread is timed by its CPU time, which other programs disturb less; more threads by the clock.
+    With one thread CPU time is measured, which other programs disturb less; with more threads, the clock.
     """
     from actswap.onnx.bench import bench
 

@@ -17,7 +17,7 @@ OPTIONAL = ("torchvision", "timm", "transformers", "triton", "lightning-fabric")
 
 @verb()
 def command() -> Answer:
-    """Check what is installed and which kernels are found; exits with 4 where something needed is missing."""
+    """Check what is installed and which kernels are found; exits with 4 if something needed is missing."""
     found = {name: _version(name) for name in ("actswap", *NEEDED, *OPTIONAL)}
     backends = _backends()
     missing = sorted(name for name in NEEDED if found[name] is None)
@@ -58,7 +58,7 @@ def _backends() -> dict[str, Any]:
 
 
 def _kernels() -> str:
-    """Say which kernels of the project are found, and what to do where they are not."""
+    """Say which kernels of the project are found, and what to do if they are not."""
     from actswap.onnx.library import find_library
     from actswap.ops.native import status
 

@@ -1,4 +1,4 @@
-"""Entry point: the verbs, loaded one by one, and the one place where errors become exit codes."""
+"""Entry point: the verbs, loaded one by one, and the only place that turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Verbs(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Name the nearest verb where an unknown one is typed."""
+        """Name the nearest verb if an unknown one is typed."""
         import difflib
 
         if args and args[0] not in VERBS and (near := difflib.get_close_matches(args[0], VERBS, 1)):
@@ -102,9 +102,9 @@ def run(args: Sequence[str]) -> int:
             traceback.print_exc()
         return _report(type(problem).__name__, str(problem), problem.exit_code, as_json, problem)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe went away: nothing is left to say
+        sys.stderr.close()  # the reader of the pipe has gone: nobody would see an error
         return 0
-    except Exception as problem:  # the last line: whatever happens, one sentence and how to see more
+    except Exception as problem:  # no bare exception reaches a user: one sentence, and how to see more
         if debug:
             traceback.print_exc()
         text = (str(problem).strip() or "no message").splitlines()[0]
@@ -146,7 +146,7 @@ def _terminated_like_interrupted() -> Any:
 
     try:
         before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # only the main thread may set signal handlers
         yield
         return
     try:

@@ -30,8 +30,8 @@ class Contender:
     Attributes:
         label: its name in the table.
         subject: a PyTorch module or an ONNX file.
-        way: for files, `auto` (prepared where possible), `native` (kernels, not prepared) or `portable` (a plain
-            ONNX Runtime).
+        way: how a file is run: `auto` (prepared if possible), `native` (with the kernels, not prepared) or `portable`
+            (a plain ONNX Runtime). Modules ignore it.
     """
 
     label: str
@@ -48,11 +48,15 @@ class Row:
         way: `torch`, or how the file was run: `prepared`, `native`, `portable`.
         threads: threads of the runtime.
         batch: samples per call.
-        clock: `cpu` (CPU time of the calling thread, where there is one thread) or `wall`.
-        median: 50th percentile; p90 and p99 the others, best the fastest call.
-        ratio: median over the rounds of this one's time over the first contender's in the same round; low and high
-            its quartiles.
-        best_ratio: fastest call over the first contender's fastest.
+        clock: `cpu` (CPU time of the calling thread, used with one thread) or `wall`.
+        median: 50th percentile of the calls.
+        p90: 90th percentile.
+        p99: 99th percentile.
+        best: the fastest call.
+        ratio: this contender's time divided by the first contender's in the same round; the median over all rounds.
+        low: lower quartile of that ratio.
+        high: upper quartile of that ratio.
+        best_ratio: the fastest call divided by the first contender's fastest.
     """
 
     label: str
@@ -93,12 +97,12 @@ def bench(
     warmup: int = 3,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Measure contenders in turn, round by round, so that a disturbance falls on all of them.
+    """Time several models and files; each round calls every one, so that a disturbance falls on all of them.
 
     Args:
-        subjects: modules, ONNX files, or `Contender`s that say more. The first is what the others are compared to.
+        subjects: modules, ONNX files, or `Contender`s with a label and a way. Ratios are to the first.
         example_inputs: a tensor, or a tuple of the positional arguments; tensors whose first axis is the batch are
-            repeated or cut to the batch size. Files can do without where only their batch is dynamic.
+            repeated or cut to the batch size. A file needs none if only its batch is dynamic.
         example_kwargs: keyword arguments of modules; their tensors are further inputs of files.
         batches: batch sizes; None is that of the example, or 1.
         threads: numbers of threads.
@@ -106,8 +110,16 @@ def bench(
         warmup: calls before that.
         progress: called with (step, steps, text).
 
+    Returns:
+        One row for each number of threads, batch size and subject.
+
     Raises:
         UsageError: there is nothing to compare, or no input can be made.
+
+    Example:
+        >>> report = bench([nn.ReLU(), nn.GELU()], torch.zeros(1, 8), rounds=3)
+        >>> [(row.label, row.threads, row.batch) for row in report.rows]
+        [('ReLU', 1, 1), ('GELU', 1, 1)]
     """
     contenders = [_contender(subject, k) for k, subject in enumerate(subjects)]
     if not contenders or rounds < 1:

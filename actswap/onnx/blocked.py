@@ -1,7 +1,7 @@
 """The blocked-layout form of an activation node: ONNX Runtime's NCHWc, channels in blocks of 8 or 16.
 
-In that layout the channel count is padded to a multiple of the block with channels of zeros; parameters are
-padded so that these stay zero (or at least finite, where one value serves all channels).
+In that layout the channel count is padded with channels of zeros to a multiple of the block. Parameters are padded so
+that those channels stay zero, or at least finite if one value serves all channels.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _POOLING = ("MetaAcon", "DyReLU")
 
 
 def takes_mean(node: NodeProto) -> bool:
-    """Whether the mean is the last input, made of another tensor than x (algebra/means.py)."""
+    """True if the last input is the mean, computed from another tensor than x (algebra/means.py)."""
     return node.domain == DOMAIN and "Mean" in node.op_type
 
 
 def fits(node: NodeProto, arrays: list[Array]) -> bool:
-    """Whether this node may stand on blocked data: channels on axis 1 of four, or one set of parameters.
+    """True if this node can run on blocked data: channels on axis 1 of four, or one set of parameters.
 
-    A mean over the channels must leave out the padded ones: there the parameters have to tell how many are real.
+    A mean over the channels must leave out the padded ones, so its parameters must tell how many are real.
     """
     if node.op_type.startswith(_POOLING):
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -39,7 +39,7 @@ def fits(node: NodeProto, arrays: list[Array]) -> bool:
 
 
 def channels(node: NodeProto, arrays: list[Array]) -> int | None:
-    """Channel count as far as the parameters tell it."""
+    """Return the number of channels, None if the parameters do not tell it."""
     if node.op_type.startswith("MetaAcon"):
         axes = [(arrays[5], 0), (arrays[0], 0), (arrays[2], 0)] + [(arrays[3], 1)] * (not takes_mean(node))
         return max(int(a.shape[axis]) for a, axis in axes if a.ndim)
@@ -52,7 +52,7 @@ def channels(node: NodeProto, arrays: list[Array]) -> int | None:
 
 
 def padded(node: NodeProto, arrays: list[Array], width: int, to: int) -> list[Array]:
-    """The parameters for `to` channels, of which `width` are real."""
+    """Return the parameters for `to` channels, of which `width` are real."""
     if node.op_type.startswith("MetaAcon"):
         p1, p2, scale, w1, b1, w2, b2 = arrays
         return [
@@ -80,7 +80,9 @@ def padded(node: NodeProto, arrays: list[Array], width: int, to: int) -> list[Ar
 
 
 def block_size() -> int:
-    """Channels per block in this ONNX Runtime on this processor, read from the weight of a convolution it packs.
+    """Return the channels per block of this ONNX Runtime on this processor.
+
+    The number is read from the weight of a convolution that the runtime has packed.
 
     Raises:
         ExportError: this ONNX Runtime does not use the layout.
@@ -109,14 +111,14 @@ def _leading(node: NodeProto) -> int:
 
 
 def _pad(array: Array, axis: int, to: int) -> Array:
-    """Zeros along the axis up to `to`; one value for all channels stays one."""
+    """Append zeros along the axis up to length `to`; a value that serves all channels stays alone."""
     if array.ndim <= axis or array.shape[axis] == 1:
         return array
     return np.pad(array, [(0, to - n if k == axis else 0) for k, n in enumerate(array.shape)])
 
 
 def _pooling(w1: Array, width: int, to: int) -> Array:
-    """Weights of the pooled means; one weight for the mean over all channels counts the real ones only."""
+    """Return the weights of the pooled means; a weight for the mean over all channels counts only the real ones."""
     if w1.shape[1] == 1:
         w1 = np.repeat(w1 / np.float32(width), width, axis=1)
     return np.pad(w1, ((0, 0), (0, to - w1.shape[1])))

@@ -21,12 +21,12 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def batch_size(inputs: Inputs) -> int | None:
-    """Length of the first axis of the first tensor input; None where there is no tensor with an axis."""
+    """Return the length of the first tensor input's first axis; None if no input has an axis."""
     return next((leaf.shape[0] for leaf in tensors(inputs) if leaf.dim()), None)
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    """The tensors of a nested structure, in the order in which the exporter numbers them."""
+    """Return the tensors of a nested structure, in the order in which the exporter numbers them."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
@@ -41,7 +41,7 @@ def resize(tensor: Tensor, shape: Sequence[int], scale: float = 1.0) -> Tensor:
 
 
 def with_batch(inputs: Inputs, batch: int) -> Inputs:
-    """The inputs with another batch size: tensors whose first axis is the batch are repeated or cut."""
+    """Return the inputs with another batch size; tensors whose first axis is the batch are repeated or cut."""
     old = batch_size(inputs)
 
     def change(leaf: Any) -> Any:
@@ -54,10 +54,9 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
 
 
 def dynamic_axes(leaf: Any, batch: int | None, dynamic_batch: bool, dynamic_size: bool) -> dict[int, Any] | None:
-    """The axes that may change: the batch, and sizes (not the channels of NCHW).
+    """Return the axes that may change: the batch, and sizes (not the channels of NCHW).
 
-    A size that the model itself fixes (a weight is multiplied with it) is found by the exporter and stays
-    fixed.
+    The exporter finds the sizes that the model itself fixes, for instance by a matrix product; they stay fixed.
     """
     if not isinstance(leaf, Tensor):
         return None

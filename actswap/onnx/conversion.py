@@ -93,7 +93,7 @@ def convert(
         source: an ONNX file in float32.
         target: an activation without pooling, e.g. `acon_c`, `pau`, `swish`.
         path: the new file.
-        calibration: inputs by name; None makes random ones, where the sizes can be guessed.
+        calibration: inputs by name; None makes random ones, if their sizes can be guessed.
         tolerance: relative error of every output that the starts may cause.
         options: options of the target.
         overwrite: replace an existing file.
@@ -117,7 +117,7 @@ def convert(
     names = [value.name for value in model.graph.output]
 
     def attempt(beta: float, fits: int) -> _Attempt:
-        """Replace the sites at this sharpness, of those that need a fit only the best, so many."""
+        """Replace the sites at this sharpness; of the sites that need a fit, only the `fits` best."""
         starts, refused = _starts(spec, sites, seen, beta, options or {})
         for site in _fitted(starts)[fits:]:
             refused[site.name] = f"its fit (error {starts.pop(site).error:.2g}) would change the network too much"
@@ -137,7 +137,7 @@ def convert(
         except UsageError:  # nothing is left to replace
             return False
 
-    # What the sharpest start cannot keep no other can: then the worst of the sites that need a fit stay as they are.
+    # If the sharpest start misses the tolerance, no start keeps it. Then the sites that fit worst stay as they are.
     fits, most = 0, len(_fitted(_starts(spec, sites, seen, _SHARPNESS[-1], options or {})[0]))
     if fine(most):
         fits = most
@@ -167,7 +167,7 @@ def convert(
 
 
 def _fitted(starts: Mapping[GraphSite, Start]) -> list[GraphSite]:
-    """The sites whose start is a fit, the best first."""
+    """Return the sites whose start is a fit, the best first."""
     found = [site for site, start in starts.items() if start.kind not in _SHARP]
     return sorted(found, key=lambda site: (starts[site].error or 0.0, site.name))
 
@@ -201,7 +201,7 @@ def _run(model: onnx.ModelProto, feed: Feed) -> list[Array]:
 
 
 def _random_feed(model: onnx.ModelProto) -> Feed:
-    """Made-up inputs that the outputs depend on; of the sizes and numbers tried, the first."""
+    """Make up inputs that the outputs depend on; the first of several sizes and numbers that works."""
     session = _session(model)
     runs = False
     for size in _FREE_SIZES:
@@ -209,7 +209,7 @@ def _random_feed(model: onnx.ModelProto) -> Feed:
             first, second = (_made_up(session, size, number, seed) for seed in (0, 1))
             try:
                 results = [session.run(None, dict(feed)) for feed in (first, second)]
-            except Exception:  # these sizes do not suit the model: the next
+            except Exception:  # the model does not take these sizes: try the next
                 continue
             runs = True
             if any(_tells(*pair) for pair in zip(*results, strict=True)):
@@ -223,7 +223,7 @@ def _random_feed(model: onnx.ModelProto) -> Feed:
 
 
 def _made_up(session: Any, size: int, number: Callable[[np.random.Generator, int], float], seed: int) -> Feed:
-    """Random arrays; inputs without axes, often limits, get numbers of their own, the k-th `number(random, k)`."""
+    """Make random arrays; the k-th input without axes, often a limit, is `number(random, k)`."""
     random = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
     scalars = 0
@@ -239,7 +239,7 @@ def _made_up(session: Any, size: int, number: Callable[[np.random.Generator, int
 
 
 def _tells(first: Array, second: Array) -> bool:
-    """Whether an output shows anything: finite, and not the same whatever goes in."""
+    """True if an output can show a difference: it is finite, and changes with the inputs."""
     finite = np.isfinite(first).all() and np.isfinite(second).all()
     return bool(finite) and first.size > 0 and (first.shape != second.shape or not np.array_equal(first, second))
 
@@ -270,7 +270,7 @@ def _calibrate(
 
 
 def _channel_dim(model: onnx.ModelProto, site: GraphSite, rank: int) -> int:
-    """Axis 1 after a convolution and for pictures, the last elsewhere."""
+    """Return the channel axis: 1 after a convolution and for pictures, else the last."""
     producer = next((node for node in model.graph.node if site.x in node.output), None)
     convolved = producer is not None and producer.op_type in ("Conv", "ConvTranspose", "BatchNormalization")
     return 1 if convolved or rank in (2, 4, 5) else -1
@@ -279,7 +279,7 @@ def _channel_dim(model: onnx.ModelProto, site: GraphSite, rank: int) -> int:
 def _starts(
     spec: Spec, sites: Sequence[GraphSite], seen: Mapping[str, _Seen], beta: float, options: Mapping[str, Any]
 ) -> tuple[dict[GraphSite, Start], dict[str, str]]:
-    """The start of every site, and why the others have none."""
+    """Return the start of every site, and the reason of each site without one."""
     starts: dict[GraphSite, Start] = {}
     refused: dict[str, str] = {}
     for site in sites:
@@ -327,7 +327,7 @@ def _replaced(
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps the arguments of the project's operators."""
+    """Records the calls of the project's operators."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -358,7 +358,7 @@ def _lowered(spec: Spec, start: Start, shape: Sequence[int], dim: int, options: 
 
 
 def _nodes(graph: onnx.GraphProto, site: GraphSite, lowered: Lowered) -> list[NodeProto]:
-    """The nodes in place of a site: the activation, between the shift and under the cap of its source."""
+    """Make the nodes of a site: the activation, inside the shift and the cap that its source has."""
     _, shift, cap = split(site.source)
 
     def constant(name: str, array: Array) -> str:

@@ -1,8 +1,8 @@
 """Convolution and activation as one operator, in a prepared model: the last pass of `prepare`.
 
-ONNX Runtime fuses ReLU into the convolution before it, so that a network loses that when its activations change. The
-operator `Convolution` brings it back for convolutions of 1 x 1, 3 x 3 and depthwise ones: each piece of the result goes
-through the activation while it is in the cache. Weights stay as the runtime has packed them.
+ONNX Runtime fuses ReLU into the convolution before it. A network loses that fusion if its activations change. The
+operator `Convolution` brings it back for 1 x 1, 3 x 3 and depthwise convolutions: each piece of the result goes through
+the activation while it is in the cache. Weights stay as the runtime has packed them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from actswap.onnx.blocked import BLOCKED_DOMAIN
 from actswap.onnx.functions import DOMAIN
 from actswap.onnx.library import instruction_set
 
-# Floats of a vector, which a block must hold. Where the kernels are built for less, the runtime's own convolution is
-# the faster one.
+# Floats in a vector. A block must hold a whole vector: with narrower kernels the runtime's own convolution is faster.
 _WIDTHS = {"avx2": 8, "avx512": 16, "avx512bf16": 16}
 # Positions at either end of a row that may see beyond the picture, in the depthwise kernel.
 _MARGIN = 3
@@ -27,12 +26,15 @@ _PLAIN = {"strides": [1, 1], "pads": [0, 0, 0, 0]}
 
 
 def join_convolutions(model: onnx.ModelProto, blocked: set[str], block: int) -> int:
-    """Join activations with the convolutions before them, in place; return how many.
+    """Join activations with the convolutions before them, in place.
 
     Args:
         model: a prepared model, its activations on blocked data marked by the attribute `block`.
         blocked: names of the values in the blocked layout.
         block: channels of a block.
+
+    Returns:
+        The number of activations that were joined.
     """
     if block < _WIDTHS.get(instruction_set(), block + 1):
         return 0
@@ -72,7 +74,7 @@ def join_convolutions(model: onnx.ModelProto, blocked: set[str], block: int) -> 
 
 
 def _takes(node: NodeProto) -> bool:
-    """Whether this is an activation on blocked data; the attention of DY-ReLU C looks at all channels first."""
+    """True for an activation on blocked data; not for DY-ReLU C, whose attention needs all channels first."""
     on_blocks = any(a.name == "block" for a in node.attribute)
     return node.domain == DOMAIN and on_blocks and not node.op_type.startswith("DyReLUC")
 
@@ -82,7 +84,7 @@ def _is_convolution(node: NodeProto) -> bool:
 
 
 def _has_kernel(attributes: dict[str, Any], weight: onnx.TensorProto | None) -> bool:
-    """Whether the kernels know it: 1 x 1, 3 x 3 with a stride of 1 or 2, or one filter per channel."""
+    """True if the kernels compute it: 1 x 1, 3 x 3 with a stride of 1 or 2, or one filter per channel."""
     if weight is None or attributes.get("activation"):
         return False
     if attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or set(attributes.get("dilations", [1])) != {1}:

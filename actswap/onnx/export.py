@@ -50,7 +50,7 @@ class ExportReport:
         parity: per output, the largest difference to PyTorch over all checks.
         checked: input shapes of each check.
         inputs: shape of every input; a name stands for an axis of any length.
-        bytes: size of the file, with its data file where there is one.
+        bytes: size of the file, and of its data file if it has one.
         simplified: by site, the plain operator written in its place, or `folded`.
         notes: what should be known: an axis that had to stay fixed, a check that the model itself refused.
     """
@@ -89,35 +89,43 @@ def export_onnx(
 ) -> ExportReport:
     """Write `model` as ONNX; every activation of the project is one node with a function body.
 
-    The file is written beside its place and moved there only after it has passed the ONNX checker and, in a
-    plain ONNX Runtime without any library, agreed with PyTorch on the example, on other batch sizes and on
-    another size.
+    The file is written beside its place. It is moved there only after it has passed the ONNX checker and has agreed
+    with PyTorch, in a plain ONNX Runtime, on the example, on other batch sizes and on another size.
 
     Args:
         model: exported in evaluation mode; not changed.
         example_inputs: a tensor, or a tuple of the positional arguments.
-        path: where the file goes.
+        path: the ONNX file to write.
         example_kwargs: keyword arguments of the call.
         dynamic_batch: the first axis may have any length.
-        dynamic_size: heights, widths and lengths may change, where the model allows it (see `notes` of the
-            report).
+        dynamic_size: heights, widths and lengths may change, if the model allows it; the report's `notes` tell.
         opset: version of the standard operators, 18 or newer.
         decompose: standard operators in place of the project's nodes, for runtimes without functions.
         half: weights, inputs and outputs in float16.
-        simplify: write activations that are a plain operator within the tolerance as that operator, and fold the
-            scales of the others into the layers around them (see `actswap.onnx.algebra`); the report says where.
+        simplify: write an activation that equals a plain operator within the tolerance as that operator, and fold the
+            scales of the others into the layers around them (see `actswap.onnx.algebra`); the report lists both.
         check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
             there.
         overwrite: replace an existing file.
-        metadata: further entries of the file's metadata; the tool's version and, for a converted model, the hash of
-            its plan (`actswap.plan`) are there without.
+        metadata: further entries of the file's metadata; it always has the tool's version and, for a converted model,
+            the hash of its plan (`actswap.plan`).
         progress: called with (step, steps, text).
+
+    Returns:
+        What was written, and how far it is from PyTorch.
 
     Raises:
         FileError: the file exists, or cannot be written.
         UsageError: an option is wrong.
-        ExportError: the model cannot be exported, or the file does not agree with it; nothing is left on
-            disk.
+        ExportError: the model cannot be exported, or the file does not agree with it; no file is left behind.
+
+    Example:
+        >>> import torch
+        >>> folder, model = tempfile.TemporaryDirectory(), nn.Sequential(nn.Linear(3, 2), nn.SiLU())
+        >>> report = export_onnx(model, torch.zeros(1, 3), f"{folder.name}/model.onnx")
+        >>> report.inputs, report.parity[0].relative < 1e-4
+        ({'input': ('batch', 3)}, True)
+        >>> folder.cleanup()
     """
     target = _target(Path(path), overwrite)
     newest = onnx.defs.onnx_opset_version()
@@ -224,7 +232,7 @@ def _half_inputs(inputs: Inputs) -> Inputs:
 def _graph(
     model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size: bool, opset: int, tell: Progress
 ) -> tuple[ir.Model, list[OnnxFunction]]:
-    # An axis of length 1 would be taken as fixed by torch.export, so a batch of one is shown to it as two.
+    # torch.export takes an axis of length 1 as fixed, so it is shown a batch of one as two.
     shown = with_batch(inputs, 2) if dynamic_batch and batch_size(inputs) == 1 else inputs
     program = capture(model, shown, dynamic_batch, dynamic_size)
     tell(1, 4, "translate")
@@ -235,7 +243,7 @@ def _graph(
 def _choices(
     graph: ir.Model, functions: list[OnnxFunction], opset: int, given: Inputs, simplify: bool, notes: list[str]
 ) -> list[Simplified]:
-    """The graphs to try, the simplified one first where there is one."""
+    """Return the graphs to try: the simplified one, if there is one, and then the exported one."""
     plain = Simplified(graph, tuple(functions))
     if not simplify or not functions:
         return [plain]

@@ -12,7 +12,7 @@ batch in both).
 attribute, so variants are operators of their own: `PauB_5_4` is form B with degrees (5, 4); its coefficients
 come constant first along axis 0.
 
-At infinite x a body may give NaN where PyTorch gives the limit: 0 times infinity. The kernels give the limit.
+At infinite x a body may give NaN (0 times infinity). PyTorch and the kernels give the limit.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _body(text: str) -> str:
     return f"\n    xf = Cast <to = 1> (x)\n{text}\n    y = CastLike (yf, x)\n"
 
 
-# (p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x, every step a product with a (C, 1, 1) constant: ONNX Runtime
-# keeps those in its blocked layout, which is worth more than the two products a shorter form would save.
+# (p1 - p2) x sigmoid(beta (p1 - p2) x) + p2 x. Every step is a product with a (C, 1, 1) constant, because ONNX Runtime
+# keeps those in its blocked layout. That saves more time than a shorter form with two products less.
 _ACON = """
     d = Sub (p1, p2)
     dx = Mul (xf, d)
@@ -79,7 +79,7 @@ SWISH = OnnxFunction(
     yf = Mul (xf, s)
 """),
 )
-# An ACON whose scales have gone into the layers around it: runtimes know x sigmoid(x) as one operator.
+# An ACON whose scales were folded into the layers around it. Runtimes have x sigmoid(x) as one operator.
 SWISH_SKIP = OnnxFunction(
     "SwishSkip",
     ("x", "beta", "skip"),
@@ -211,7 +211,7 @@ def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
 
     With one feature, the channels are pooled too.
     """
-    dim = max(dim % rank, 1)  # axis 0 holds samples: then there is one set of parameters, for any axis
+    dim = max(dim % rank, 1)  # 0 is the axis of samples: all share one set of parameters, so any axis will do
     axes = [axis for axis in range(1, rank) if axis != dim or features == 1]
     return {
         "dim": dim,
@@ -221,13 +221,13 @@ def _pooling(features: int, width: int, dim: int, rank: int) -> Attributes:
 
 
 def sample_axis(tensors: Mapping[str, Array], dim: int, rank: int) -> int | None:
-    """Where an operator needs an axis that x lacks: one of samples in front, or one of channels behind.
+    """Return the position of an axis that x lacks: of samples in front, or of channels behind.
 
-    An operator that pools has its channels on axis 1 or later. Without an axis of samples x is one sample, but of a
-    bare vector that is pooled over its channels too every value is one.
+    An operator that pools has its channels on axis 1 or later. If x has no axis of samples, it is one sample. If x is a
+    bare vector that is pooled over its channels too, each value is a sample.
 
     Returns:
-        The axis to add; None where x has both, or nothing is pooled.
+        The axis to add; None if x has both axes, or nothing is pooled.
     """
     if "w1" not in tensors:
         return None

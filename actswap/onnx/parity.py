@@ -17,8 +17,8 @@ class OutputParity:
 
     Attributes:
         name: output name.
-        relative: largest absolute difference over the largest absolute value of the reference (0 where both
-            are 0); infinite where shapes or the places of NaN and infinity differ.
+        relative: largest absolute difference divided by the largest absolute value of the reference; 0 if both are 0,
+            infinite if shapes or the places of NaN and infinity differ.
         max_abs: largest absolute difference.
     """
 

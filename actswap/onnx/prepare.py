@@ -1,10 +1,10 @@
 """A portable file made ready for this machine: activations stay in ONNX Runtime's blocked layout.
 
-ONNX Runtime keeps convolutions in NCHWc and converts around every operator it does not know there, which
-costs more than the activation. So each activation is first a placeholder that the runtime does know
-(QuickGelu, marked by its alpha); the runtime optimises the graph and saves it; then the placeholders become
-the activations again, told that their data are blocked. The result holds for one version of the runtime on
-one kind of processor.
+ONNX Runtime keeps convolutions in NCHWc. Around every operator that it does not know in this layout it converts the
+data, and that costs more than the activation. So each activation is first replaced by a placeholder that the runtime
+does know: QuickGelu, marked by its alpha. The runtime optimises the graph and saves it. Then the placeholders become
+the activations again, with an attribute that says that their data are blocked. The result is valid for one version of
+the runtime on one kind of processor.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ from actswap.onnx.runtime import cpu_session, quiet_options
 
 _MARK = 1000.0
 KEY = "actswap.prepared"
-# Elementwise operators that the runtime does not know in the blocked layout, though they are as right there: the
-# caps that stand after an activation which replaced a capped one.
+# Caps after activations. They are elementwise, so they are right on blocked data too, which the runtime does not know.
 _FOLLOWING = ("Clip", "Min", "Max")
-# The prepared graph does the same arithmetic in another order.
+# The prepared graph does the same arithmetic in another order, so its outputs differ by roundings.
 _TOLERANCE = 1e-3
 
 
@@ -56,10 +55,13 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
 
     Args:
         source: a model with activations of domain `actswap`; not changed.
-        folder: where its external data are, if it has any.
+        folder: the folder of its external data, if it has any.
+
+    Returns:
+        The prepared model, checked against the portable one if inputs can be made up.
 
     Raises:
-        ExportError: the library is not there, or the runtime does not do what the method needs.
+        ExportError: the library is missing, or the runtime does not do what the method needs.
     """
     if folder:
         onnx.load_external_data_for_model(source, folder)
@@ -81,7 +83,7 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
 
 
 def _rewritten(source: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph as kernels like it best."""
+    """Return the graph in the form that is fastest with the kernels."""
     graph = ir.from_proto(source)
     take_scales(graph)
     take_means(graph)
@@ -111,7 +113,7 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
             placeholder = helper.make_node(
                 "QuickGelu", [node.input[0]], list(node.output), domain="com.microsoft", alpha=_MARK + len(kept) - 1
             )
-            # The mean is no input of the placeholder: as an output of the graph it is kept.
+            # The placeholder does not read the mean. As an output of the graph it is not removed.
             means.update(node.input[len(_stored(node)) + 1 :])
             model.graph.node[k].CopyFrom(placeholder)
             after.update(node.output)
@@ -122,7 +124,7 @@ def _mark(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[int, tuple[Nod
 
 
 def _stored(node: NodeProto) -> list[str]:
-    """The inputs that are parameters: all after x, without the mean that some operators take."""
+    """Return the inputs that are parameters: all after x, without the mean that some operators take."""
     return list(node.input[1:-1] if takes_mean(node) else node.input[1:])
 
 
@@ -137,7 +139,7 @@ def _optimise(model: onnx.ModelProto) -> onnx.ModelProto:
 def _restore(
     model: onnx.ModelProto, kept: Mapping[int, tuple[NodeProto, list[Array]]], block: int, on_blocks: set[str]
 ) -> int:
-    """Put the activations back; return how many stand on blocked data."""
+    """Put the activations back; return how many of them run on blocked data."""
     graph = model.graph
     count, seen = 0, 0
     for k, node in enumerate(graph.node):
@@ -168,10 +170,10 @@ def _restore(
 
 
 def _blocked_values(model: onnx.ModelProto) -> set[str]:
-    """Names of the values in the blocked layout.
+    """Return the names of the values in the blocked layout.
 
-    Only operators of its own domain enter it, only ReorderOutput leaves it, and an operator of another
-    domain stands on blocked data only where the runtime knows that it may: then its result is blocked too.
+    Only operators of the runtime's own domain enter the layout, and only ReorderOutput leaves it. The runtime gives
+    blocked data to an operator of another domain only if it knows that this is right; the result is then blocked too.
     """
     found: set[str] = set()
     for node in model.graph.node:
@@ -185,7 +187,7 @@ def _blocked_values(model: onnx.ModelProto) -> set[str]:
 
 
 def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
-    """Compare with the portable model on random data, where its inputs let themselves be guessed."""
+    """Compare with the portable model on random data, if its inputs can be made up."""
     feed: dict[str, Array] = {}
     random = np.random.default_rng(0)
     initializers = {t.name for t in source.graph.initializer}
@@ -200,7 +202,7 @@ def _check(source: onnx.ModelProto, prepared: Prepared) -> None:
     plain = cpu_session(source)
     try:
         expected = plain.run(None, feed)
-    except Exception:  # the guessed sizes do not suit the model: the unit tests of the method have to do
+    except Exception:  # the model does not take the guessed sizes: there is nothing to compare
         return
     got = open_prepared(prepared.model.SerializeToString(), None).run(None, feed)
     rows = compare([o.name for o in source.graph.output], expected, got)
@@ -227,7 +229,7 @@ def options_with_kernels() -> Any:
 
 
 def open_prepared(data: bytes, options: Any) -> Any:
-    """Open a prepared model; `options` already have the library, None makes new ones."""
+    """Open a prepared model; the library must be registered with `options`, None makes new ones."""
     import onnxruntime
 
     if options is None:
@@ -244,7 +246,17 @@ def open_prepared(data: bytes, options: Any) -> Any:
 def prepare_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Prepared:
     """Write a file for this machine: `actswap export --for-this-machine`.
 
-    It is loaded with the library registered and graph optimisation at the basic level.
+    To run it elsewhere than in `session`, register the library and set graph optimisation to the basic level.
+
+    Args:
+        source: a portable file of `export_onnx`.
+        target: the file to write.
+
+    Returns:
+        The prepared model, and how many of its activations run on blocked data.
+
+    Raises:
+        ExportError: the library is missing, or the runtime does not do what the method needs.
     """
     source, target = Path(source), Path(target)
     found = prepare(onnx.load(source, load_external_data=False), str(source.parent))

@@ -54,7 +54,7 @@ def prove(
         session: the file, opened.
         reference: the model in float32.
         inputs: its inputs.
-        low: the model in float16, where the file is: its own error to `reference` decides the tolerance.
+        low: the model in float16 if the file is; its own distance from `reference` decides the tolerance.
         given: the inputs in float16.
 
     Raises:
@@ -99,7 +99,7 @@ def _others(inputs: Inputs, given: Inputs, shapes: Shapes) -> list[tuple[Inputs,
 
 
 def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
-    """The inputs with another batch and size, along the axes that the file says are free."""
+    """Return the inputs with another batch and size, along the axes that the file leaves open."""
     leaves, spec = pytree.tree_flatten(inputs)
     position = iter(shapes.values())
     changed = []
@@ -117,7 +117,7 @@ def _other(inputs: Inputs, shapes: Shapes, batch: int, size: int) -> Inputs:
 
 
 def takes_other_sizes(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether the model accepts larger pictures (inputs of four axes or more); True where there is none."""
+    """True if the model accepts larger pictures (inputs of four axes or more), or takes no pictures."""
 
     def larger(leaf: Any) -> Any:
         if isinstance(leaf, Tensor) and leaf.dim() >= 4:
@@ -132,7 +132,7 @@ def takes_other_sizes(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Run the model without gradients; raises CaptureError where it cannot be run."""
+    """Run the model without gradients; raises CaptureError if it fails."""
     try:
         with torch.no_grad():
             return model(*inputs[0], **inputs[1])
@@ -144,12 +144,12 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def outputs(model: nn.Module, inputs: Inputs) -> list[Array]:
-    """The tensors of the model's result, in order, as arrays."""
+    """Return the tensors of the model's result, in order, as arrays."""
     return [leaf.detach().cpu().numpy() for leaf in tensors(call(model, inputs))]
 
 
 def output_names(model: nn.Module, inputs: Inputs) -> list[str]:
-    """Names from the structure of the model's result: keys of a dict, else `output`, `output_1`, ..."""
+    """Return a name for each output: keys of a dict, else `output`, `output_1`, ..."""
     found = pytree.tree_leaves_with_path(call(model, inputs))
     paths = [path for path, leaf in found if isinstance(leaf, Tensor)]
     return [

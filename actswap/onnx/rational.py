@@ -17,8 +17,8 @@ _RECURRENCES: Mapping[str, tuple[tuple[float, float], _Step]] = {
     "hermite_phys": ((2.0, 0.0), lambda n: (2.0, 0.0, -2.0 * n)),
 }
 
-# t = clamp(x, lo, hi) / s and the tails. A flat tail is capped at a finite value, so that it stays flat at
-# infinity.
+# t = clamp(x, lo, hi) / s and the tails. The way along a flat tail is capped at a finite number, because 0 times
+# infinity is NaN.
 _RANGE = """
     xf = Cast <to = 1> (x)
     scale = Gather <axis = 0> (tails, i0)

@@ -1,8 +1,8 @@
 """From torch operators `actswap::*` to nodes of domain `actswap` in the exported graph.
 
-Two steps. `translation_table` makes the exporter write one node per operator with its arguments as they are.
-`lower_nodes` then gives each node its final signature: it computes the parameters, shapes them for
-broadcasting and makes them initializers.
+There are two steps. `translation_table` makes the exporter write one node per operator, with the torch operator's
+arguments. `lower_nodes` then gives each node its final signature: it computes the parameters, shapes them for
+broadcasting, and stores them as initializers.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def site_name(node: ir.Node) -> str:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """The name, with `@k` where it is taken."""
+    """Return the name, with `@k` if it is taken."""
     numbered = (f"{name}@{k}" for k in itertools.count(1))
     return name if name not in taken else next(n for n in numbered if n not in taken)
 

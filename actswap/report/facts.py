@@ -32,9 +32,9 @@ class Picture:
     Attributes:
         edges: histogram edges of what comes in, (bars + 1,).
         shares: share of the values in each bar, (bars,).
-        points: inputs and outputs that occurred, (n, 2); for activations that look at the whole input, such
-            as meta-ACON, this is the only honest picture.
-        source: the curve that stood there before, (m, 2); None where it has no formula.
+        points: inputs and outputs that occurred, (n, 2). Activations that look at the whole input, such as meta-ACON,
+            have no curve, so their points are all there is to see.
+        source: the curve of the replaced activation, (m, 2); None if it has no formula.
     """
 
     edges: Array
@@ -105,7 +105,7 @@ def gather(
         inputs: a tensor, a tuple of arguments or a dict of keyword arguments, real data if possible.
         kwargs: keyword arguments.
         original: the network it was made from, for cost and latency before.
-        title: heading; the class name where empty.
+        title: heading; empty for the class name.
         parity: agreement at conversion.
         accuracy: scores in percent by name.
         metrics: lines of metrics.jsonl.
@@ -165,7 +165,7 @@ def _picture(x: Array, y: Array, source: Source) -> Picture:
     if not lo < hi:
         lo, hi = lo - 1, hi + 1
     counts, edges = np.histogram(x, bins=_BARS, range=(lo, hi))
-    # Points spread evenly over the range, not over the data: the tails are where fits go wrong.
+    # Points spread evenly over the range, not over the data, because fits go wrong in the tails.
     order = np.argsort(x, kind="stable")
     wanted = np.searchsorted(x[order], np.linspace(lo, hi, _POINTS)).clip(0, x.size - 1)
     chosen = np.unique(order[wanted])
@@ -185,7 +185,7 @@ def _curve(source: Source, grid: Array) -> Array | None:
 def _latency(
     networks: Mapping[str, nn.Module], args: tuple[Any, ...], kwargs: Mapping[str, Any], repeats: int
 ) -> dict[str, float]:
-    """Milliseconds of processor time per run; interleaved, so that a busy machine slows all alike."""
+    """Return milliseconds of processor time per run; runs alternate, so that a busy machine slows all alike."""
     times: dict[str, list[float]] = {name: [] for name in networks}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

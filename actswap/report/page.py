@@ -72,7 +72,7 @@ def write_report(facts: Facts, path: str | Path) -> Path:
 
 
 def summary(facts: Facts) -> dict[str, Any]:
-    """Return the figures of the report as plain JSON data; the file carries them too."""
+    """Return the figures of the report as plain JSON data; the HTML file holds the same data."""
     return {
         "schema": 1,
         "title": facts.title,

@@ -47,7 +47,7 @@ class _Axes:
 
 
 def activation_svg(picture: Picture, label: str) -> str:
-    """Draw an activation: bars its inputs, the dashed line what stood there, points what it computes now."""
+    """Draw an activation: bars for its inputs, a dashed line for the replaced one, points for what it computes."""
     curves = [picture.points] + ([picture.source] if picture.source is not None else [])
     low = min(float(c[:, 1].min()) for c in curves)
     high = max(float(c[:, 1].max()) for c in curves)
@@ -67,7 +67,7 @@ def activation_svg(picture: Picture, label: str) -> str:
 
 
 def curve_svg(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the losses of a fine-tuning run; an empty text where there are none."""
+    """Draw the losses of a fine-tuning run; an empty text if there are none."""
     rows = [row for row in metrics if row.get("kind") == "train"]
     valid = [row for row in metrics if row.get("kind") == "valid"]
     if len(rows) < 2:

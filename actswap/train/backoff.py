@@ -1,4 +1,4 @@
-"""What becomes of a run that diverged: it stops with its last good weights, or goes back to them."""
+"""A run that diverged stops with its last good weights, or goes back to them with smaller rates."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Backoff:
 
     @property
     def factor(self) -> float:
-        """What the learning rates of activations are multiplied by."""
+        """The factor on the learning rates of activations."""
         return float(_FACTOR ** len(self.entries))
 
     @property
     def may(self) -> bool:
-        """True if the next divergence leads back, and not to an error."""
+        """True if the run goes back when it diverges next; False if it ends with an error."""
         return self._config.on_divergence == "backoff" and self._trains and len(self.entries) < _MOST
 
     def keep(self, position: Position) -> None:

@@ -30,7 +30,11 @@ class Ramp:
     until: float = 1.0
 
     def at(self, fraction: float) -> float:
-        """Return the value at a fraction of the run; linear in between."""
+        """Return the value at a fraction of the run; linear in between.
+
+        >>> Ramp(1.0, 0.0, begin=0.0, until=0.5).at(0.25)
+        0.5
+        """
         if fraction <= self.begin:
             return self.start if self.until > self.begin else self.end
         if fraction >= self.until:
@@ -50,8 +54,8 @@ class TuneConfig:
         activation_lr: the same for activation parameters; None takes `lr`.
         weight_decay: for weights; activation parameters named in `Spec.no_decay` never decay.
         momentum: of SGD.
-        curve: `one_cycle` (cosine up over `warmup`, cosine down to 0), `cosine`, `linear` (both after a
-            linear warm-up) or `constant`.
+        curve: `one_cycle` (half a cosine up over `warmup`, half a cosine down to 0), `cosine` or `linear` (both after
+            a linear warm-up), or `constant`.
         warmup: fraction of the steps.
         clip: largest gradient norm; None does not clip.
         label_smoothing: of the cross entropy.
@@ -111,11 +115,15 @@ class TuneConfig:
 
     @property
     def needs_teacher(self) -> bool:
-        """True where a distillation term has weight."""
+        """True if a distillation term has weight."""
         return self.distill > 0 or self.distill_features > 0
 
     def problems(self) -> list[str]:
-        """Return one sentence for every value that cannot be used; empty where all is well."""
+        """Return one sentence for every value that cannot be used.
+
+        >>> TuneConfig(batch=0, optimizer="adam").problems()
+        ['batch = 0: must be at least 1', "optimizer = 'adam': one of sgd, adamw"]
+        """
         checks = [
             (self.epochs > 0, f"epochs = {self.epochs}: must be above 0"),
             (self.batch >= 1, f"batch = {self.batch}: must be at least 1"),

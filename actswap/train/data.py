@@ -1,7 +1,7 @@
 """Training data: what a data function returns, and batches that are a pure function of (seed, step).
 
-Because the order of the images and the augmentation depend on nothing but the seed and the step, a run that
-was killed goes on with the same batches, and two processes see together exactly what one process sees.
+The order of the images and the augmentation depend on the seed and the step only. So a run that was killed goes on with
+the same batches, and two processes together see exactly what one process sees.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Data:
     Attributes:
         train: map-style dataset of (input, target) pairs; a `TensorDataset` is indexed without a loader.
         valid: the same, for evaluation after each epoch; None evaluates nothing.
-        loss: loss in place of the cross entropy; the score is the accuracy only where this is None.
+        loss: loss in place of the cross entropy; None is the cross entropy, and only then is there an accuracy.
     """
 
     train: Dataset[Any]
@@ -37,7 +37,7 @@ class Data:
 
 @dataclass(frozen=True)
 class _Seeded(Dataset[Any]):
-    """Items under random generators seeded by (seed, epoch, index), whatever process reads them."""
+    """Items read with random generators seeded by (seed, epoch, index), in whatever process reads them."""
 
     dataset: Any
     seed: int
@@ -101,15 +101,15 @@ def evaluation_batches(
 def _loaded(
     dataset: Dataset[Any], seed: int, keys: Iterator[list[tuple[int, int]]], workers: int
 ) -> Iterator[tuple[Any, Tensor]]:
-    sampler: Any = keys  # any iterable of key lists serves, and a lazy one keeps long runs out of memory
-    own = torch.Generator()  # the loader draws a seed when it starts, which must not move the run's generator
+    sampler: Any = keys  # a lazy iterable of key lists: the order of a long run never lies in memory as a whole
+    own = torch.Generator()  # the loader draws a seed when it starts; that must not move the run's generator
     yield from DataLoader(
         _Seeded(dataset, seed), batch_sampler=sampler, num_workers=workers, generator=own.manual_seed(seed)
     )
 
 
 def augment(x: Tensor, names: Sequence[str], seed: int, step: int, rank: int, world: int) -> Tensor:
-    """Augment images (N, C, H, W); draws are made for the batch of all processes, then shared out."""
+    """Augment images (N, C, H, W); the random draws are made for the batch of all processes together."""
     for position, name in enumerate(names):
         generator = torch.Generator().manual_seed(hash((seed, step, position)) & 0x7FFFFFFFFFFF)
         draws = torch.rand(world * x.shape[0], 2, generator=generator)[rank * x.shape[0] : (rank + 1) * x.shape[0]]

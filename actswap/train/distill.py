@@ -15,7 +15,9 @@ from actswap.record import plan_of
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened outputs, times T^2 so that its gradient keeps its size.
+    """Return the Kullback-Leibler divergence of the softened outputs, times T^2.
+
+    The factor T^2 keeps the size of the gradient independent of T.
 
     Source: Hinton, Vinyals, Dean 2015, Distilling the Knowledge in a Neural Network, section 2.
 
@@ -86,12 +88,12 @@ class FeaturePairs:
         return record
 
     def clear(self) -> None:
-        """Forget what was recorded; before each forward pass of the student."""
+        """Forget what was recorded; call it before each forward pass of the student."""
         for side in self._outputs:
             side.clear()
 
     def loss(self) -> Tensor:
-        """Mean over the sites of |student - teacher|^2 / |teacher|^2 in the last forward passes."""
+        """Return the mean over the sites of |student - teacher|^2 / |teacher|^2 in the last forward passes."""
         student, teacher = self._outputs
         terms = [
             (mine.float() - theirs.float()).square().mean() / theirs.float().square().mean().clamp_min(1e-12)

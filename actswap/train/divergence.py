@@ -1,4 +1,4 @@
-"""Noticing that a run diverges: losses, activations and parameters, each against what it was at the first step."""
+"""Notice that a run diverges: compare its losses, activations and parameters with those of its first step."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from actswap.activations.base import Activation
 
-# A training loss that is this many times its first value (or that of a constant guess) has left the data behind.
+# No training loss that is worth continuing is so many times its first value, or the loss of a constant guess.
 _LOSS = 30.0
-# Running statistics lag behind the weights, so an early validation loss may be far off in a run that is well.
+# BatchNorm's running statistics lag behind the weights, so early validation losses may be far off in a good run.
 _VALIDATION_LOSS = 1000.0
 _RECENT = 10  # steps whose mean loss is judged: one odd batch is no divergence
-# Largest entries grow by a few tens while a network trains.
+# Limit of a largest entry, relative to the first step. In ordinary training such entries grow a few tens of times.
 _SCALE = 1e4
 _SHARE_OF_GOOD = 0.1  # below this share of each limit a state is good enough to return to
 
@@ -49,7 +49,7 @@ class Watch:
 
     def __init__(self, model: nn.Module, largest: Callable[[Tensor], Tensor]) -> None:
         self._model, self._largest = model, largest
-        # A module without parameters may put out infinities on purpose, as a mask does.
+        # A module without parameters may return infinities on purpose, as a mask does.
         self._watched = {
             name: module
             for name, module in model.named_modules()
@@ -154,7 +154,7 @@ class Watch:
         problem.module, problem.detail = self._said(first, now[first])
 
     def _measured(self, outputs: Mapping[str, Tensor]) -> dict[str, float]:
-        """Largest entry of every parameter and output; keys are `module:parameter` and `module`, in forward order."""
+        """Return the largest entry of every parameter (`module:parameter`) and output (`module`), in forward order."""
         found: dict[str, Tensor] = {}
         for name, module in self._watched.items():  # the same keys in the same order in every process
             found |= {f"{name}:{own}": _largest_entry(p) for own, p in module.named_parameters(recurse=False)}
@@ -169,12 +169,15 @@ class Watch:
         return dict(sorted(agreed.items(), key=lambda item: order.get(item[0].partition(":")[0], len(order))))
 
     def _growth(self, now: Mapping[str, float]) -> dict[str, float]:
-        """Factors since the first step; what was below 1 or not there counts as 1, what was infinite is left out."""
+        """Return growth factors since the first step.
+
+        A first value below 1, or none, counts as 1. Entries that were infinite at the first step are left out.
+        """
         first = {key: max(self._scales.get(key, 1.0), 1.0) for key in now}
         return {key: value / first[key] for key, value in now.items() if first[key] < float("inf")}
 
     def _said(self, key: str, value: float) -> tuple[str, str]:
-        """The module's name with its class, and a sentence on what grew."""
+        """Return the module's name with its class, and a sentence on what grew."""
         name, _, parameter = key.partition(":")
         module = f"{name} ({type(self._watched[name]).__name__})"
         what = f"its parameter {parameter}" if parameter else "its output"

@@ -1,4 +1,4 @@
-"""Starting Lightning Fabric, and choosing what is trained."""
+"""Start Lightning Fabric, make the optimizer, and choose which parameters train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring a network, and the short loans of mode and weights that it needs."""
+"""Score a network; change its mode or its weights for a while."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from actswap.train.data import evaluation_batches
 
 
 def evaluate(model: nn.Module, dataset: Dataset[Any], batch: int = 500) -> float:
-    """Return the accuracy of a classifier over a dataset, 0 to 1, in this process on the model's device."""
+    """Return the accuracy of a classifier over a dataset, in this process on the model's device.
+
+    Args:
+        model: returns class scores (N, classes).
+        dataset: (input, class) pairs.
+        batch: samples per forward pass.
+
+    Returns:
+        The share of samples whose largest score is that of their class, 0 to 1.
+    """
     device = next(itertools.chain(model.parameters(), model.buffers())).device
     right = seen = 0
     with torch.no_grad(), in_mode(model, training=False):
@@ -27,7 +36,7 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], batch: int = 500) -> float
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Put all modules in one mode, and each back in its own afterwards."""
+    """Put all modules into one mode, and each back into its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -39,7 +48,7 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def lent_state(model: nn.Module, state: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Lend another state to the model; None lends none."""
+    """Give the model another state for a while; None changes nothing."""
     if state is None:
         yield
         return

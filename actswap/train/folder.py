@@ -29,8 +29,8 @@ class ImageFolder(Dataset[Any]):
     Attributes:
         files: (path, class index) pairs.
         size: side in pixels.
-        random: random resized crop (area 0.35 to 1) and flip, for training; else resize to 8/7 and centre
-            crop.
+        random: True takes a random resized crop (area 0.35 to 1) and flips at random, for training; False resizes to
+            8/7 of the size and takes the centre.
     """
 
     files: tuple[tuple[Path, int], ...]

@@ -26,10 +26,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters for an optimizer.
 
-    Weight decay pulls ACON's p1, p2 and beta and Padé coefficients towards values that mean nothing in
-    particular, so what `Spec.no_decay` names does not decay; neither do biases and norm scales, which is what
-    the published ACON training does (nmaac/acon decays only weights of more than one dimension). The matrices
-    inside meta-ACON and DY-ReLU are ordinary layers and decay.
+    Weight decay would pull ACON's p1, p2 and beta and Padé coefficients towards zero, which is no neutral value for
+    them. So the parameters that `Spec.no_decay` names do not decay. Neither do biases and norm scales, as in the
+    published ACON training (nmaac/acon decays only weights of more than one dimension). The matrices inside meta-ACON
+    and DY-ReLU are ordinary layers and decay.
 
     Args:
         model: the network, converted or not.
@@ -38,8 +38,14 @@ def param_groups(
         activation_lr: learning rate of the two activation groups; None takes `lr`.
 
     Returns:
-        Groups named `weights`, `biases`, `activations` and `activation_weights`, in that order, empty ones
-        left out. Each parameter stands in exactly one group, shared ones once.
+        Groups named `weights`, `biases`, `activations` and `activation_weights`, in that order, without the empty
+        ones. Each trainable parameter is in exactly one group, a shared one once.
+
+    Example:
+        >>> from actswap.activations.acon_c import AconC
+        >>> groups = param_groups(nn.Sequential(nn.Linear(4, 4), AconC(4)), weight_decay=1e-4, lr=0.1)
+        >>> [(group["name"], len(group["params"]), group["weight_decay"]) for group in groups]
+        [('weights', 1, 0.0001), ('biases', 1, 0.0), ('activations', 3, 0.0)]
     """
     inside = {id(parameter) for parameter in activation_parameters(model).values()}
     kept = _undecayed(model)
@@ -69,7 +75,7 @@ _DECAYS = {"weights": True, "biases": False, "activations": False, "activation_w
 
 
 def _undecayed(model: nn.Module) -> set[int]:
-    """Identify the parameters that an activation's `Spec` exempts; all of them where there is no Spec."""
+    """Return the ids of the parameters that an activation's `Spec` exempts; all of them if it has no Spec."""
     found: set[int] = set()
     for module in model.modules():
         if isinstance(module, Activation):

@@ -41,14 +41,13 @@ def tune(
 ) -> TuneReport:
     """Fine-tune a network in place.
 
-    Started under torchrun, the processes share each batch; the numbers are those of one process with the same
-    `batch`, to rounding (dropout excepted, whose draws differ). With `out` set, a run that was stopped or
-    killed and is started again with `resume=True` ends in the same bits on the same machine and number of
-    processes.
+    Under torchrun the processes share each batch. The numbers are those of one process with the same `batch`, to
+    rounding; only dropout draws differently. If `out` is set, a run that was stopped or killed goes on with
+    `resume=True`. It ends in the same bits on the same machine with the same number of processes.
 
-    The run is watched for divergence: every loss, and, every `log_every` steps, every activation and parameter. If
-    it diverges, the model gets the last good weights back, `out` gets them as a checkpoint, and the run ends or, with
-    `on_divergence="backoff"`, goes on from there with smaller activation rates.
+    The run is watched for divergence: the loss at every step, activations and parameters every `log_every` steps. If
+    it diverges, the model gets its last good weights back, and `out` gets them as a checkpoint. Then the run ends or,
+    with `on_divergence="backoff"`, goes on from there with smaller activation rates.
 
     Args:
         model: the network, usually `convert(...).model`; trained in place and left on the training device.

@@ -18,7 +18,7 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum over processes whose gradient is the sum of the gradients, so that every process's loss is seen."""
+    """Sum over processes; its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ def _summed(x: Tensor) -> Tensor:
 def _gathered_forward(norm: _BatchNorm) -> Any:
     """Forward of BatchNorm with the mean and variance of the whole batch over all processes.
 
-    torch's SyncBatchNorm refuses tensors that are not on an accelerator; this one works wherever all_reduce
-    does, and leaves the module and its state_dict alone.
+    torch's SyncBatchNorm refuses tensors on the CPU. This one works on every device that has all_reduce, and changes
+    neither the module nor its state_dict.
     """
 
     def forward(x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _gathered_forward(norm: _BatchNorm) -> Any:
 
 @contextmanager
 def gathered_statistics(model: nn.Module, world: int) -> Iterator[None]:
-    """Within the context BatchNorm uses the statistics of all processes' samples."""
+    """Let BatchNorm use the statistics of all processes' samples within the context."""
     norms = batch_norms(model) if world > 1 else []
     for norm in norms:
         norm.forward = _gathered_forward(norm)  # type: ignore[method-assign]
@@ -88,16 +88,15 @@ def gathered_statistics(model: nn.Module, world: int) -> Iterator[None]:
 def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
     """Take BatchNorm's running statistics anew: the plain average over the given batches.
 
-    Everything but BatchNorm runs as in evaluation. Needed after averaging weights or changing activations
-    without
-    training: the old statistics belong to other weights.
+    Everything but BatchNorm runs in eval mode. This is needed after averaging weights, or after changing activations
+    without training, because the old statistics belong to other weights.
 
     Args:
         model: the network, on the device of the inputs.
         inputs: batches.
 
     Returns:
-        The number of batches seen; without BatchNorm 0, and nothing is run.
+        The number of batches; 0, without running anything, if the network has no BatchNorm.
     """
     norms = batch_norms(model)
     if not norms:

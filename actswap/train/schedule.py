@@ -20,6 +20,13 @@ def rate_factor(curve: str, fraction: float, warmup: float) -> float:
             `constant`.
         fraction: steps done over all steps, 0 to 1.
         warmup: share of the run that the rise takes; the rise is linear except for `one_cycle`.
+
+    Returns:
+        A factor from 0 to 1.
+
+    Example:
+        >>> rate_factor("linear", 0.5, warmup=0.0), rate_factor("constant", 0.1, warmup=0.3)
+        (0.5, 1.0)
     """
     if fraction < warmup:
         rise = fraction / warmup
@@ -33,7 +40,7 @@ def rate_factor(curve: str, fraction: float, warmup: float) -> float:
 
 
 def _setters(model: nn.Module, name: str) -> list[Callable[[float], None]]:
-    """Find what a ramp moves: modules say themselves which attribute is annealed; beta is a parameter."""
+    """Return a setter for each value that a ramp moves: a parameter for beta, else the attribute a module anneals."""
     if name == "beta":
         kinds = (("log_beta", _logarithm_setter), ("raw_beta", _value_setter))
         named = ((getattr(module, name, None), setter) for module in model.modules() for name, setter in kinds)
@@ -71,7 +78,7 @@ class Ramps:
         ramps: `morph`, `beta`, `temperature` -> ramp.
 
     Raises:
-        UsageError: a ramp that no activation in the network answers to.
+        UsageError: no activation in the network has a value that a ramp moves.
     """
 
     def __init__(self, model: nn.Module, ramps: Mapping[str, Ramp]) -> None:
@@ -87,7 +94,7 @@ class Ramps:
             self._ramps.append((ramp, found, name == "beta"))
 
     def apply(self, fraction: float) -> None:
-        """Write the values for a fraction of the run; beta, a trained parameter, is let go after its ramp."""
+        """Write the values for a fraction of the run; beta is a trained parameter and trains freely after its ramp."""
         for ramp, setters, trained in self._ramps:
             if trained and fraction > ramp.until:
                 continue

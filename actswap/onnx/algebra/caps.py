@@ -1,4 +1,4 @@
-"""min(f(x), cap): before the activation where nothing but standard operators runs it, inside it where kernels do.
+"""Where the minimum of min(f(x), cap) is computed: before the activation for plain runtimes, inside it for kernels.
 
 `fuse_caps` requires a node of domain `actswap` whose only reader is a Clip without a floor, or a Min with one number.
 Ensures the same values, bit for bit: the kernel computes the minimum last, and NaN stays. Function bodies do not know
@@ -7,8 +7,8 @@ the attribute, so this is for models that the kernels run: prepared ones. DY-ReL
 `lift_caps` writes min(f(x), cap) as f(min(x, t)), f(t) = cap: runtimes fuse a Clip into the convolution before it, but
 behind an activation it leaves their blocked layout. Requires an ACON or Swish in float32 with the same constant
 parameters for all channels, p1 > p2 >= 0, beta > 0 and cap > 0. There f(x) <= 0 for x <= 0, and for x > 0 it rises
-through cap at one t; x f'(x) / f(x) <= 1.3, so the value differs by a rounding of t, 2^-23. Where p2 is 0, minus
-infinity becomes the lowest number, of which the function is 0, as at minus infinity, where the body would give NaN.
+through cap at one t; x f'(x) / f(x) <= 1.3, so the value differs by a rounding of t, 2^-23. If p2 is 0, minus infinity
+becomes the lowest number: f is 0 at both, and the function body would give NaN at minus infinity.
 
 `sink_caps` is the way back, for kernels, to which a cap costs nothing: f(min(x, t)) as min(f(x), f(t)).
 """
@@ -90,7 +90,7 @@ def sink_caps(model: ir.Model) -> int:
 
 
 def cap_of(node: ir.Node) -> float | None:
-    """The number that a Clip or Min caps its first input at."""
+    """Return the number at which a Clip or Min caps its first input; None for any other node."""
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type == "Clip" and len(node.inputs) == 3:
@@ -102,7 +102,7 @@ def cap_of(node: ir.Node) -> float | None:
 
 
 def _one_set(node: ir.Node) -> tuple[float, float, float] | None:
-    """p1, p2 and beta that serve all channels, where f rises through every positive cap once."""
+    """Return p1, p2 and beta if they serve all channels and f rises through every positive cap once; else None."""
     if node.domain != DOMAIN or node.op_type not in _MEMBERS:
         return None
     x, arrays = node.inputs[0], [constant(value) for value in node.inputs[1:]]

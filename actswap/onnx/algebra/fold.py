@@ -5,15 +5,16 @@ f(x) = d x sigmoid(beta d x) + p2 x, with d = p1 - p2, is after the substitution
     f = (1 / beta) (Y sigmoid(Y) + s Y),    s = p2 / d,
 
 so beta d goes into the layer before, 1 / beta into the layers after, and `SwishSkip(Y, 1, s)` is left: one SiLU, and
-one product with a constant per channel, or none where p2 is 0.
+one product with a constant per channel, or none if p2 is 0.
 
-Requires an AconC, AconB or Swish in float32 with constant parameters; before it a Conv, a Gemm, or a MatMul with or
-without a constant Add, whose weights are constants and whose result nobody else reads; after it only such layers. A cap
-at a number may stand on either side, where it is scaled by one positive number for all channels; a cap of pictures may
-always stand behind, where a convolution of its own scales back before it (see `scales`); beta d of all channels
-between 1e-6 and 1e6 in size, and s below 1e3. Ensures the same values up to rounding: every product of before is one of
-after times a constant of its channel, so the relative error is a few roundings, 2^-22. Where a requirement fails the
-node is left.
+Requires an AconC, AconB or Swish in float32 with constant parameters. Before it: a Conv, a Gemm, or a MatMul with or
+without a constant Add, whose weights are constants and whose result has no other reader. After it: only such layers. A
+cap at a number may stand on either side if all channels are scaled by the same positive number. A cap of pictures may
+always stand after it: a convolution of its own then scales back before the cap (see `scales`). beta d lies between 1e-6
+and 1e6 in size in all channels, and s below 1e3. If a requirement fails, the node stays as it is.
+
+Ensures the same values up to rounding: every product is the former one times a constant of its channel, so the relative
+error is a few roundings, 2^-22.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     y, source, changes = node.outputs[0], x, []
     reader, earlier = only_reader(y), x.producer()
-    behind = None  # a cap with a convolution of its own, that scales back
+    behind = None  # a cap that gets a convolution of its own, which scales back
     if reader is not None and cap_of(reader) is not None:
         y = reader.outputs[0]
         if _picture_channels(x):
@@ -102,7 +103,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _picture_channels(x: ir.Value) -> int:
-    """Channels of a picture that a convolution makes; 0 for anything else."""
+    """Return the channels of a picture that a convolution makes; 0 for anything else."""
     node = x.producer()
     if node is None or node.op_type != "Conv" or x.shape is None or len(x.shape) != 4:
         return 0
@@ -135,7 +136,7 @@ def _parameters(node: ir.Node) -> tuple[Array, Array, Array, int] | None:
 
 
 def _before(x: ir.Value, scale: Array, rank: int) -> list[_Change] | None:
-    """What makes the layer before give scale * x; None where there is no such layer."""
+    """Return the changes that make the layer before give scale * x; None if there is no such layer."""
     node = x.producer()
     if node is None or node.domain not in ("", "ai.onnx") or x.is_graph_output():
         return None
@@ -163,7 +164,7 @@ def _before(x: ir.Value, scale: Array, rank: int) -> list[_Change] | None:
 
 
 def _after(y: ir.Value, scale: Array, rank: int) -> list[_Change] | None:
-    """What makes all readers of y give for y / scale what they gave for y."""
+    """Return the changes after which all readers of y give for y / scale what they gave for y."""
     changes: list[_Change] = []
     for use in y.uses():
         node = use.node
@@ -196,7 +197,7 @@ def _conv_inputs(w: Array, scale: Array, node: ir.Node) -> Array:
 def _weights(
     node: ir.Node, index: int, change: Callable[[Array], Array], bias_scale: Array | None
 ) -> list[_Change] | None:
-    """The changed weight, and bias where it is scaled as well; None where one is no constant."""
+    """Return the changed weight, and the bias if it is scaled too; None if one of them is no constant."""
     w = constant(node.inputs[index])
     if w is None or w.dtype != np.float32 or (node.op_type == "MatMul" and w.ndim != 2):
         return None
@@ -210,7 +211,7 @@ def _weights(
 
 
 def _along_channels(node: ir.Node, rank: int) -> bool:
-    """Whether parameters of so many axes lie along the channels of this layer: the last axis, but of convolutions."""
+    """True if parameters of `rank` axes lie along the layer's channels: the last axis, except for convolutions."""
     if node.op_type == "Conv":
         w = constant(node.inputs[1])
         return w is not None and rank in (0, w.ndim - 1)

@@ -1,12 +1,13 @@
 """The mean that a gate needs, of the smaller tensor before a convolution of 1 x 1.
 
-The mean over the positions goes through such a convolution: mean(W x + b) = W mean(x) + b. Where it widens its input
-(the expansion of an inverted residual, six times), the gate of the activation after it need not read the wide tensor
-once more: `take_means` pools the narrow one, and its first layer becomes w1 W and b1 + w1 b. The operators that take
-their means so (`MetaAconMean`, `DyReLUMean`) have kernels and no function body: for prepared models alone.
+The mean over the positions passes through such a convolution: mean(W x + b) = W mean(x) + b. If the convolution widens
+its input (the expansion of an inverted residual does so six times), the gate of the activation after it need not read
+the wide tensor again: `take_means` pools the narrow one, and the gate's first layer becomes w1 W and b1 + w1 b. The
+operators that take their mean as an input (`MetaAconMean`, `DyReLUMean`) have kernels and no function body, so they are
+for prepared models only.
 
-It requires constants and a convolution of group 1, stride 1 and no padding. Where the narrow tensor is infinite, the
-gate may be a limit where the formula gives NaN.
+Requires constants and a convolution of group 1, stride 1 and no padding. If the narrow tensor is infinite, the gate may
+be a limit for which the formula gives NaN.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def take_means(model: ir.Model) -> int:
 
 
 def _over_positions(node: ir.Node) -> bool:
-    """Whether the gate pools pictures whose channels are axis 1; a foreign file may lack the attributes."""
+    """True if the gate pools pictures with channels on axis 1; a foreign file may lack the attributes."""
     view, dim = node.attributes.get("view"), node.attributes.get("dim")
     return view is not None and dim is not None and len(view.as_ints()) == 4 and dim.as_int() == 1
 

@@ -1,11 +1,10 @@
 """Activations that have become a plain operator are written as that operator.
 
-Requires, per node: no pooling, constant parameters, and the range of its input as seen in a run. Ensures that for every
-input up to 16 times as large, of either sign and in every channel, the operator differs from the activation by at most
-`tolerance` times the larger of the value itself and the largest value on the range seen (looked at on a grid that is
-dense around 0). The range seen only gives the scale: what one run happened to show must not decide what the file
-computes. Nothing else changes. A cap that follows a ReLU becomes one Clip with it, which runtimes fuse into a
-convolution. Candidates, cheapest first:
+Requires, per node: no pooling, constant parameters, and the range of its input in a run. Ensures, for every input up to
+16 times as large, of either sign and in every channel: the operator differs from the activation by at most `tolerance`
+times the larger of the value itself and the largest value on the range. This is checked on a grid that is dense around
+0. The grid reaches far beyond the range because one run must not decide what the file computes. Nothing else changes. A
+ReLU and a cap after it become one Clip, which runtimes fuse into a convolution. Candidates, cheapest first:
 
 1. Identity, Relu, LeakyRelu and PRelu with the slopes that the activation has far out,
 2. HardSwish,
@@ -125,7 +124,7 @@ def _grid(range_: Range) -> Array | None:
     far = _FAR * ends.max() if ends.size and np.isfinite(ends).all() else 0.0
     if far == 0.0:
         return None
-    # Dense around 0, where a sharp activation differs most from a kink.
+    # Dense around 0, because a sharp activation differs most from a kink there.
     near = np.geomspace(1e-7, 1, 96)
     points = far * np.unique(np.concatenate([np.linspace(-1, 1, _POINTS), near, -near]))
     return np.tile(points, (ends.shape[1], 1))
@@ -174,7 +173,7 @@ def _said(slope: Array) -> str:
 
 
 def _slopes(x: Array, y: Array) -> Array | None:
-    """Slope of every channel at the lower end of its range; 0 where the range has no negative part."""
+    """Return the slope of every channel at the lower end of its range; 0 if the range has no negative part."""
     at = x.argmin(1)[:, None]
     low, value = np.take_along_axis(x, at, 1)[:, 0], np.take_along_axis(y, at, 1)[:, 0]
     return None if not (low < 0).any() else np.where(low < 0, value / np.where(low < 0, low, 1.0), 0.0)
@@ -196,7 +195,7 @@ def _sharpness(node: ir.Node) -> tuple[float, ...]:
 
 
 def _write(graph: ir.Graph, node: ir.Node, plain: Plain, axis: int | None) -> str:
-    """Put the operator in place of the node, and of the cap after it where that makes one Clip."""
+    """Put the operator in place of the node; if it and the cap after it make one Clip, in place of both."""
     x, last, text = node.inputs[0], node, plain.text
     assert x is not None
     half = x.dtype == ir.DataType.FLOAT16
@@ -212,7 +211,7 @@ def _write(graph: ir.Graph, node: ir.Node, plain: Plain, axis: int | None) -> st
         last, text = reader, f"relu capped at {cap:g}"
     elif plain.op == "Swish":
         alpha = float(plain.number)  # type: ignore[arg-type]
-        if alpha not in _STANDARD:  # one node of ours: as good as three without the kernels, better with them
+        if alpha not in _STANDARD:  # one node of ours is as fast as three without the kernels, and faster with them
             made = ir.node("Swish", [x, stored("beta", np.float32(alpha))], domain=DOMAIN)
             return _put(node, node, [made], text)
         steps = [] if alpha == 1 else [ir.node("Mul", [x, stored("alpha", np.float32(alpha))])]
@@ -230,7 +229,7 @@ def _write(graph: ir.Graph, node: ir.Node, plain: Plain, axis: int | None) -> st
 
 
 def _put(node: ir.Node, last: ir.Node, new: Sequence[ir.Node], text: str) -> str:
-    """Replace `node`, and `last` where that is another, by the new nodes."""
+    """Replace `node`, and `last` if it is another node, by the new nodes."""
     graph = node.graph
     assert graph is not None
     new[-1].name = node.name

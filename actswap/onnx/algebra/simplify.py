@@ -19,7 +19,7 @@ from actswap.onnx.functions import DOMAIN, SWISH, SWISH_SKIP, Array
 from actswap.onnx.parity import compare
 from actswap.onnx.runtime import cpu_session
 
-# Per site, tried from the loosest: what a network makes of an error differs widely.
+# Largest error of a site. Networks differ widely in what they make of it, so three are tried, the largest first.
 _TOLERANCES = (1e-3, 1e-4, 1e-5)
 
 
@@ -43,13 +43,13 @@ class Simplified:
 def simplified_graph(
     model: ir.Model, functions: Sequence[OnnxFunction], opset: int, feed: Sequence[Array], tolerance: float
 ) -> Simplified:
-    """Write plain operators and fold scales, where the outputs stay within the tolerance.
+    """Write plain operators and fold scales, as far as the outputs stay within the tolerance.
 
     Args:
         model: a graph with nodes of domain `actswap`; not changed.
         functions: their functions.
         opset: version of the standard operators.
-        feed: real inputs, in the graph's order: the ranges of the activations are seen on them.
+        feed: real inputs, in the graph's order; they show the range of each activation's input.
         tolerance: largest difference of an output, relative to its largest absolute value.
 
     Returns:
@@ -98,7 +98,7 @@ def _run(proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: int, 
 def _observe(
     proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: int, feed: Sequence[Array]
 ) -> tuple[list[Array], dict[str, Range]]:
-    """The outputs, and the ranges of the values before the activations, computed by the graph itself."""
+    """Run the graph; return its outputs, and the ranges of the values before its activations."""
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     count = len(watched.graph.output)

@@ -9,19 +9,19 @@ from actswap.onnx.functions import Array
 
 
 def constant(value: ir.Value | None) -> Array | None:
-    """The value of an initializer or of a Constant node, None for anything that depends on an input."""
+    """Return the value of an initializer or of a Constant node; None for anything that depends on an input."""
     tensor = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
     return None if tensor is None else np.asarray(tensor.numpy())
 
 
 def number(value: ir.Value | None) -> float | None:
-    """A constant that is one number."""
+    """Return a constant that is one number; None for anything else."""
     array = constant(value)
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The node that alone reads a value, once; None where there are more readers, or the graph gives it out."""
+    """Return the only reader of a value; None if it is read more than once, or is an output of the graph."""
     uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
