@@ -113,6 +113,15 @@ def test_every_module_has_a_layer() -> None:
     assert {name.split(".")[1] for name in INNER} == known
 
 
+def test_architecture_states_the_same_layers() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    section = text[text.index("## Layers") : text.index("## To add")]
+    stated = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    assert stated == [", ".join(names) for names in LAYERS]
+    loose = section[section.index("Eight modules") : section.index("No module has")]
+    assert {name for name in LOOSE if f"`{name}`" in loose} == LOOSE
+
+
 def test_imports_go_downward() -> None:
     assert upward_imports() == []
 
