@@ -38,7 +38,7 @@ import numpy as np
 import onnxruntime
 import realmodels
 import torch
-from actswap.io.safe_load import import_library
+from actswap.io.torchvision_import import import_library
 from torch import nn
 
 import actswap
