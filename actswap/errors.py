@@ -84,3 +84,15 @@ class ExportError(ActswapError):
     """The model cannot be exported, or the exported file does not agree with it."""
 
     exit_code = 4
+
+
+def reason(problem: BaseException, limit: int = 200) -> str:
+    """Return the kind and the first line of an exception, for the `why` of an error.
+
+    >>> reason(ValueError("no such size"))
+    'ValueError: no such size'
+    >>> reason(KeyError())
+    'KeyError'
+    """
+    text = str(problem).strip()
+    return f"{type(problem).__name__}: {text.splitlines()[0][:limit]}" if text else type(problem).__name__

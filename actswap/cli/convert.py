@@ -170,7 +170,9 @@ def save(
     from actswap.io import bundle
 
     if form == "pt2":
-        return bundle.save_pt2(model, out, args, kwargs, overwrite=force)
+        from actswap.io.save_exported import save_pt2
+
+        return save_pt2(model, out, args, kwargs, overwrite=force)
     base = bundle.read_base(path) if bundle.is_bundle(path) else bundle.base_of(path, spec)
     note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
     return bundle.save(model, out, base=base, report=note, overwrite=force)

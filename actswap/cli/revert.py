@@ -73,13 +73,14 @@ def _same_as_base(
     import torch
 
     from actswap.io import bundle
-    from actswap.io.loading import load_model
+    from actswap.io.loading import load_model, noted_source
 
     note = bundle.read_base(path)
     found = Path(base) if base else bundle.find_base(path, note)
     if found is None:
         return None
-    plain = load_model(found, model=spec or note.model, allow=allow, trust_pickle=trust_pickle).module.state_dict()
+    built = spec or (noted_source(note.model, path, allow) if note.model else None)
+    plain = load_model(found, model=built, allow=allow, trust_pickle=trust_pickle).module.state_dict()
     return plain.keys() == state.keys() and all(
         isinstance(other := state[name], torch.Tensor) and value.dtype == other.dtype and torch.equal(value, other)
         for name, value in plain.items()

@@ -19,6 +19,9 @@ from actswap.cli.verb import Answer, progress, say, table, verb
     click.option("--data", metavar="SOURCE", help="A folder with train/CLASS/*, or package.module:function."),
     click.option("--weights", type=click.Path(), metavar="FILE", help="Weights of the recipe's network."),
     click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a value: tune.epochs=5."),
+    click.option(
+        "--allow", multiple=True, metavar="PACKAGE", help="Let the recipe run code of a package: its model, its data."
+    ),
     click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT."),
     click.option("--dry-run", is_flag=True, help="Check everything, write nothing."),
 )
@@ -28,6 +31,7 @@ def command(
     data: str | None,
     weights: str | None,
     settings: Sequence[str],
+    allow: Sequence[str],
     resume: bool,
     dry_run: bool,
 ) -> Answer:
@@ -42,9 +46,9 @@ def command(
 
     named = {"data.source": data, "model.weights": weights}
     given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
-    read = read_recipe(recipe, [*settings, *given])
+    read = read_recipe(recipe, [*settings, *given], allow=allow)
     out = Path(output or Path(recipe).stem)
-    ready = prepare(read, out, resume=resume, name=recipe)
+    ready = prepare(read, out, resume=resume, name=recipe, allow=allow)
     say(f"{read.title}: {type(ready.model).__name__} to {read.convert.target}, results in {out}")
     if dry_run:
         say("Dry run: nothing was written.")

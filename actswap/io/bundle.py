@@ -2,7 +2,7 @@
 
 docs/bundle-format.md specifies the format.
 Nothing in a bundle can run: the plan is checked data, the weights are safetensors. A bundle is put back onto
-a fresh copy of its base model; `save_pt2` writes a self-contained exported program instead.
+a fresh copy of its base model; `actswap.io.save_exported` writes a self-contained exported program instead.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
+import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,20 @@ from torch import Tensor, nn
 
 from actswap.activations.base import Activation
 from actswap.conversion.apply import apply_plan
-from actswap.errors import ActswapError, ExportError, LoadError, UsageError
-from actswap.io.atomic import refuse_overwrite, replacing
-from actswap.io.exported import is_plain_tree
+from actswap.errors import ActswapError, LoadError, UsageError, reason
+from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
 from actswap.io.folders import is_model_folder, weights_file
+from actswap.io.plan_check import check_plan
 from actswap.plan import Plan, tool_version
 from actswap.record import plan_of
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _LARGEST_PLAN = 64 << 20
+_DOCUMENT = {"actswap": str, "torch": str, "pair": str, "base": dict, "plan": dict, "report": dict}
+_DIGEST_LENGTH = 64  # hexadecimal digits of a pair that is the digest of the content; earlier ones are random, of 32
+_PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+_STAGED = re.compile(r"model\.[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -93,31 +96,83 @@ def save(
             fix="actswap.save(actswap.convert(model, 'acon_c', inputs).model, ...)",
         )
     refuse_overwrite(out, overwrite=overwrite)
-    if out.exists() and not (out / PLAN).is_file():
+    if out.exists() and not is_bundle(out) and not (out.is_dir() and _is_empty(out)):
         raise UsageError(f"{out} exists and is not a bundle", fix="choose another place with -o OUT")
-    pair = secrets.token_hex(16)  # ties the two files together: a mixed pair is refused on loading
+    tensors, alias = _tensors(model)
+    described = plan.to_dict()
+    pair = pair_of(described, tensors, alias)
     document = {
         "schema": SCHEMA,
         "actswap": tool_version(),
         "torch": torch.__version__,
         "pair": pair,
         "base": asdict(base or Base()),
-        "plan": plan.to_dict(),
+        "plan": described,
         "report": dict(report or {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False)
-    created = not out.exists()
+    metadata = {"schema": str(SCHEMA), "pair": pair}
     try:
-        out.mkdir(exist_ok=True)
-        with replacing(out / PLAN) as plan_file, replacing(out / WEIGHTS) as weights_file:
-            write_weights(model, weights_file, {"schema": str(SCHEMA), "pair": pair})
-            plan_file.write_text(text, encoding="utf-8")
-    except BaseException:
-        if created:
-            with suppress(OSError):
-                out.rmdir()
-        raise
+        if is_bundle(out):
+            _replace(out, text, pair, tensors, alias, metadata)
+        else:
+            with replacing(out) as beside:
+                beside.mkdir()
+                _write_tensors(tensors, alias, beside / WEIGHTS, metadata)
+                (beside / PLAN).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise write_error(out, problem) from problem
+    except SafetensorError as problem:
+        raise write_error(out, OSError(str(problem))) from problem
     return out
+
+
+def _replace(
+    out: Path, text: str, pair: str, tensors: dict[str, Tensor], alias: dict[str, str], metadata: dict[str, str]
+) -> None:
+    """Replace the two files of a bundle as one: renaming `plan.json` is the step that counts.
+
+    The new weights come first, under a name that holds their pair. A reader takes `model.safetensors` if its pair is
+    the plan's, else the file of the plan's pair. So the plan always finds its own weights, the old ones or the new.
+    """
+    staged = out / f"model.{pair}.safetensors"
+    new_weights, new_plan = beside_of(out / WEIGHTS), beside_of(out / PLAN)
+    try:
+        _write_tensors(tensors, alias, new_weights, metadata)
+        new_plan.write_text(text, encoding="utf-8")
+        flush(new_weights)
+        flush(new_plan)
+        with locked(out):
+            os.replace(new_weights, staged)
+            flush_folder(out)
+            os.replace(new_plan, out / PLAN)
+            flush_folder(out)
+            os.replace(staged, out / WEIGHTS)
+            flush_folder(out)
+            for old in out.glob("model.*.safetensors"):  # of a writer that was killed
+                if _STAGED.fullmatch(old.name):
+                    old.unlink(missing_ok=True)
+    finally:
+        discard(new_weights)
+        discard(new_plan)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+def pair_of(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], alias: Mapping[str, str]) -> str:
+    """Return the digest that ties the two files of a bundle together: of its plan and of all its numbers."""
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
+    digest.update(json.dumps(dict(alias), sort_keys=True).encode())
+    for name in sorted(tensors):
+        if name in alias:
+            continue
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -135,14 +190,15 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     """
     folder = Path(path)
     document = read(folder)
-    tensors, metadata = _read_tensors(folder / WEIGHTS)
-    if metadata.get("pair") != document.get("pair"):
+    tensors, metadata = _weights_of(folder, document["pair"])
+    check_plan(document["plan"], sum(tensor.numel() for tensor in tensors.values()), str(folder / PLAN))
+    alias = json.loads(metadata.get("alias", "{}"))
+    if len(document["pair"]) == _DIGEST_LENGTH and pair_of(document["plan"], tensors, alias) != document["pair"]:
         raise LoadError(
-            f"the two files of {folder} do not belong together",
-            why="saving was interrupted between them, or one was copied from elsewhere",
-            fix="convert again, or copy both files of one bundle",
+            f"{folder} is damaged",
+            why="its numbers or its plan are not the ones that were saved",
+            fix="copy the bundle again, or convert again",
         )
-    _check(document["plan"], limit=sum(tensor.numel() for tensor in tensors.values()), folder=folder)
     try:
         plan = Plan.from_dict(document["plan"])
         model = apply_plan(base_model, plan, inplace=inplace)
@@ -159,7 +215,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     ) as problem:
         raise LoadError(
             f"the plan of {folder} is not valid",
-            why=f"{type(problem).__name__}: {problem}",
+            why=reason(problem),
             fix="convert the base model again",
         ) from problem
     _put(model, tensors, folder)
@@ -169,6 +225,12 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
 def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
     """Write the state of any model as safetensors; `alias` in the metadata names shared tensors."""
     tensors, alias = _tensors(model)
+    _write_tensors(tensors, alias, file, metadata)
+
+
+def _write_tensors(
+    tensors: dict[str, Tensor], alias: Mapping[str, str], file: Path, metadata: Mapping[str, str]
+) -> None:
     save_file(tensors, file, {"format": "pt", "actswap": tool_version(), "alias": json.dumps(alias), **metadata})
 
 
@@ -182,28 +244,41 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if file.stat().st_size > _LARGEST_PLAN:
         raise LoadError(f"{file} is larger than {_LARGEST_PLAN >> 20} MiB", fix="convert the base model again")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
+        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError, OSError) as problem:
         raise LoadError(f"{file} is damaged", why=str(problem)[:200], fix="convert the base model again") from None
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise LoadError(f"{file} is not a plan", why="it holds no object named plan", fix="convert again")
     if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
         raise LoadError(
-            f"{file} has schema {document.get('schema')!r}; this actswap reads schema {SCHEMA}",
+            f"{file} has schema {str(document.get('schema'))[:40]!r}; this actswap reads schema {SCHEMA}",
             fix="use the actswap that wrote it (its version stands in the file), or convert again",
         )
+    for key, kind in _DOCUMENT.items():
+        if not isinstance(document.get(key), kind):
+            raise LoadError(f"{key} in {file} is not valid", why=f"it must be a {kind.__name__}", fix="convert again")
+    unknown = sorted(set(document) - set(_DOCUMENT) - {"schema"})
+    if unknown or not _PAIR.fullmatch(document["pair"]):
+        what = f"the key {unknown[0][:40]!r}" if unknown else "a pair that is no digest"
+        raise LoadError(f"{file} holds {what}", why="no actswap wrote it", fix="convert the base model again")
     return document
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
 
 
 def read_base(path: str | os.PathLike[str]) -> Base:
     """Return the note on the base model of a bundle; a file name with a folder in it is refused."""
-    note = read(path).get("base") or {}
-    if not isinstance(note, dict) or not all(isinstance(v, str | None) for v in note.values()):
-        raise LoadError(f"the base of {path} is not valid", why="it must hold texts", fix="convert again")
+    note = read(path)["base"]
+    if not set(note) <= {"file", "sha256", "model"} or not all(isinstance(v, str | None) for v in note.values()):
+        raise LoadError(
+            f"base in {path} is not valid", why="it holds file, sha256 and model, as texts", fix="convert again"
+        )
     base = Base(note.get("file"), note.get("sha256"), note.get("model"))
     if base.file is not None and (base.file in ("", ".", "..") or any(c in base.file for c in "/\\\0")):
         raise LoadError(
-            f"the bundle {path} names its base as {base.file!r}",
+            f"the bundle {path} names its base as {base.file[:80]!r}",
             why="a base is a file name without folders",
             fix="do not trust this bundle; give the base yourself with --base FILE",
         )
@@ -219,59 +294,6 @@ def find_base(path: str | os.PathLike[str], base: Base) -> Path | None:
         if (candidate.is_file() or is_model_folder(candidate)) and _digest(candidate) == base.sha256:
             return candidate
     return None
-
-
-def save_pt2(
-    model: nn.Module,
-    path: str | os.PathLike[str],
-    example_inputs: tuple[Any, ...],
-    example_kwargs: Mapping[str, Any] | None = None,
-    *,
-    overwrite: bool = False,
-) -> Path:
-    """Write a self-contained exported program that needs only torch and actswap.
-
-    The batch is dynamic if torch can export the model so.
-
-    Args:
-        model: the converted model.
-        path: the `.pt2` file.
-        example_inputs: positional inputs; the first dimension of each tensor is tried as dynamic.
-        example_kwargs: keyword inputs.
-        overwrite: replace an existing file.
-
-    Raises:
-        ExportError: torch.export cannot capture the model.
-    """
-    refuse_overwrite(path, overwrite=overwrite)
-    program = _export(model, example_inputs, dict(example_kwargs or {}))
-    with replacing(path) as beside, beside.open("wb") as file:
-        torch.export.save(program, file)
-    return Path(path)
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim.AUTO
-
-    def shape_of(value: Any) -> Any:
-        return {0: batch} if isinstance(value, Tensor) and value.dim() and value.shape[0] > 0 else None
-
-    # A batch of one would be burnt in as a constant: show the exporter two.
-    doubled = tuple(torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args)
-    shapes = tuple(map(shape_of, doubled))
-    try:
-        # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
-        # fixed: then the example's own shape is exported.
-        for nested in (shapes, (shapes,)) if not kwargs else ():
-            with suppress(Exception):
-                return torch.export.export(model, doubled, kwargs, dynamic_shapes=nested)
-        return torch.export.export(model, args, kwargs)
-    except Exception as problem:  # torch.export raises many kinds
-        raise ExportError(
-            "the model cannot be exported with torch.export",
-            why=f"{type(problem).__name__}: {str(problem).splitlines()[0]}",
-            fix="save a bundle instead: --format bundle",
-        ) from problem
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -295,6 +317,24 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return kept, alias
 
 
+def _weights_of(folder: Path, pair: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the weights that belong to a plan: `model.safetensors`, or those of an overwrite that was cut short."""
+    staged = folder / f"model.{pair}.safetensors"
+    if (folder / WEIGHTS).is_file() or not staged.is_file():
+        tensors, metadata = _read_tensors(folder / WEIGHTS)
+        if metadata.get("pair") == pair:
+            return tensors, metadata
+    if staged.is_file():
+        tensors, metadata = _read_tensors(staged)
+        if metadata.get("pair") == pair:
+            return tensors, metadata
+    raise LoadError(
+        f"the two files of {folder} do not belong together",
+        why="one of them was copied from elsewhere",
+        fix="convert again, or copy both files of one bundle",
+    )
+
+
 def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as handle:
@@ -304,37 +344,9 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors.update({name: tensors[of] for name, of in alias.items()})
     except FileNotFoundError:
         raise LoadError(f"{file} is missing", fix="copy the whole bundle folder") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise LoadError(
-            f"{file} is damaged",
-            why=f"{type(problem).__name__}: {problem}"[:200],
-            fix="copy the bundle again",
-        ) from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
+        raise LoadError(f"{file} is damaged", why=reason(problem), fix="copy the bundle again") from None
     return tensors, metadata
-
-
-def _check(plan: Any, *, limit: int, folder: Path, key: str = "") -> None:
-    """Refuse what a plan must not ask for: more numbers than the bundle has, or trees of other types."""
-    if isinstance(plan, dict):
-        for name, value in plan.items():
-            if name == "histogram":  # statistics, whose counts are no sizes
-                continue
-            _check(value, limit=limit, folder=folder, key=name)
-    elif isinstance(plan, list):
-        for value in plan:
-            _check(value, limit=limit, folder=folder, key=key)
-    elif key == "channels" and plan is not None and (type(plan) is not int or not 0 < plan <= limit):
-        raise LoadError(
-            f"the plan of {folder} asks for {str(plan)[:40]!r} channels", why=_SIZE.format(limit), fix=_AGAIN
-        )
-    elif isinstance(plan, int) and abs(plan) > max(limit, 1 << 20):
-        raise LoadError(f"the plan of {folder} holds {key} = {str(plan)[:40]}", why=_SIZE.format(limit), fix=_AGAIN)
-    elif key == "spec" and not (isinstance(plan, str) and is_plain_tree(plan)):
-        raise LoadError(f"the plan of {folder} holds a tree of another type", why=str(plan)[:100], fix=_AGAIN)
-
-
-_SIZE = "its weights hold {} numbers in all"
-_AGAIN = "do not trust this bundle; convert the base model again"
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from actswap.errors import LoadError
-from actswap.io import allowed, rebuild
+from actswap.io import allowed, rebuild, tensor_layout
 from actswap.io.archive import check_zip
 from actswap.io.pickles import Made, Name, Stored, describe, parts
 
@@ -76,7 +76,7 @@ def read_legacy(path: Path) -> Any:
             if not is_weights_only(described):
                 first = next(p for p in parts(described) if isinstance(p, Name) and not _is_weight(p))
                 raise LoadError(f"it names {first}", fix=_TRUST)
-            stored = {str(s.key[2:3]): rebuild.storage_bytes(s) for s in _storages(described)}
+            stored = {str(s.key[2:3]): tensor_layout.storage_bytes(s) for s in _storages(described)}
             if sum(stored.values()) > path.stat().st_size:
                 raise LoadError("its tensors are larger than the file", fix=_TRUST)
             return _load_weights(described, path, path.stat().st_size)
@@ -139,12 +139,12 @@ def _check_calls(described: Any, size: int) -> None:
             raise LoadError(f"the file needs {part}, which is no part of weights", fix=_FIX)
         if not isinstance(part, Made):
             continue
-        rebuild.check_call(part)
+        tensor_layout.check_call(part)
         if part.what.name == "_rebuild_from_type_v2":
-            part = rebuild.tensor_with_attributes(part)
+            part = tensor_layout.tensor_with_attributes(part)
         if part.what.name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
-            dtype, storage, offset, shape, stride, _ = rebuild.tensor_layout(part)
-            if (offset + rebuild.extent(shape, stride)) * dtype.itemsize > rebuild.storage_bytes(storage):
+            dtype, storage, offset, shape, stride, _ = tensor_layout.tensor_layout(part)
+            if (offset + tensor_layout.extent(shape, stride)) * dtype.itemsize > tensor_layout.storage_bytes(storage):
                 raise LoadError("the file is refused: it holds a tensor that reaches beyond its storage", fix=_FIX)
             left -= torch.Size(shape).numel() * dtype.itemsize if 0 not in shape else 0
     if left < 0:
@@ -157,7 +157,7 @@ def _storages(described: Any) -> Iterator[Stored]:
 
 def _check_storages(described: Any, sizes: dict[str, int]) -> None:
     for storage in _storages(described):
-        stated, key = rebuild.storage_bytes(storage), storage.key[2]
+        stated, key = tensor_layout.storage_bytes(storage), storage.key[2]
         if not isinstance(key, str) or sizes.get(key) != stated:
             raise LoadError(
                 f"the file is refused: the tensor data {str(key)[:40]!r} are missing or of another size",

@@ -33,7 +33,7 @@ from actswap.io.archive import check_zip
 from actswap.io.checkpoint import check_weights
 from actswap.io.expressions import is_guard, is_size
 from actswap.io.operators import is_allowed
-from actswap.io.rebuild import extent
+from actswap.io.tensor_layout import extent
 
 _FIX = "export the model again, or load its weights with --model package.module:factory"
 _RECORDS = re.compile(

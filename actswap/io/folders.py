@@ -6,12 +6,17 @@ folder brings along is never run, and nothing is looked up elsewhere.
 
 from __future__ import annotations
 
-import importlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
@@ -20,6 +25,11 @@ from actswap.io.torchvision_import import import_library
 CONFIG = "config.json"
 INDEX = ".safetensors.index.json"
 _WEIGHTS = ("model.safetensors", f"model{INDEX}")
+_ARCHITECTURE = re.compile(r"[a-z0-9]\w{0,99}")
+_ARGUMENT = re.compile(r"[a-z]\w{0,60}")
+_FETCHES = re.compile(r"pretrained|checkpoint|cache|url|file|hub|weights|features_only|scriptable|exportable|no_jit")
+_COUNTS = re.compile(r"layers|depth|blocks|num_hidden|repeat|stages|n_layer\b")
+_SLACK = 1 << 26
 _FIX = "save it again with model.save_pretrained(folder), or give the weights file and --model package.module:factory"
 
 
@@ -50,9 +60,9 @@ def load_folder(folder: Path) -> nn.Module:
     config = _read_json(folder / CONFIG)
     names = config.get("architectures")
     if isinstance(names, list) and names and isinstance(names[0], str):
-        return _of_transformers(folder, names[0])
+        return _of_transformers(folder, names[0], config)
     if isinstance(config.get("architecture"), str):
-        return _of_timm(folder)
+        return _of_timm(folder, config)
     raise LoadError(
         f"{folder / CONFIG} names no model",
         why="it has neither transformers' `architectures` nor timm's `architecture`",
@@ -79,8 +89,6 @@ def shards(index: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def read_shards(index: Path) -> dict[str, Tensor]:
     """Read all tensors that an index lists; they stay in the mapped files until they are used."""
-    from safetensors.torch import load_file
-
     found: dict[str, Tensor] = {}
     for file, names in shards(index):
         content = load_file(file)
@@ -91,25 +99,105 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     return found
 
 
-def _of_transformers(folder: Path, name: str) -> nn.Module:
-    kind: Any = getattr(importlib.import_module("transformers"), name, None)
-    if kind is None or not hasattr(kind, "from_pretrained"):
+def _of_transformers(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
+    if not name.isidentifier() or name.startswith("_"):
+        raise LoadError(f"{folder / CONFIG} names the model {name[:80]!r}", why="that is no class", fix=_FIX)
+    kind: Any = getattr(import_library("transformers"), name, None)
+    if kind is None or not hasattr(kind, "from_pretrained") or getattr(kind, "config_class", None) is None:
         raise LoadError(
-            f"transformers has no {name}",
+            f"transformers has no model {name}",
             why="the code that a folder brings along is not run",
             fix="build it yourself: --model package.module:factory",
         )
+    for extra in ("adapter_config.json", "adapter_model.bin"):
+        if (folder / extra).exists():
+            raise LoadError(f"{folder} holds {extra}", why="an adapter names another model to fetch", fix=_FIX)
+    numbers, tensors = _stored(folder)
+    _check_config(config, numbers, tensors, str(folder / CONFIG))
+    settings = kind.config_class.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):  # no memory: only the number of parameters is asked for
+        _check_size(kind(settings), numbers, folder)
     model: nn.Module = kind.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
     )
     return model.eval()
 
 
-def _of_timm(folder: Path) -> nn.Module:
-    import_library("torchvision")
-    timm = importlib.import_module("timm")
-    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+def _of_timm(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+    """Build the network without timm's own loader, which follows addresses that a configuration may hold."""
+    name = config["architecture"]
+    options = dict(config.get("model_args") or {})
+    for key in ("num_classes", "global_pool"):
+        if key in config:
+            options.setdefault(key, config[key])
+    numbers, tensors = _stored(folder)
+    _check_config(options, numbers, tensors, str(folder / CONFIG))
+    refused = [key for key in options if not _ARGUMENT.fullmatch(key) or _FETCHES.search(key)]
+    if not _ARCHITECTURE.fullmatch(name) or refused:
+        what = f"the option {refused[0][:60]!r}" if refused else f"the network {name[:60]!r}"
+        raise LoadError(f"{folder / CONFIG} asks for {what}", why="it does more than size a network of timm", fix=_FIX)
+    timm = import_library("timm")
+    with suppress(NotImplementedError, RuntimeError), torch.device("meta"):  # some networks compute with their sizes
+        _check_size(timm.create_model(name, pretrained=False, **options), numbers, folder)
+    model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    weights = weights_file(folder)
+    state = read_shards(weights) if weights.name.endswith(INDEX) else load_file(weights)
+    problem = model.load_state_dict(state, strict=False)
+    if problem.missing_keys or problem.unexpected_keys:
+        first = (*problem.missing_keys, *problem.unexpected_keys)[0]
+        raise LoadError(f"the weights of {folder} do not fit {name}", why=f"for example {first}", fix=_FIX)
     return model.eval()
+
+
+def _stored(folder: Path) -> tuple[int, int]:
+    """Return how many numbers and how many tensors the weights of a folder hold."""
+    weights = weights_file(folder)
+    files = [file for file, _ in shards(weights)] if weights.name.endswith(INDEX) else [weights]
+    sizes = []
+    for file in files:
+        with safe_open(file, framework="pt") as handle:
+            names = list(handle.keys())
+            sizes += [math.prod(handle.get_slice(name).get_shape()) for name in names]
+    return sum(sizes), len(sizes)
+
+
+def _check_config(config: Mapping[str, Any], numbers: int, tensors: int, where: str, key: str = "") -> None:
+    """Refuse a configuration that would fetch something, or size a model far beyond its weights.
+
+    Args:
+        config: the configuration, or a table inside it.
+        numbers: how many numbers the weights hold; no size may be larger, from a million on.
+        tensors: how many tensors they are; no count of layers may be larger, from 256 on.
+        where: its file.
+        key: the path of the table.
+    """
+    for name, value in config.items():
+        path = f"{key}.{name}".lstrip(".")
+        if isinstance(value, dict):
+            _check_config(value, numbers, tensors, where, path)
+        entries = value if isinstance(value, list) else [value]
+        limit = max(tensors, 256) if _COUNTS.search(name) else max(numbers, 1 << 20)
+        if any(isinstance(v, dict) for v in entries) and isinstance(value, list):
+            _check_config({str(i): v for i, v in enumerate(entries)}, numbers, tensors, where, path)
+        if any(isinstance(v, int) and abs(v) > limit for v in entries):
+            shown = (
+                str(value) if not isinstance(value, int) or abs(value) < 1 << 64 else "a number of more than 64 bits"
+            )
+            why = f"its weights are {tensors} tensors of {numbers} numbers in all"
+            raise LoadError(f"{where} holds {path} = {shown[:60]}", why=why, fix=_FIX)
+        fetches = name in ("quantization_config", "auto_map", "custom_pipelines") and key == ""
+        fetches = (fetches and name != "auto_map") or (name.startswith("use_") and "pretrained" in name)
+        outside = name.endswith("_implementation") or name in ("backbone", "backbone_kwargs")
+        if (fetches and value) or (outside and isinstance(value, str) and not re.fullmatch(r"\w*", value)):
+            raise LoadError(f"{where} holds {path} = {str(value)[:60]}", why="it would fetch or run more", fix=_FIX)
+
+
+def _check_size(empty: nn.Module, numbers: int, folder: Path) -> None:
+    size = sum(t.numel() for t in (*empty.parameters(), *empty.buffers()))
+    if size > 4 * numbers + _SLACK:
+        raise LoadError(
+            f"{folder / CONFIG} describes a model of {size} numbers", why=f"its weights hold {numbers}", fix=_FIX
+        )
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

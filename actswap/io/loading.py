@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import os
-import sys
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
+from actswap.io.allowed import is_under
 from actswap.io.checkpoint import read_checkpoint, read_legacy
 from actswap.io.exported import load_exported
 from actswap.io.folders import INDEX, is_model_folder, load_folder, read_shards
-from actswap.io.torchvision_import import import_library
+from actswap.io.model_source import build_model, check_library_source, from_current_folder, is_library_source
 
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
 _SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
@@ -226,65 +224,6 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path, spec: str) ->
     return module.eval()
 
 
-def build_model(spec: str) -> nn.Module:
-    """Build a model without weights from `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
-
-    Options follow a question mark: `timm:resnet18?num_classes=10&in_chans=1`.
-
-    Raises:
-        LoadError: the library or the name does not exist, or the factory fails.
-    """
-    place, _, rest = spec.partition(":")
-    name, _, query = rest.partition("?")
-    if not place or not name:
-        raise LoadError(
-            f"--model {spec!r} is not understood",
-            fix="--model torchvision:resnet50, timm:NAME or package.module:factory",
-        )
-    options = dict(_option(part) for part in query.split("&") if part)
-    try:
-        with from_current_folder(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if place == "torchvision":
-                built = import_library("torchvision.models").get_model(name, **{"weights": None, **options})
-            elif place == "timm":
-                import_library("torchvision")
-                built = importlib.import_module("timm").create_model(name, **{"pretrained": False, **options})
-            else:
-                built = getattr(importlib.import_module(place), name)(**options)
-    except Exception as problem:  # a factory is the user's code: whatever it raises is the answer
-        raise LoadError(
-            f"--model {spec} cannot be built",
-            why=f"{type(problem).__name__}: {problem}",
-            fix="check the spelling: --model torchvision:resnet50, timm:NAME or package.module:factory",
-        ) from problem
-    if not isinstance(built, nn.Module):
-        raise LoadError(f"--model {spec} gave a {type(built).__name__}, not an nn.Module")
-    return built
-
-
-def _option(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
-
-
-@contextmanager
-def from_current_folder() -> Any:
-    """Let `--model` and `--allow` find modules of the current folder, as `python -c` would."""
-    here = os.getcwd()
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
 def _load_bundle(
     path: Path,
     *,
@@ -297,14 +236,13 @@ def _load_bundle(
     from actswap.io import bundle
 
     note = bundle.read_base(path)
-    if base is not None:
-        plain = load_model(base, model=model or note.model, allow=allow, trust_pickle=trust_pickle).module
+    if model is None and note.model is not None:
+        model = noted_source(note.model, path, allow)
+    found = base if base is not None else bundle.find_base(path, note)
+    if found is not None:
+        plain = load_model(found, model=model, allow=allow, trust_pickle=trust_pickle).module
     elif model is not None:
         plain = build_model(model)
-    elif found := bundle.find_base(path, note):
-        plain = load_model(found, model=note.model, allow=allow, trust_pickle=trust_pickle).module
-    elif note.model is not None and note.model.partition(":")[0] in ("torchvision", "timm"):
-        plain = build_model(note.model)
     else:
         raise LoadError(
             f"the bundle {path} needs the model it was made from",
@@ -316,4 +254,30 @@ def _load_bundle(
     return LoadedModel(bundle.load(path, plain).eval(), "bundle", str(path))
 
 
-__all__ = ["LoadedModel", "build_model", "load_model"]
+def noted_source(text: str, path: str | os.PathLike[str], allow: Sequence[str]) -> str:
+    """Return how a bundle says that its base was built, if the user may be held to have agreed to that.
+
+    Args:
+        text: the text in the bundle.
+        path: the bundle, for the message.
+        allow: packages that the user trusts.
+
+    Returns:
+        The text: a network of torchvision or timm, or code of a package in `allow`.
+
+    Raises:
+        LoadError: it names code of another package, which is not imported.
+    """
+    if is_library_source(text):
+        return check_library_source(text, f"the base of {path}")
+    package = text.partition(":")[0]
+    if is_under(package, allow):
+        return text
+    raise LoadError(
+        f"the bundle {path} says that its base is built by {text[:80]!r}",
+        why="that is code of a package, and a file alone does not get to run it",
+        fix=f"if you trust it: --allow {package.partition('.')[0][:80]}, or --model {text[:80]}",
+    )
+
+
+__all__ = ["LoadedModel", "build_model", "load_model", "noted_source"]

@@ -1,8 +1,9 @@
 """Build a model without weights from a text: `torchvision:NAME`, `timm:NAME` or `package.module:factory`.
 
-A text that the user types may name anything. A text that stands in a file (the base of a bundle, the source of a recipe)
-comes from whoever wrote the file: `check_library_source` accepts only names of torchvision and timm with options that
-are numbers, and nothing that would fetch or open a file. Code of other packages needs the user's word (`--allow`).
+A text that the user types may name anything. A text that stands in a file (the base of a bundle, the source of a
+recipe) comes from whoever wrote the file: `check_library_source` accepts only names of torchvision and timm with
+options that are numbers, and nothing that would fetch or open a file. Code of other packages needs the user's word
+(`--allow`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def check_library_source(text: str, where: str) -> str:
     """
     place, _, rest = text.partition(":")
     name, _, query = rest.partition("?")
-    wrong = "" if place in LIBRARIES and _NAME.fullmatch(name) else f"{text[:80]!r} is no network of torchvision or timm"
+    known = place in LIBRARIES and _NAME.fullmatch(name)
+    wrong = "" if known else f"{text[:80]!r} is no network of torchvision or timm"
     for part in query.split("&") if query else ():
         key, value = _option(part)
         number = isinstance(value, (bool, int, float, type(None))) and not (

@@ -20,7 +20,18 @@ from torch import Tensor, nn
 
 from actswap.errors import LoadError
 from actswap.io import allowed
-from actswap.io.pickles import NOTHING, Made, Name, Stored
+from actswap.io.pickles import NOTHING, Made, Name
+from actswap.io.tensor_layout import (
+    TENSOR_NAMES,
+    extent,
+    flag,
+    is_empty,
+    numel,
+    refused,
+    storage_key,
+    tensor_layout,
+    tensor_with_attributes,
+)
 
 Storages = Callable[[str], torch.UntypedStorage]
 MAX_DEPTH = 250
@@ -51,7 +62,7 @@ class Rebuild:
         if part is None or isinstance(part, (bool, int, float, complex, str, bytes)):
             return part
         if depth > MAX_DEPTH:
-            raise _refused("it nests objects too deep")
+            raise refused("it nests objects too deep")
         if isinstance(part, Name):
             return self._named(part)
         if id(part) not in self._built:
@@ -75,14 +86,14 @@ class Rebuild:
         elif isinstance(part, Made):
             self._make(part, depth)
         else:
-            raise _refused("it holds a storage outside of a tensor")
+            raise refused("it holds a storage outside of a tensor")
 
     def _named(self, name: Name) -> Any:
         found = allowed.value_of(name, self._allow)
         if isinstance(found, type) and not self._by_user(name):
             models = any(base.__name__ == "PreTrainedModel" for base in found.__mro__)
             if models or not (issubclass(found, nn.Module) or found is torch.device):
-                raise _refused(f"it keeps the class {name} as a value, which actswap cannot check")
+                raise refused(f"it keeps the class {name} as a value, which actswap cannot check")
         return found
 
     def _by_user(self, name: Name) -> bool:
@@ -114,10 +125,10 @@ class Rebuild:
             elif len(args) == 1 and (args[0] is None or args[0] in factories):
                 found, args = defaultdict(factories.get(args[0])), ()
             else:
-                raise _refused("a defaultdict with a factory of its own")
+                raise refused("a defaultdict with a factory of its own")
             self._built[id(part)] = found
             if part.state not in (NOTHING, None, {}) and name != "OrderedDict":
-                raise _refused(f"a {name} with attributes")
+                raise refused(f"a {name} with attributes")
             for listed in args:
                 pairs = listed.items() if isinstance(listed, dict) else listed
                 found.update({self.value(k, depth): self.value(v, depth) for k, v in pairs})
@@ -126,7 +137,7 @@ class Rebuild:
                 found.__dict__.update({str(k): self.value(v, depth) for k, v in part.state.items()})
             return
         if part.state is not NOTHING or part.items or part.pairs:
-            raise _refused(f"a {name} with a state")
+            raise refused(f"a {name} with a state")
         values = tuple(self.value(item, depth) for item in args)
         self._built[id(part)] = _plain_call(name, values)
 
@@ -134,19 +145,19 @@ class Rebuild:
         """A layer class or a function with options, as timm keeps for its norms: numbers and words only."""
         state = part.state
         if len(part.args) != 1 or not isinstance(state, tuple) or len(state) != 4 or state[0] is not part.args[0]:
-            raise _refused("a functools.partial of another form than Python writes")
+            raise refused("a functools.partial of another form than Python writes")
         function, args, options, attributes = state
         if not isinstance(function, Name) or args or attributes or not isinstance(options or {}, dict):
-            raise _refused("a functools.partial with arguments that actswap cannot check")
+            raise refused("a functools.partial with arguments that actswap cannot check")
         layer = re.fullmatch(r"torch\.nn\.modules\.\w+|timm\.layers\.\w+|torchvision\.ops\.misc", function.module)
         if not layer and (function.module, function.name) not in allowed.FUNCTIONS and not self._by_user(function):
-            raise _refused(f"a functools.partial of {function}")
+            raise refused(f"a functools.partial of {function}")
         for key, value in (options or {}).items():
             fits = (
                 isinstance(key, str) and key.isidentifier() and isinstance(value, (bool, int, float, str, type(None)))
             )
             if not fits or (isinstance(value, int) and abs(value) > 1 << 16):
-                raise _refused(f"a functools.partial with {str(key)[:40]} = {str(value)[:40]}")
+                raise refused(f"a functools.partial with {str(key)[:40]} = {str(value)[:40]}")
         return functools.partial(self.value(function, depth), **(options or {}))
 
     # --- instances ---
@@ -159,13 +170,13 @@ class Rebuild:
                 None,
             )
             if member is None or part.state is not NOTHING:
-                raise _refused(f"{part.what} has no such member")
+                raise refused(f"{part.what} has no such member")
             self._built[id(part)] = member
             return
         if allowed.is_named_tuple(kind):
             items: Any = tuple(self.value(item, depth) for item in part.args)
             if part.call or len(items) != len(kind._fields):  # type: ignore[attr-defined]
-                raise _refused(f"a {part.what} of {len(items)} items")
+                raise refused(f"a {part.what} of {len(items)} items")
             self._built[id(part)] = tuple.__new__(kind, items)  # type: ignore[type-var]
             return
         if self._by_user(part.what):
@@ -180,7 +191,7 @@ class Rebuild:
         found = object.__new__(kind)
         self._built[id(part)] = found
         if not isinstance(part.state, dict):
-            raise _refused(f"a {part.what} without attributes")
+            raise refused(f"a {part.what} without attributes")
         state = {key: self.value(value, depth) for key, value in part.state.items()}
         for key, value in state.items():
             _check_attribute(kind, key, value)
@@ -219,7 +230,7 @@ class Rebuild:
     def tensor(self, part: Made, depth: int) -> Tensor:
         """Build a tensor or a parameter; its extent must lie within its storage."""
         if part.state is not NOTHING or part.items or part.pairs:
-            raise _refused("a tensor with a state of its own")
+            raise refused("a tensor with a state of its own")
         name, args = part.what.name, part.args
         if name == "_rebuild_from_type_v2":
             made = self.tensor(tensor_with_attributes(part), depth)
@@ -228,21 +239,21 @@ class Rebuild:
         if name.startswith("_rebuild_parameter"):
             data = args[0] if args else None
             stateful = name.endswith("_with_state")
-            if len(args) != 3 + stateful or not isinstance(data, Made) or data.what.name not in _TENSOR_NAMES:
-                raise _refused("a parameter that is no tensor")
-            if not _is_empty(args[2]):
-                raise _refused("a parameter with hooks")
-            parameter = nn.Parameter(self.value(data, depth), requires_grad=_flag(args[1]))
+            if len(args) != 3 + stateful or not isinstance(data, Made) or data.what.name not in TENSOR_NAMES:
+                raise refused("a parameter that is no tensor")
+            if not is_empty(args[2]):
+                raise refused("a parameter with hooks")
+            parameter = nn.Parameter(self.value(data, depth), requires_grad=flag(args[1]))
             if stateful:
                 self._tensor_attributes(parameter, args[3], depth)
             return parameter
         dtype, storage, offset, size, stride, grad = tensor_layout(part)
-        bytes_ = self._storages(_storage_key(storage))
+        bytes_ = self._storages(storage_key(storage))
         if offset * dtype.itemsize + extent(size, stride) * dtype.itemsize > bytes_.nbytes():
-            raise _refused("a tensor that reaches beyond its storage")
-        self._left -= _numel(size) * dtype.itemsize
+            raise refused("a tensor that reaches beyond its storage")
+        self._left -= numel(size) * dtype.itemsize
         if self._left < 0:
-            raise _refused("tensors that take far more memory than the file holds")
+            raise refused("tensors that take far more memory than the file holds")
         found = torch.empty(0, dtype=dtype).set_(bytes_, offset, size, stride)
         return found.requires_grad_() if grad and (dtype.is_floating_point or dtype.is_complex) else found
 
@@ -251,91 +262,10 @@ class Rebuild:
         if isinstance(attributes, tuple) and len(attributes) == 2 and not attributes[1]:  # no slots
             attributes = attributes[0]
         if not isinstance(attributes, dict) or any(type(k) is not str or hasattr(Tensor, k) for k in attributes):
-            raise _refused("a tensor whose attributes shadow those of torch")
+            raise refused("a tensor whose attributes shadow those of torch")
         if any(callable(value) for value in attributes.values()):
-            raise _refused("a tensor that keeps a function")
+            raise refused("a tensor that keeps a function")
         tensor.__dict__.update(attributes)
-
-
-_TENSOR_NAMES = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
-
-
-def tensor_with_attributes(part: Made) -> Made:
-    """Return the call that makes the tensor inside `_rebuild_from_type_v2(function, class, arguments, attributes)`."""
-    if len(part.args) != 4:
-        raise _refused("a tensor of another form than torch writes")
-    function, kind, args = part.args[:3]
-    plain = kind in (Name("torch", "Tensor"), Name("torch.nn.parameter", "Parameter")) and isinstance(args, tuple)
-    inner = isinstance(function, Name) and function.module == "torch._utils" and _pair(function) in allowed.TENSORS
-    if not plain or not inner:
-        raise _refused("a tensor of another class")
-    return Made(function, args, call=True)
-
-
-def _pair(name: Name) -> tuple[str, str]:
-    return name.module, name.name
-
-
-def tensor_layout(part: Made) -> tuple[torch.dtype, Stored, int, tuple[int, ...], tuple[int, ...], bool]:
-    """Return dtype, storage, offset, size, stride and whether it needs a gradient, all checked to be plain numbers."""
-    name, args = part.what.name, part.args
-    least, most = {"_rebuild_tensor": (4, 4), "_rebuild_tensor_v2": (6, 7), "_rebuild_tensor_v3": (7, 8)}[name]
-    if not least <= len(args) <= most or not isinstance(args[0], Stored):
-        raise _refused("a tensor of another form than torch writes")
-    storage, offset, size, stride = args[:4]
-    if isinstance(size, Made) and (size.what.module, size.what.name) == ("torch", "Size") and len(size.args) == 1:
-        size = size.args[0]
-    numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else ()
-    if not numbers or len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
-        raise _refused("a tensor whose sizes are no plain numbers")
-    if len(args) > 5 and not _is_empty(args[5]):
-        raise _refused("a tensor with hooks")
-    dtype: Any = storage_dtype(storage)
-    if name.endswith("v3"):
-        dtype = vars(torch).get(args[6].name) if isinstance(args[6], Name) and args[6].module == "torch" else None
-    if not isinstance(dtype, torch.dtype):
-        raise _refused("a tensor without a dtype")
-    return dtype, storage, offset, size, stride, _flag(args[4]) if len(args) > 4 else False
-
-
-def storage_dtype(storage: Stored) -> torch.dtype | None:
-    """Return the dtype of a storage's class; None for storages without one."""
-    kind = storage.key[1] if isinstance(storage.key, tuple) and len(storage.key) >= 5 else None
-    if not isinstance(kind, Name):
-        raise _refused("a storage of another form than torch writes")
-    if (kind.module, kind.name) == ("torch.storage", "UntypedStorage"):
-        return None
-    if kind.module not in ("torch", "torch.storage") or kind.name not in allowed.STORAGES:
-        raise _refused(f"a storage of class {kind}")
-    found: torch.dtype = allowed.STORAGES[kind.name]
-    return found
-
-
-def storage_bytes(storage: Stored) -> int:
-    """Return how many bytes a pickle says a storage has."""
-    dtype, numel = storage_dtype(storage), storage.key[4]
-    if storage.key[0] != "storage" or type(numel) is not int or not 0 <= numel < 1 << 48:
-        raise _refused("a storage of another form than torch writes")
-    return numel * (1 if dtype is None else dtype.itemsize)
-
-
-def _storage_key(storage: Stored) -> str:
-    storage_bytes(storage)
-    key = storage.key[2]
-    if not isinstance(key, str) or not re.fullmatch(r"\w{1,64}", key):
-        raise _refused(f"a storage named {str(key)[:40]!r}")
-    return key
-
-
-def extent(size: Sequence[int], stride: Sequence[int]) -> int:
-    """Return how many elements a strided tensor spans, from its first to its last."""
-    if 0 in size:
-        return 0
-    return 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-
-
-def _numel(size: Sequence[int]) -> int:
-    return functools.reduce(lambda a, b: a * b, size, 1)
 
 
 def _plain_call(name: str, args: tuple[Any, ...]) -> Any:
@@ -356,41 +286,24 @@ def _plain_call(name: str, args: tuple[Any, ...]) -> Any:
         return torch.device(*args)
     if name == "_get_layout" and args == ("torch.strided",):
         return torch.strided
-    raise _refused(f"a call of {name} with other arguments than torch writes")
-
-
-def check_call(part: Made) -> None:
-    """Check the arguments of a call in a file of weights only, which torch's own loader makes afterwards."""
-    pair = (part.what.module, part.what.name)
-    if pair not in allowed.WEIGHTS_ONLY or not part.call:
-        raise _refused(f"{part.what}, which is no part of weights")
-    if part.what.name == "_rebuild_from_type_v2":
-        inner = tensor_with_attributes(part)
-        if inner.what.name in _TENSOR_NAMES:
-            tensor_layout(inner)
-    elif part.what.name in _TENSOR_NAMES:
-        tensor_layout(part)
-    elif pair in allowed.CONTAINERS and part.what.name not in ("OrderedDict", "Counter"):
-        kinds = tuple(type(a) for a in part.args)
-        if part.what.name == "bytearray" and kinds not in ((), (bytes,), (Made,)):
-            raise _refused("a bytearray made of a number")
+    raise refused(f"a call of {name} with other arguments than torch writes")
 
 
 def _check_attribute(kind: type, key: Any, value: Any) -> None:
     """Refuse an attribute that stands in front of a method of the class, and a callable if the class has data there."""
     if type(key) is not str or (key.startswith("__") and key.endswith("__")):
-        raise _refused(f"the attribute {str(key)[:40]!r}")
+        raise refused(f"the attribute {str(key)[:40]!r}")
     default = _static(kind, key)
     if default is not NOTHING and (
         not isinstance(default, _DEFAULTS) or (callable(value) and not isinstance(value, nn.Module))
     ):
-        raise _refused(f"the attribute {key!r} of a {kind.__name__}, in front of the one of its class")
+        raise refused(f"the attribute {key!r} of a {kind.__name__}, in front of the one of its class")
     if key.endswith(("_implementation", "_implementation_internal")) and not (
         value is None or (isinstance(value, str) and _IMPLEMENTATION.fullmatch(value))
     ):
-        raise _refused(f"{key} = {str(value)[:60]!r}, which transformers would fetch")
+        raise refused(f"{key} = {str(value)[:60]!r}, which transformers would fetch")
     if _HOOKS.fullmatch(key) and value:
-        raise _refused(f"{key} of a {kind.__name__}: hooks are programs")
+        raise refused(f"{key} of a {kind.__name__}: hooks are programs")
 
 
 def _static(kind: type, key: str) -> Any:
@@ -402,29 +315,9 @@ def _check_module(name: Name, state: dict[str, Any]) -> None:
     for key, kind in wanted:
         table = state.get(key)
         if not isinstance(table, dict) or not all(isinstance(v, kind) or v is None for v in table.values()):
-            raise _refused(f"a {name} whose {key} are missing or of another type")
+            raise refused(f"a {name} whose {key} are missing or of another type")
         if not all(type(k) is str and "." not in k for k in table):
-            raise _refused(f"a {name} with odd names in its {key}")
+            raise refused(f"a {name} with odd names in its {key}")
     hooks = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks")  # nn.Module adds the others itself
     if not isinstance(state.get("training"), bool) or not all(isinstance(state.get(key), dict) for key in hooks):
-        raise _refused(f"a {name} without a mode, or without its empty hooks")
-
-
-def _is_empty(hooks: Any) -> bool:
-    if isinstance(hooks, Made):
-        return not hooks.args and not hooks.pairs and not hooks.items and hooks.state is NOTHING
-    return hooks is None or hooks == {}
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise _refused("a flag that is neither true nor false")
-    return value
-
-
-def _refused(what: str) -> LoadError:
-    return LoadError(
-        f"the file is refused: {what}" if what.startswith("it ") else f"the file is refused: it holds {what}",
-        why="torch.save of a model of torch, torchvision, timm or transformers does not write it",
-        fix=_FIX,
-    )
+        raise refused(f"a {name} without a mode, or without its empty hooks")

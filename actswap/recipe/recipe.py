@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from actswap import activations
-from actswap.errors import ActswapError, UsageError
+from actswap.errors import ActswapError, UsageError, reason
+from actswap.io.allowed import is_under
+from actswap.io.model_source import check_library_source, is_library_source
 from actswap.recipe.schema import read_table
 from actswap.recipe.tables import SCHEMA, Recipe
 from actswap.sites import STARTS
@@ -39,14 +41,18 @@ class RecipeError(UsageError):
         )
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = (), *, ready: bool = True) -> Recipe:
-    """Read and check a recipe file.
+def read_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, ready: bool = True, allow: Sequence[str] = ()
+) -> Recipe:
+    """Read and check a recipe file; nothing that it names is imported or opened.
 
     Args:
         path: the TOML file.
         overrides: `section.key=value` texts that replace values of the file; the value is TOML, or a plain
             text.
-        ready: also check what running it needs: that the data is named, that files and folders exist.
+        ready: also check what running it needs: that the data is named, that files and folders exist, and that the
+            code and the files it names are allowed.
+        allow: packages whose code the recipe may name as its model or its data. What `overrides` name is allowed.
 
     Raises:
         RecipeError: with every problem of the file; what needs the network (selectors) is checked by
@@ -57,12 +63,15 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), *, ready: bool 
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(str(path), [f"cannot be read: {error}"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(str(path), [f"is not TOML: {error}"]) from error
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise RecipeError(str(path), [f"is not TOML: {reason(error)}"]) from error
     problems: list[str] = []
     for text in overrides:
         override(document, text, problems)
     recipe = parse(document, problems, ready=ready)
+    if recipe is not None and ready:
+        trusted = {text.partition("=")[0].strip() for text in overrides}
+        problems += check_trust(recipe, path, allow, trusted)
     if recipe is None or problems:
         raise RecipeError(str(path), problems)
     return recipe
@@ -122,6 +131,50 @@ def check_files(recipe: Recipe) -> list[str]:
     if not data and recipe.tune is not None:
         found.append("data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function")
     return found
+
+
+def check_trust(recipe: Recipe, path: Path, allow: Sequence[str], trusted: Collection[str]) -> list[str]:
+    """Return what the recipe names that the user has not agreed to: code of packages, and files elsewhere.
+
+    Args:
+        recipe: the recipe.
+        path: its file.
+        allow: packages whose code it may name.
+        trusted: the keys that the user set, which may name anything.
+    """
+    found: list[str] = []
+    named = {"model.source": recipe.model.source, "model.weights": recipe.model.weights}
+    named["data.source"] = recipe.data.source
+    for key, value in named.items():
+        if not value or key in trusted:
+            continue
+        if ":" not in value or key == "model.weights":
+            found += _outside(key, value, path)
+        elif key == "model.source" and is_library_source(value):
+            try:
+                check_library_source(value, key)
+            except ActswapError as error:
+                found.append(f"{error.what}; set it yourself: --set {key}=...")
+        elif not is_under(value.partition(":")[0], allow):
+            package = value.partition(":")[0].partition(".")[0]
+            found.append(
+                f"{key}: {value!r} is code, which a recipe may only name with your word: "
+                f"actswap run {path} --allow {package}"
+            )
+    return found
+
+
+def _outside(key: str, value: str, recipe: Path) -> list[str]:
+    """Return a problem for a path that leaves the current folder and the recipe's."""
+    here = (Path.cwd().resolve(), recipe.absolute().parent.resolve())
+    try:
+        real = Path(value).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        return [f"{key}: {value[:80]!r} is no path ({reason(error)})"]
+    if not Path(value).is_absolute() and ".." not in Path(value).parts and any(map(real.is_relative_to, here)):
+        return []
+    option = {"data.source": "--data", "model.weights": "--weights"}.get(key, f"--set {key}=")
+    return [f"{key}: {value[:80]!r} lies outside of the current folder; give it yourself: {option} {value[:80]}"]
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

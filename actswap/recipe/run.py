@@ -6,7 +6,7 @@ import datetime
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,9 @@ class RunReport:
         }
 
 
-def prepare(recipe: Recipe, out: str | Path, *, resume: bool = False, name: str = "recipe") -> Prepared:
+def prepare(
+    recipe: Recipe, out: str | Path, *, resume: bool = False, name: str = "recipe", allow: Sequence[str] = ()
+) -> Prepared:
     """Load everything a recipe names and check it against the network; writes nothing.
 
     Args:
@@ -84,6 +86,7 @@ def prepare(recipe: Recipe, out: str | Path, *, resume: bool = False, name: str 
         out: folder of the results; must not exist, unless `resume`.
         resume: go on with an interrupted run in `out`.
         name: of the recipe, for messages.
+        allow: packages whose classes a pickle with the model may use.
 
     Raises:
         RecipeError: with all problems: model, data and selectors.
@@ -92,7 +95,7 @@ def prepare(recipe: Recipe, out: str | Path, *, resume: bool = False, name: str 
     out = Path(out)
     if out.exists() and not resume:
         problems.append(f"--out {out}: exists; --resume goes on with it, another --out starts anew")
-    model = _attempt("model", problems, lambda: _model(recipe))
+    model = _attempt("model", problems, lambda: _model(recipe, allow))
     data = _attempt("data", problems, lambda: _data(recipe)) if recipe.data.source else None
     example = _attempt("model.input", problems, lambda: _example(recipe, data))
     if model is not None and example is not None:
@@ -197,11 +200,11 @@ def _attempt(where: str, problems: list[str], step: Callable[[], Any]) -> Any:
         return None
 
 
-def _model(recipe: Recipe) -> nn.Module:
+def _model(recipe: Recipe, allow: Sequence[str]) -> nn.Module:
     table = recipe.model
     if table.weights:
-        return load_model(table.weights, model=table.source).module
-    return build_model(table.source).eval() if ":" in table.source else load_model(table.source).module
+        return load_model(table.weights, model=table.source, allow=allow).module
+    return build_model(table.source).eval() if ":" in table.source else load_model(table.source, allow=allow).module
 
 
 def _data(recipe: Recipe) -> Data:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actswap.errors import UsageError
-from actswap.io.loading import from_current_folder
+from actswap.io.model_source import from_current_folder
 from actswap.train.data import Data
 from actswap.train.folder import image_folder
 

@@ -22,9 +22,21 @@ def saved(small, image, tmp_path) -> Path:
 
 
 def edit_plan(folder: Path, edit) -> None:
+    """Change a plan, and sign both files anew as somebody who means harm does."""
     document = json.loads((folder / "plan.json").read_text())
+    pair = document["pair"]
     edit(document)
+    if document.get("pair") == pair and isinstance(document.get("plan"), dict):
+        tensors, metadata = bundle._read_tensors(folder / "model.safetensors")
+        document["pair"] = bundle.pair_of(document["plan"], tensors, {})
+        save_file(tensors, folder / "model.safetensors", {**metadata, "alias": "{}", "pair": document["pair"]})
     (folder / "plan.json").write_text(json.dumps(document))
+
+
+def test_a_plan_that_is_changed_by_hand_and_signed_anew_loads(saved, small):
+    """The plans below are refused for what they hold, not for their digest."""
+    edit_plan(saved, lambda d: choice(d)["site"].update(line="elsewhere.py:1"))
+    assert bundle.load(saved, small)
 
 
 @pytest.mark.parametrize("name", ["../secret.pt", "/etc/passwd", "a/b.pt", "..", "", "a\\b"])
@@ -118,6 +130,7 @@ def test_weights_of_another_model(saved, small):
     tensors["more"] = torch.zeros(1)
     del tensors["head.bias"]
     save_file(tensors, saved / "model.safetensors", {**metadata, "alias": "{}"})
+    edit_plan(saved, lambda d: None)
     with pytest.raises(LoadError, match=r"missing head.bias; unknown more; stem.weight is \(8, 3, 5, 5\)"):
         bundle.load(saved, small)
 

@@ -18,6 +18,7 @@ from actswap.conversion.pipeline import convert
 from actswap.errors import FileError, LoadError, UsageError
 from actswap.io import bundle
 from actswap.io.loading import load_model
+from actswap.io.save_exported import save_pt2
 from actswap.record import plan_of
 
 
@@ -170,7 +171,10 @@ def test_a_disk_that_fills_up_halfway(small, image, tmp_path, monkeypatch):
 
 def test_files_of_two_bundles_are_not_mixed(small, image, tmp_path):
     model = convert(small, "acon_c", image).model
-    one, two = bundle.save(model, tmp_path / "a"), bundle.save(model, tmp_path / "b")
+    one = bundle.save(model, tmp_path / "a")
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    two = bundle.save(model, tmp_path / "b")
     (one / "model.safetensors").write_bytes((two / "model.safetensors").read_bytes())
     with pytest.raises(LoadError, match="do not belong together"):
         bundle.load(one, fresh())
@@ -189,7 +193,7 @@ def test_the_plan_is_plain_json_without_infinities(small, image, tmp_path):
 
 def test_pt2_needs_only_torch_and_actswap(small, image, tmp_path):
     model = convert(small, "meta_acon", image).model
-    bundle.save_pt2(model, tmp_path / "m.pt2", (image,))
+    save_pt2(model, tmp_path / "m.pt2", (image,))
     torch.save((image, outputs(model, image)), tmp_path / "io.pt")
     code = (
         "import torch, actswap.activations\n"

@@ -14,16 +14,18 @@ from safetensors.torch import load_file
 from actswap.io import bundle
 from actswap.recipe import RecipeError, prepare, read_recipe, run_recipe, to_dict
 
+TOY = ("recipe_toy",)
+
 
 def problems(path: Path, *overrides: str) -> str:
     with pytest.raises(RecipeError) as caught:
-        read_recipe(path, overrides)
+        read_recipe(path, overrides, allow=TOY)
     assert len(set(caught.value.problems)) == len(caught.value.problems)
     return "\n".join(caught.value.problems)
 
 
 def test_a_recipe_is_read_into_plain_data(tmp_path):
-    recipe = read_recipe(write(tmp_path, GOOD), ["tune.lr=0.2", "title=Other", "convert.only=['relu@1']"])
+    recipe = read_recipe(write(tmp_path, GOOD), ["tune.lr=0.2", "title=Other", "convert.only=['relu@1']"], allow=TOY)
     assert recipe.tune.lr == 0.2 and recipe.title == "Other" and recipe.convert.only == ("relu@1",)
     assert recipe.tune.schedules["beta"].end == 50.0 and recipe.measured[0].date == "2026-11-22"
     assert json.loads(json.dumps(to_dict(recipe)))["tune"]["batch"] == 16
@@ -123,7 +125,7 @@ def test_what_needs_the_network_is_checked_together_before_anything_starts(tmp_p
     text = text.replace("recipe_toy:data", "recipe_toy:absent")
     (tmp_path / "out").mkdir()
     with pytest.raises(RecipeError) as caught:
-        prepare(read_recipe(write(tmp_path, text)), tmp_path / "out")
+        prepare(read_recipe(write(tmp_path, text), allow=TOY), tmp_path / "out")
     found = "\n".join(caught.value.problems)
     for word in ("--resume", "recipe_toy:absent", "layer5.*", "type:gelu"):
         assert word in found, found
@@ -133,9 +135,9 @@ def test_what_needs_the_network_is_checked_together_before_anything_starts(tmp_p
 def test_a_network_that_cannot_be_built_and_images_of_another_size_are_problems(tmp_path):
     path = write(tmp_path, GOOD)
     with pytest.raises(RecipeError, match="recipe_toy:nothing"):
-        prepare(read_recipe(path, ["model.source=recipe_toy:nothing"]), tmp_path / "out")
+        prepare(read_recipe(path, ["model.source=recipe_toy:nothing"], allow=TOY), tmp_path / "out")
     with pytest.raises(RecipeError, match=r"\[3, 12, 12\]"):
-        prepare(read_recipe(path, ["model.input=[4, 3, 16, 16]"]), tmp_path / "out")
+        prepare(read_recipe(path, ["model.input=[4, 3, 16, 16]"], allow=TOY), tmp_path / "out")
 
 
 class Page(HTMLParser):
@@ -155,7 +157,7 @@ class Page(HTMLParser):
 
 
 def test_one_run_goes_from_the_model_to_bundle_and_report(tmp_path):
-    recipe = read_recipe(write(tmp_path, GOOD))
+    recipe = read_recipe(write(tmp_path, GOOD), allow=TOY)
     out = tmp_path / "out"
     report = run_recipe(prepare(recipe, out))
     assert {r.site.name for r in report.conversion.report.replaced} == {"relu", "relu@1"}
@@ -180,7 +182,7 @@ def test_an_interrupted_run_goes_on_to_the_same_network(tmp_path):
         if text.startswith("loss") and done == 4:
             raise Stop
 
-    recipe = read_recipe(write(tmp_path, GOOD), ["tune.checkpoint_every=3"])
+    recipe = read_recipe(write(tmp_path, GOOD), ["tune.checkpoint_every=3"], allow=TOY)
     with pytest.raises(Stop):
         run_recipe(prepare(recipe, tmp_path / "cut"), progress=stop)
     assert not (tmp_path / "cut/bundle").exists()
@@ -193,5 +195,5 @@ def test_an_interrupted_run_goes_on_to_the_same_network(tmp_path):
 def test_a_recipe_without_tuning_only_converts(tmp_path):
     text = GOOD[: GOOD.index("[tune]")] + "[export]\nonnx = false\n"
     text = text.replace('[data]\nsource = "recipe_toy:data"\n', "")
-    report = run_recipe(prepare(read_recipe(write(tmp_path, text)), tmp_path / "out"))
+    report = run_recipe(prepare(read_recipe(write(tmp_path, text), allow=TOY), tmp_path / "out"))
     assert report.tuning is None and report.accuracy == {} and (tmp_path / "out/report.html").exists()

@@ -11,7 +11,7 @@ from recipe_toy import net
 
 from actswap.cli.main import run
 
-TUNE = ["--epochs", "1", "--batch", "16", "--set", "accelerator=cpu"]
+TUNE = ["--epochs", "1", "--batch", "16", "--set", "accelerator=cpu", "--allow", "recipe_toy"]
 
 
 @pytest.fixture
@@ -39,14 +39,30 @@ def test_a_bundle_is_tuned_resumed_and_reported(bundle, capsys):
     again = answer(capsys)
     assert again["resumed_from"] == 3 and again["after"] == first["after"]
     assert (
-        run(["report", "tuned/bundle", "--base", "net.pt", "--input", "4,3,12,12", "--accuracy", "mine=50", "--json"])
+        run(
+            [
+                "report",
+                "tuned/bundle",
+                "--base",
+                "net.pt",
+                "--allow",
+                "recipe_toy",
+                "--input",
+                "4,3,12,12",
+                "--accuracy",
+                "mine=50",
+                "--json",
+            ]
+        )
         == 0
     )
     shown = answer(capsys)
     assert shown["output"] == "tuned/bundle.html" and shown["accuracy"]["mine"] == 50
     assert shown["accuracy"]["after fine-tuning"] == pytest.approx(100 * first["after"]["score"])
     assert "<html" in (bundle.parent / "tuned/bundle.html").read_text()
-    assert run(["report", "tuned/bundle", "--base", "net.pt"]) == 2  # never overwritten without --force
+    assert (
+        run(["report", "tuned/bundle", "--base", "net.pt", "--allow", "recipe_toy"]) == 2
+    )  # never overwritten without --force
 
 
 def test_wrong_settings_are_all_named(bundle, capsys):
@@ -67,13 +83,33 @@ def test_a_recipe_runs_in_one_command(tmp_path, monkeypatch, capsys):
     assert run(["show", recipe]) == 0
     shown = capsys.readouterr().out
     assert "tune.batch" in shown and "convert.target" in shown and "a test" in shown
-    assert run(["run", recipe, "--dry-run"]) == 0
+    assert run(["run", recipe, "--allow", "recipe_toy", "--dry-run"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.toml"]
     capsys.readouterr()
-    assert run(["run", recipe, "-o", "out", "--set", "tune.epochs=1", "--set", "export.onnx=true", "--json"]) == 0
+    assert (
+        run(
+            [
+                "run",
+                recipe,
+                "--allow",
+                "recipe_toy",
+                "-o",
+                "out",
+                "--set",
+                "tune.epochs=1",
+                "--set",
+                "export.onnx=true",
+                "--json",
+            ]
+        )
+        == 0
+    )
     done = answer(capsys)
     assert done["recipe"]["tune"]["epochs"] == 1 and set(done["files"]) == {"bundle", "result", "onnx", "report"}
     for file in ("bundle/plan.json", "model.onnx", "report.html", "result.json", "tune/metrics.jsonl"):
         assert (tmp_path / "out" / file).exists(), file
-    assert run(["run", recipe, "-o", "out"]) == 2  # the folder holds a result
-    assert run(["run", recipe, "-o", "new", "--data", "no/folder"]) == 2 and not (tmp_path / "new").exists()
+    assert run(["run", recipe, "--allow", "recipe_toy", "-o", "out"]) == 2  # the folder holds a result
+    assert (
+        run(["run", recipe, "--allow", "recipe_toy", "-o", "new", "--data", "no/folder"]) == 2
+        and not (tmp_path / "new").exists()
+    )

@@ -1,0 +1,68 @@
+"""Write a converted model as a self-contained exported program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.errors import ExportError, reason
+from actswap.io.atomic import refuse_overwrite, replacing
+
+
+def save_pt2(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: tuple[Any, ...],
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a self-contained exported program that needs only torch and actswap.
+
+    The batch is dynamic if torch can export the model so.
+
+    Args:
+        model: the converted model.
+        path: the `.pt2` file.
+        example_inputs: positional inputs; the first dimension of each tensor is tried as dynamic.
+        example_kwargs: keyword inputs.
+        overwrite: replace an existing file.
+
+    Raises:
+        ExportError: torch.export cannot capture the model.
+    """
+    refuse_overwrite(path, overwrite=overwrite)
+    program = _export(model, example_inputs, dict(example_kwargs or {}))
+    with replacing(path) as beside, beside.open("wb") as file:
+        torch.export.save(program, file)
+    return Path(path)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim.AUTO
+
+    def shape_of(value: Any) -> Any:
+        return {0: batch} if isinstance(value, Tensor) and value.dim() and value.shape[0] > 0 else None
+
+    # A batch of one would be burnt in as a constant: show the exporter two.
+    doubled = tuple(torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args)
+    shapes = tuple(map(shape_of, doubled))
+    try:
+        # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
+        # fixed: then the example's own shape is exported.
+        for nested in (shapes, (shapes,)) if not kwargs else ():
+            with suppress(Exception):
+                return torch.export.export(model, doubled, kwargs, dynamic_shapes=nested)
+        return torch.export.export(model, args, kwargs)
+    except Exception as problem:  # torch.export raises many kinds
+        raise ExportError(
+            "the model cannot be exported with torch.export",
+            why=reason(problem),
+            fix="save a bundle instead: --format bundle",
+        ) from problem
