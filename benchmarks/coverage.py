@@ -34,6 +34,7 @@ GATES = ("sigmoid", "tanh", "hardsigmoid", "softplus", "glu", "logsigmoid", "sof
 def import_zoo(folder: Path):
     """Import the builders, and compute torchvision's nms in plain torch if its compiled operator is missing."""
     import torch
+
     from actswap.io.torchvision_import import import_library
 
     import_library("torchvision")

@@ -38,11 +38,11 @@ import numpy as np
 import onnxruntime
 import realmodels
 import torch
-from actswap.io.torchvision_import import import_library
 from torch import nn
 
 import actswap
 from actswap.activations.acon_c import AconC
+from actswap.io.torchvision_import import import_library
 from actswap.onnx.bench import Contender, bench
 from actswap.onnx.export import export_onnx
 
