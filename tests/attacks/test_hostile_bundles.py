@@ -83,9 +83,9 @@ def test_plans_that_lie(edit, saved, small):
 
 def test_tree_types_in_a_plan_that_import_modules(saved, small):
     def edit(document):
-        for island in document["plan"]["islands"]:
-            for call in island["calls"]:
-                call["spec"] = IMPORTING
+        call = {"spec": IMPORTING, "leaves": []}
+        island = {"owner": "", "calls": [call], "sources": [], "children": [], "inline": [], "rewrites": []}
+        document["plan"]["islands"].append(island)
 
     edit_plan(saved, edit)
     with pytest.raises(LoadError, match="tree"):
