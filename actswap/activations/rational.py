@@ -272,7 +272,8 @@ def _assumed_mixing(basis_and_form: tuple[str, str], top: int, row: tuple[float,
 
 
 def _unit(basis_and_form: tuple[str, str], top: int, row: tuple[float, ...]) -> Unit:
-    *v, scale, low, high = row
+    # The modules hold float32: where P and Q are nearly redundant, rounding changes which directions are faint.
+    *v, scale, low, high = np.array(row, dtype=np.float32).astype(np.float64).tolist()
     return Unit(*basis_and_form, np.array(v[:top]), np.array(v[top:]), scale, low, high)
 
 

@@ -23,11 +23,11 @@ from actswap.fit.basis import vander
 from actswap.fit.points import Array, weighted_points
 
 LARGEST = 0.05  # 1 would be plain gradient descent on the values of F
-CONDITION = 30.0
+CONDITION = 20.0
 DAMPING = 1e-2
 _CHANGE_OF_F, _CHANGE_OF_Q = 1.0, 0.5
 _DENSE = 257
-_FAINTEST = 1e-9  # relative size of a direction that rounding alone may have made
+_FAINTEST = 1e-7  # below it the rounding of a float32 mix would be larger than the direction
 
 
 @dataclass(frozen=True)
