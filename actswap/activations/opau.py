@@ -142,7 +142,8 @@ class OPAU(RationalActivation):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the rational function on the range and straight lines beyond it."""
         c, d = self.coefficients()
-        return opau(x, c, d, self.current_tails(), self.basis, self.safe, self.channel_dim)
+        tails = self.current_tails().detach()
+        return self.with_trained_slopes(opau(x, c, d, tails, self.basis, self.safe, self.channel_dim), x)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of the denominator inside the range, by channel; only the unsafe form can have any."""

@@ -157,7 +157,7 @@ class PAU(RationalActivation):
         a, b = self.coefficients()
         if self.form == "D" and self.training:
             a, b = (c * (1 + self.noise * (2 * torch.rand_like(c) - 1)) for c in (a, b))
-        return pau(x, a, b, self.current_tails(), self.form, self.channel_dim)
+        return self.with_trained_slopes(pau(x, a, b, self.current_tails().detach(), self.form, self.channel_dim), x)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of Q inside the range, by channel; only the unsafe form can have any."""

@@ -141,6 +141,19 @@ class RationalActivation(Activation):
             return self.tails
         return torch.cat([self.tails[..., :3], self.slopes], -1)
 
+    def with_trained_slopes(self, y: Tensor, x: Tensor) -> Tensor:
+        """Give y, computed with the slopes as constants, their gradient; its value stays what it is.
+
+        The kernels give no gradient of the tails. This needs the distance beyond the range alone, not P/Q again.
+        """
+        if self.tails_mode != "trained" or not (torch.is_grad_enabled() and self.slopes.requires_grad):
+            return y
+        v = rational_type(x)
+        low, high, below, above = columns(torch.cat([self.tails[..., 1:3], self.slopes], -1), v, self.channel_dim)
+        limit = torch.finfo(v.dtype).max  # 0 times an infinite distance would be NaN
+        off = torch.relu(v - high).clamp(max=limit) * (above - above.detach())
+        return y + (off - torch.relu(low - v).clamp(max=limit) * (below - below.detach())).to(y.dtype)
+
     @torch.no_grad()
     def condition(self, x: Array | None = None, w: Array | None = None) -> None:
         """Find coordinates that train well from here; the function stays what it is.

@@ -332,6 +332,8 @@ def _opau_plan(args: Sequence[Any]) -> Plan:
 
 
 def _rational_objection(args: Sequence[Any]) -> str:
+    if args[4] not in _FORMS and args[4] not in _BASES:
+        return f"there is no form or basis {args[4]!r}"
     if max(args[1].shape[-1], args[2].shape[-1]) > 15 or args[2].shape[-1] == 0:
         return "the kernels take degrees up to 14 and a denominator"
     return _sizes(args, args[-1], _rational_slots(args))
