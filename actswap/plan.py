@@ -186,6 +186,23 @@ class Plan:
         """A plan is immutable: copies of a model share it."""
         return self
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """In a pickle a plan is its JSON text."""
+        return plan_from_text, (json.dumps(self.to_dict()),)
+
+
+def plan_from_text(text: str) -> Plan:
+    """Read a plan from JSON text; pickles of converted models call this by name.
+
+    Raises:
+        UsageError: the text is not a plan of this schema.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UsageError("this is no plan of actswap", why=str(error)) from error
+    return Plan.from_dict(data)
+
 
 def _rewrite(data: Mapping[str, Any]) -> Rewrite:
     return Rewrite(

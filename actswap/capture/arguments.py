@@ -78,23 +78,33 @@ def _fits(want: Any, have: Any) -> bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """How a forward is called: its positional parameters, so that f(x), f(x=x) and f(x, mask=None) are one call."""
+    """How a forward is called: f(x), f(x=x), f(x, mask=None) are one call if None is what the mask is anyway.
+
+    Attributes:
+        names: the parameters that can be passed by position.
+        defaults: their default values.
+        keywords: the default values of those that cannot.
+    """
 
     names: tuple[str, ...]
     defaults: Mapping[str, Any]
+    keywords: Mapping[str, Any]
 
     @classmethod
     def of(cls, module: nn.Module) -> Signature:
         """Read the signature of a module's class; what a decorator takes, not the forward that it hides."""
         found = inspect.signature(type(module).forward, follow_wrapped=False).parameters.values()
+        keywords = {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
         if any(p.kind is p.VAR_POSITIONAL for p in found):
-            return cls((), {})
+            return cls((), {}, keywords)
         named = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
-        return cls(tuple(p.name for p in named), {p.name: p.default for p in named if p.default is not p.empty})
+        defaults = {p.name: p.default for p in named if p.default is not p.empty}
+        return cls(tuple(p.name for p in named), defaults, keywords)
 
     def normalize(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Pass by position what can be passed by position, defaults included."""
-        positional, rest = list(args), dict(kwargs)
+        """Pass by position what can be passed by position, defaults included; by keyword no defaults."""
+        positional = list(args)
+        rest = {k: v for k, v in kwargs.items() if k not in self.keywords or v is not self.keywords[k]}
         for name in self.names[len(positional) :]:
             if name in rest:
                 positional.append(rest.pop(name))

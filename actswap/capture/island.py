@@ -9,12 +9,12 @@ would keep one draw, or lose it. The module keeps its class: its new forward is 
 from __future__ import annotations
 
 import copy
-import inspect
 import linecache
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,9 +25,10 @@ from actswap.capture.arguments import Arguments, Marker, Signature
 from actswap.capture.canonical import canonical
 from actswap.capture.evaluating import modes_kept
 from actswap.capture.losses import refusing_losses
-from actswap.capture.methods import install_methods, instance_forward, uninstall_methods
+from actswap.capture.methods import instance_forward, uninstall_methods
 from actswap.capture.own_trace import ThreadTracer, in_mode, kept_calls
 from actswap.capture.randomness import Drawn, alone, random_kept
+from actswap.capture.same_signature import same_signature
 from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
 from actswap.errors import CaptureError, first_line
@@ -253,17 +254,11 @@ class Variant:
     train: Callable[..., Any]
 
 
-def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[str, Tensor], label: str) -> None:
-    """Give `module` the traced forward, as a method of a subclass of its class made for it alone.
+def forward_of(module: nn.Module, variants: Sequence[Variant], label: str) -> FunctionType:
+    """Return the forward of an island, with the signature of the class's own."""
+    kind, known, signature = type(module), tuple(variants), Signature.of(module)
 
-    The constants of the graphs become buffers that follow the module to its device, but not into its state dict.
-    """
-    for name, tensor in constants.items():
-        module.register_buffer(name, tensor, persistent=False)
-    base = type(module)
-    known, signature = tuple(variants), Signature.of(module)
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         leaves, spec = tree_flatten(signature.normalize(args, kwargs))
         for variant in known:
             if variant.arguments.accepts(leaves, spec):
@@ -271,14 +266,19 @@ def install(module: nn.Module, variants: Sequence[Variant], constants: Mapping[s
                 return run(self, *variant.arguments.free(leaves))
         given = Arguments.of(*signature.normalize(args, kwargs))
         raise CaptureError(
-            f"{label or base.__name__} was converted for other arguments",
+            f"{label or kind.__name__} was converted for other arguments",
             where=label,
             why=f"it was captured with {' or '.join(str(v.arguments) for v in known)} and is now called with {given}",
             fix="convert the original model again with example inputs that make this call",
         )
 
-    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]  # read by torch.export
-    install_methods(module, {"forward": forward})
+    return same_signature(kind.forward, forward)
+
+
+def keep_constants(module: nn.Module, constants: Mapping[str, Tensor]) -> None:
+    """Let the constants of graphs be buffers that follow the module to its device, but not into its state dict."""
+    for name, tensor in constants.items():
+        module.register_buffer(name, tensor, persistent=False)
 
 
 def uninstall(module: nn.Module) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import nn
 
+from actswap.capture.origin import BASE, Origin, subclass
 from actswap.errors import CaptureError
 
-_BASE, _EXCHANGED = "_actswap_base", "_actswap_exchanged"
+_EXCHANGED = "_actswap_exchanged"
 _PLAIN = frozenset((nn.Module, object))
 
 
@@ -127,28 +128,26 @@ def _holds(cell: CellType, function: Any) -> bool:
         return False
 
 
-def install_methods(module: nn.Module, members: Mapping[str, Any]) -> None:
+def install_methods(module: nn.Module, members: Mapping[str, Any], origin: Origin) -> None:
     """Give `module` other methods or properties, as a subclass of its class made for it alone."""
-    install_functions(module, members, {})
+    install_functions(module, members, {}, origin)
 
 
 def install_functions(
-    module: nn.Module, members: Mapping[str, Any], exchanged: Mapping[FunctionType, FunctionType]
+    module: nn.Module, members: Mapping[str, Any], exchanged: Mapping[FunctionType, FunctionType], origin: Origin
 ) -> None:
     """As `install_methods`; and attributes of the instance that hold a key of `exchanged` hold its value afterwards."""
-    base = type(module)
-    namespace: dict[str, Any] = {**members, "__module__": base.__module__, "__qualname__": base.__qualname__}
-    module.__class__ = type(base.__name__, (base,), {**namespace, _BASE: base, _EXCHANGED: dict(exchanged)})
+    module.__class__ = subclass(type(module), {**members, _EXCHANGED: dict(exchanged)}, origin)
     _exchange(module, exchanged)
 
 
 def uninstall_methods(module: nn.Module) -> bool:
     """Undo `install_methods`; return whether there was anything to undo."""
     kind = type(module)
-    if _BASE not in vars(kind):
+    if BASE not in vars(kind):
         return False
-    module.__class__ = vars(kind)[_BASE]
-    _exchange(module, {new: old for old, new in vars(kind)[_EXCHANGED].items()})
+    module.__class__ = vars(kind)[BASE]
+    _exchange(module, {new: old for old, new in vars(kind).get(_EXCHANGED, {}).items()})
     return True
 
 

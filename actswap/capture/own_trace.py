@@ -7,6 +7,7 @@ the exchange, and the mode that the forward is traced in.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -64,14 +65,16 @@ class ThreadTracer(fx.Tracer):
         bound, args = self.create_args_for_root(forward, True, concrete_args)
         proxies: dict[str, fx.Proxy] = {}
 
+        # The originals are torch's own: what stands there may be the patch of another tracer, which traces the outside.
         def read(original: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda module, name: self.getattr(name, original(module, name), proxies)
+            return lambda module, name: self.getattr(name, internals._orig_module_getattr(module, name), proxies)
 
         def called(original: Callable[..., Any]) -> Callable[..., Any]:
             def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
                 around = getattr(module.forward, "__globals__", {})
                 internals._autowrap_check(patcher, around, self._autowrap_function_ids)
-                return self.call_module(module, lambda *a, **k: original(module, *a, **k), args, kwargs)
+                plain = functools.partial(internals._orig_module_call, module)
+                return self.call_module(module, plain, args, kwargs)
 
             return call
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from actswap.capture.exchange import Exchange, Rewrite
 from actswap.capture.methods import functions_named, innermost, install_functions, method_named, rewrapped
+from actswap.capture.origin import Origin
 from actswap.capture.spots import Place, Spot
 from actswap.errors import CaptureError
 
@@ -146,10 +147,14 @@ def rewritten(owner: nn.Module, rewrites: Sequence[Rewrite], paths: Mapping[int,
     return methods
 
 
-def install_rewritten(owner: nn.Module, methods: Sequence[Method]) -> None:
+def members_of(kind: type, methods: Sequence[Method]) -> dict[str, FunctionType]:
+    """Return those of the rewritten functions that are methods of a class, by name."""
+    return {m.name: m.new for m in methods if m.old is inspect.getattr_static(kind, m.name, None)}
+
+
+def install_rewritten(owner: nn.Module, methods: Sequence[Method], origin: Origin) -> None:
     """Let `owner` run rewritten functions where it ran the old ones."""
-    members = {m.name: m.new for m in methods if m.old is inspect.getattr_static(type(owner), m.name, None)}
-    install_functions(owner, members, {m.old: m.new for m in methods})
+    install_functions(owner, members_of(type(owner), methods), {m.old: m.new for m in methods}, origin)
 
 
 def _made(function: FunctionType, rewrites: tuple[Rewrite, ...], paths: tuple[tuple[int, str], ...]) -> FunctionType:

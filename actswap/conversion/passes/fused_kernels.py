@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from actswap.capture.methods import install_methods
+from actswap.conversion.passes.reinstall import fixed_attribute, origin_of_fixed
 from actswap.plan import Plan
 
 _KERNELS: Mapping[type[nn.Module], tuple[str, object]] = {
@@ -29,9 +30,4 @@ def fused(model: nn.Module, plan: Plan) -> list[tuple[nn.Module, str, object]]:
 def bypass_kernels(model: nn.Module, plan: Plan) -> None:
     """Turn off every fused kernel that would skip a chosen call."""
     for module, name, value in fused(model, plan):
-        install_methods(module, {name: _fixed(value)})
-
-
-def _fixed(value: object) -> property:
-    """Return an attribute that keeps this value, whatever is assigned to it."""
-    return property(lambda self: value, lambda self, new: None)
+        install_methods(module, {name: fixed_attribute(value)}, origin_of_fixed(name, value))

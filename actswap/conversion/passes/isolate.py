@@ -17,31 +17,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from actswap.activations.plain import SourceModule
-from actswap.capture.arguments import Arguments
 from actswap.capture.graph_module import exchange_graphs
-from actswap.capture.island import (
-    Graph,
-    Traced,
-    Variant,
-    compile_graph,
-    graph_ops,
-    install,
-    share_constants,
-    trace,
-)
-from actswap.capture.rewrite import install_rewritten, rewritten
+from actswap.capture.island import Graph, Traced, keep_constants, trace
+from actswap.capture.methods import install_methods
+from actswap.capture.rewrite import install_rewritten, members_of, rewritten
 from actswap.conversion.passes.fused_kernels import bypass_kernels
+from actswap.conversion.passes.reinstall import origin_of
 from actswap.conversion.passes.revert import undo
 from actswap.conversion.passes.surgery import module_at, set_module, take_hooks
-from actswap.errors import CaptureError
+from actswap.conversion.passes.traced_forward import local, matches, redirect, traced_forward_of
 from actswap.plan import Choice, Island, Plan
-from actswap.recognize.matches import Match, find
 
 Originals = dict[str, nn.Module | None]
 
@@ -114,13 +104,13 @@ def check_island(model: nn.Module, island: Island) -> list[Traced]:
     if isinstance(owner, fx.GraphModule):
         for graph in vars(owner).values():
             if isinstance(graph, fx.Graph):
-                _matches(Graph(graph, {}), owner, island)
+                matches(Graph(graph, {}), owner, island)
         return []
     found = [trace(owner, arguments, frozenset(island.inline)) for arguments in island.calls]
     for traced in found:
         for graph in (traced.evaluate, traced.train):
             if graph is not None:
-                _matches(graph, owner, island)
+                matches(graph, owner, island)
     return found
 
 
@@ -146,17 +136,15 @@ def isolate_island(
         return
     if traced is None:
         traced = [trace(owner, arguments, frozenset(island.inline), strict=False) for arguments in island.calls]
-    constants: dict[str, Tensor] = {}
-    variants = [
-        _variant(owner, island, arguments, modes, chosen, constants)
-        for arguments, modes in zip(island.calls, traced, strict=True)
-    ]
-    methods = rewritten(owner, island.rewrites, {o: _local(c.path, island) for o, c in chosen.items()})
+    traced_forward = traced_forward_of(owner, island, chosen, traced) if traced else None
+    methods = rewritten(owner, island.rewrites, {o: local(c.path, island) for o, c in chosen.items()})
     _put(owner, island, choices)
-    if variants:
-        install(owner, variants, constants, island.owner)
+    if traced_forward is not None:
+        forward, constants = traced_forward
+        keep_constants(owner, constants)
+        install_methods(owner, {"forward": forward}, origin_of(["forward"], island, choices))
     else:
-        install_rewritten(owner, methods)
+        install_rewritten(owner, methods, origin_of(members_of(type(owner), methods), island, choices))
 
 
 def _put(owner: nn.Module, island: Island, choices: Iterable[Choice]) -> None:
@@ -165,12 +153,7 @@ def _put(owner: nn.Module, island: Island, choices: Iterable[Choice]) -> None:
         module = SourceModule(choice.site.source, choice.site.channel_dim)
         if choice.site.child:
             take_hooks(module, owner.get_submodule(choice.site.child))
-        set_module(owner, _local(choice.path, island), module)
-
-
-def _local(path: str, island: Island) -> str:
-    """A path of the model, below the owner."""
-    return path.removeprefix(f"{island.owner}.") if island.owner else path
+        set_module(owner, local(choice.path, island), module)
 
 
 def _isolate_graphs(owner: fx.GraphModule, island: Island, chosen: Mapping[int, Choice]) -> None:
@@ -178,96 +161,11 @@ def _isolate_graphs(owner: fx.GraphModule, island: Island, chosen: Mapping[int, 
 
     def edited(graph: fx.Graph) -> fx.Graph:
         copied = Graph(copy.deepcopy(graph), {})
-        _redirect(copied, owner, island, chosen)
+        redirect(copied, owner, island, chosen)
         copied.graph.lint()
         return copied.graph
 
     for graph in {id(g): g for g in vars(owner).values() if isinstance(g, fx.Graph)}.values():
-        _matches(Graph(graph, {}), owner, island)
+        matches(Graph(graph, {}), owner, island)
     _put(owner, island, chosen.values())
     exchange_graphs(owner, edited)
-
-
-def _variant(
-    owner: nn.Module,
-    island: Island,
-    arguments: Arguments,
-    traced: Traced,
-    chosen: Mapping[int, Choice],
-    constants: dict[str, Tensor],
-) -> Variant:
-    label = island.owner or type(owner).__name__
-
-    def compiled(graph: Graph, mode: str) -> Callable[..., Any]:
-        graph = graph.copy()
-        _redirect(graph, owner, island, chosen)
-        share_constants(graph, constants)
-        graph.graph.lint()
-        return compile_graph(graph.graph, f"{label} {mode}")
-
-    evaluate = compiled(traced.evaluate, "eval")
-    return Variant(arguments, evaluate, evaluate if traced.train is None else compiled(traced.train, "train"))
-
-
-def _matches(traced: Graph, owner: nn.Module, island: Island) -> list[tuple[int, Match | None, fx.Node]]:
-    """The activation calls of a graph in order: where, the match where it is no child, the node.
-
-    Raises:
-        CaptureError: they are not those that were observed.
-    """
-    graph = traced.graph
-    ops, values = graph_ops(traced, owner)
-    nodes = list(graph.nodes)
-    called = {c for c in island.children if c}
-    returned = [nodes.index(n) for n in graph.output_node().all_input_nodes]
-    formulas = find(ops, values, returned)
-    matches: list[tuple[int, Match | None, fx.Node]] = [(m.root.index, m, m.root.node) for m in formulas]
-    matches += [(i, None, n) for i, n in enumerate(nodes) if n.op == "call_module" and n.target in called]
-    matches.sort(key=lambda entry: entry[0])
-    seen = [str(n.target) if m is None else m.source.kind for _, m, n in matches]
-    if seen != _labels(island):
-        raise CaptureError(
-            f"the trace of {island.owner or type(owner).__name__} does not show the activation calls that really ran",
-            why=f"observed {', '.join(_labels(island)) or 'none'}; traced {', '.join(seen) or 'none'}",
-        )
-    return matches
-
-
-def _redirect(traced: Graph, owner: nn.Module, island: Island, chosen: Mapping[int, Choice]) -> None:
-    """Let every chosen activation call of the graph go to the child at its path."""
-    graph = traced.graph
-    matches = _matches(traced, owner, island)
-    nodes = list(graph.nodes)
-    order = {node: i for i, node in enumerate(nodes)}
-    standing = {}  # the call of the new child at every choice; as a reader of its input it follows every redirection
-    for ordinal, choice in chosen.items():
-        _, match, node = matches[ordinal]
-        x = nodes[match.x] if match is not None else node.args[0] if node.args else next(iter(node.kwargs.values()))
-        with graph.inserting_before(node):
-            standing[ordinal] = graph.call_module(_local(choice.path, island), (x,))
-        order[standing[ordinal]] = order[node]
-    gone: set[fx.Node] = set()
-    for ordinal, choice in chosen.items():
-        _, match, node = matches[ordinal]
-        new = standing[ordinal]
-        x = new.args[0]
-        node.replace_all_uses_with(new)
-        if match is None:
-            graph.erase_node(node)
-        else:
-            _erase(graph, match, gone)
-        if choice.site.inplace and isinstance(x, fx.Node):
-            for user in [u for u in x.users if u is not new and order[u] > order[node]]:
-                user.replace_input_with(x, new)
-
-
-def _erase(graph: fx.Graph, match: Match, gone: set[fx.Node]) -> None:
-    """Remove what the formula was made of, as far as nothing else reads it."""
-    for op in sorted(match.ops, key=lambda o: o.index, reverse=True):
-        if not op.node.users and op.node not in gone:
-            gone.add(op.node)
-            graph.erase_node(op.node)
-
-
-def _labels(island: Island) -> list[str]:
-    return [child or kind for kind, child in zip(island.sources, island.children, strict=True)]
