@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from actswap.capture.graph_module import drop, preserve
 from actswap.plan import Plan
 
 _RECORD = "_actswap_record"
-_PRESERVED = "_user_preserved_attributes"  # what a GraphModule's meta lists there, its copies keep
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,9 @@ def remember(model: nn.Module, plan: Plan, originals: dict[str, nn.Module | None
     if earlier is not None:
         plan = dataclasses.replace(plan, before=earlier.plan)
         originals = {**originals, **dict(earlier.originals)}
-    record = Record(plan, tuple(originals.items()))
-    model.__dict__[_RECORD] = record
+    model.__dict__[_RECORD] = Record(plan, tuple(originals.items()))
     if isinstance(model, fx.GraphModule):
-        if "meta" not in vars(model):  # torchvision's extractors have none at first, but copy it
-            model.meta = {}
-        model.meta.setdefault(_PRESERVED, {})[_RECORD] = record
+        preserve(model, _RECORD)
 
 
 def record_of(model: nn.Module) -> Record | None:
@@ -51,4 +48,4 @@ def forget(model: nn.Module) -> None:
     """Drop the record of a model that is as it was before its conversion."""
     del model.__dict__[_RECORD]
     if isinstance(model, fx.GraphModule):
-        model.meta.get(_PRESERVED, {}).pop(_RECORD, None)
+        drop(model, _RECORD)

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from actswap.capture.evaluating import set_modes
+from actswap.capture.evaluating import one_at_a_time, set_modes
+from actswap.capture.graph_module import preserve
 from actswap.errors import UsageError, first_line
 
 
@@ -22,8 +23,12 @@ def duplicate(model: nn.Module) -> nn.Module:
         UsageError: the model cannot be copied.
     """
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(model)}
+    if isinstance(model, fx.GraphModule):
+        for name in [n for n in vars(model) if n.startswith("_actswap")]:
+            preserve(model, name)
     try:
-        copied = copy.deepcopy(model, memo)
+        with one_at_a_time(model):
+            copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise UsageError(
             f"this {type(model).__name__} cannot be copied",

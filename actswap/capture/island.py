@@ -24,8 +24,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from actswap.capture.arguments import Arguments, Marker, Signature
 from actswap.capture.canonical import canonical
 from actswap.capture.evaluating import modes_kept
+from actswap.capture.installed import uninstall_methods
 from actswap.capture.losses import refusing_losses
-from actswap.capture.methods import instance_forward, uninstall_methods
+from actswap.capture.methods import instance_forward
 from actswap.capture.own_trace import ThreadTracer, in_mode, kept_calls
 from actswap.capture.randomness import Drawn, alone, random_kept
 from actswap.capture.same_signature import same_signature

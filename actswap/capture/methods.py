@@ -1,9 +1,7 @@
-"""The Python functions that a module runs, and how other ones take their place.
+"""The Python functions that a module runs.
 
 A module runs methods of its class, and methods that are set on the instance (`m.forward = m.fused`, the hooks of
-accelerate, the forwards of kernel hubs). `methods_of` lists both by the name under which the module holds them.
-`install_methods` gives one module other methods: as a subclass made for it alone, and, for every attribute of the
-instance that holds the old function, as a new bound method.
+accelerate, the forwards of kernel hubs). `functions_named` lists both by the name under which the module holds them.
 """
 
 from __future__ import annotations
@@ -16,21 +14,19 @@ from typing import Any
 
 from torch import nn
 
-from actswap.capture.origin import BASE, Origin, subclass
 from actswap.errors import CaptureError
 
-_EXCHANGED = "_actswap_exchanged"
 _PLAIN = frozenset((nn.Module, object))
 
 
 def functions_named(owner: nn.Module, name: str) -> list[Any]:
     """Return the functions that `owner` holds under a name: that of its class, then one set on the instance."""
-    found = [inspect.getattr_static(type(owner), name, None), _function_in(vars(owner).get(name), owner)]
+    found = [inspect.getattr_static(type(owner), name, None), function_in(vars(owner).get(name), owner)]
     return [function for function in found if function is not None]
 
 
-def _function_in(held: Any, owner: nn.Module) -> Any:
-    """The function inside a bound method of the owner, or inside a partial that passes the owner first."""
+def function_in(held: Any, owner: nn.Module) -> Any:
+    """Return the function inside a bound method of the owner, or inside a partial that passes the owner first."""
     if isinstance(held, MethodType) and held.__self__ is owner:
         return held.__func__
     if isinstance(held, functools.partial) and held.args and held.args[0] is owner:
@@ -71,7 +67,7 @@ def method_named(owner: nn.Module, code: CodeType) -> str | None:
     if name is not None:
         return name
     for name, held in vars(owner).items():
-        function = innermost(_function_in(held, owner))
+        function = innermost(function_in(held, owner))
         if function is not None and function.__code__ is code:
             return name
     return None
@@ -95,7 +91,7 @@ def method_around(owner: nn.Module, code: CodeType) -> CodeType | None:
     around = _enclosing(kind).get(code)
     if around is None:
         for held in vars(owner).values():
-            function = innermost(_function_in(held, owner))
+            function = innermost(function_in(held, owner))
             if function is not None and code in nested_codes(function.__code__):
                 return function.__code__
     return around
@@ -126,47 +122,6 @@ def _holds(cell: CellType, function: Any) -> bool:
         return cell.cell_contents is function
     except ValueError:  # an empty cell
         return False
-
-
-def install_methods(module: nn.Module, members: Mapping[str, Any], origin: Origin) -> None:
-    """Give `module` other methods or properties, as a subclass of its class made for it alone."""
-    install_functions(module, members, {}, origin)
-
-
-def install_functions(
-    module: nn.Module, members: Mapping[str, Any], exchanged: Mapping[FunctionType, FunctionType], origin: Origin
-) -> None:
-    """As `install_methods`; and attributes of the instance that hold a key of `exchanged` hold its value afterwards."""
-    module.__class__ = subclass(type(module), {**members, _EXCHANGED: dict(exchanged)}, origin)
-    _exchange(module, exchanged)
-
-
-def uninstall_methods(module: nn.Module) -> bool:
-    """Undo `install_methods`; return whether there was anything to undo."""
-    kind = type(module)
-    if BASE not in vars(kind):
-        return False
-    module.__class__ = vars(kind)[BASE]
-    _exchange(module, {new: old for old, new in vars(kind).get(_EXCHANGED, {}).items()})
-    return True
-
-
-def _exchange(module: nn.Module, functions: Mapping[Any, Any]) -> None:
-    """Let the attributes of the instance that hold a key of `functions` hold its value instead."""
-    for name, held in list(vars(module).items()):
-        new = functions.get(_hashable(_function_in(held, module)))
-        if new is None:
-            continue
-        if isinstance(held, MethodType):
-            vars(module)[name] = MethodType(new, module)
-        else:
-            made = functools.partial(new, *held.args, **held.keywords)
-            made.__dict__.update(held.__dict__)
-            vars(module)[name] = made
-
-
-def _hashable(function: Any) -> Any:
-    return function if isinstance(function, FunctionType) else None
 
 
 def instance_forward(owner: nn.Module) -> str:

@@ -20,8 +20,8 @@ from typing import Any
 from torch import nn
 
 from actswap.capture.exchange import Exchange, Rewrite
-from actswap.capture.methods import functions_named, innermost, install_functions, method_named, rewrapped
-from actswap.capture.origin import Origin
+from actswap.capture.installed import Origin, install_functions
+from actswap.capture.methods import functions_named, innermost, method_named, rewrapped
 from actswap.capture.spots import Place, Spot
 from actswap.errors import CaptureError
 

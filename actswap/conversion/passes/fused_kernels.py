@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from actswap.capture.methods import install_methods
+from actswap.capture.installed import install_methods
 from actswap.conversion.passes.reinstall import fixed_attribute, origin_of_fixed
 from actswap.plan import Plan
 

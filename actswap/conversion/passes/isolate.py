@@ -23,8 +23,8 @@ from torch import fx, nn
 
 from actswap.activations.plain import SourceModule
 from actswap.capture.graph_module import exchange_graphs
+from actswap.capture.installed import install_methods
 from actswap.capture.island import Graph, Traced, keep_constants, trace
-from actswap.capture.methods import install_methods
 from actswap.capture.rewrite import install_rewritten, members_of, rewritten
 from actswap.conversion.passes.fused_kernels import bypass_kernels
 from actswap.conversion.passes.reinstall import origin_of

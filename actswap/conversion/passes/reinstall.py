@@ -1,6 +1,6 @@
 """Pass `reinstall`: give a module that was read from a pickle the methods it had.
 
-Requires: the module's own class, and the text that `capture/origin.py` put into the pickle: which expressions of its
+Requires: the module's own class, and the text that `capture/installed.py` put into the pickle: which expressions of its
 source are exchanged, or how its forward is traced. Ensures: the same computation, made anew from the class as it is
 today; neither code nor source is taken from the file.
 
@@ -14,6 +14,7 @@ Cases:
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +23,8 @@ from typing import Any
 
 from torch import nn
 
+from actswap.capture.installed import EXCHANGED, Origin, subclass
 from actswap.capture.island import keep_constants, trace
-from actswap.capture.origin import Origin, subclass
 from actswap.capture.rewrite import members_of, rewritten
 from actswap.capture.same_signature import same_signature
 from actswap.conversion.passes.traced_forward import local, traced_forward_of
@@ -78,7 +79,10 @@ def class_with(base: type[nn.Module], text: str) -> type[nn.Module]:
     """
     try:
         kind: type[nn.Module] = base
-        for layer in json.loads(text):
+        layers = json.loads(text)
+        if not isinstance(layers, list):
+            raise ValueError(f"a {type(layers).__name__}")
+        for layer in layers:
             kind = _fixed(kind, layer["fixed"]) if "fixed" in layer else _with_methods(kind, layer)
         return kind
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -108,7 +112,8 @@ def _with_methods(base: type[nn.Module], layer: Mapping[str, Any]) -> type[nn.Mo
         methods = _exchanged(base, island, chosen, names)
     else:
         methods = {name: _at_first_call(base, name, island, chosen) for name in names}
-    return subclass(base, methods, origin_of(names, island, plan.choices))
+    exchanged = {inspect.getattr_static(base, name, None): method for name, method in methods.items()}
+    return subclass(base, {**methods, EXCHANGED: exchanged}, origin_of(names, island, plan.choices))
 
 
 def _exchanged(
