@@ -233,9 +233,10 @@ def keys_of(model: nn.Module) -> str:
 
 def _site(data: Mapping[str, Any]) -> Site:
     source = dict(data["source"])
-    kind = str(source.pop("kind"))
-    fields = {**data, "source": Source.of(kind, **_numbers(source)), "shape": tuple(data["shape"])}
-    return Site(**fields)
+    kind, text = str(source.pop("kind")), str(source.pop("formula", ""))
+    trained = tuple((str(constant), str(name)) for constant, name in source.pop("trained", ()))
+    found = Source(kind, Source.of(kind, **_numbers(source)).params, text, trained)
+    return Site(**{**data, "source": found, "shape": tuple(data["shape"])})
 
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Number = float | tuple[float, ...]
 Progress = Callable[[int, int, str], None]  # called with the steps done, the steps in all, and the present one
 STARTS = ("auto", "exact", "limit", "fit", "morph", "none")  # what may be asked for; a site's own is never `auto`
+Role = Literal["activation", "gate"]
+Form = Literal["module", "function", "method", "formula"]
+How = Literal["swap", "island", "left"]
+StartKind = Literal["exact", "limit", "fit", "morph", "none"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +27,28 @@ class Source:
         params: sorted (name, value) pairs; a per-channel value is a tuple of floats. Examples:
             `(("slope", 0.01),)` for leaky_relu, `(("slope", (0.2, 1.3, ...)),)` for prelu,
             `(("high", 1.0), ("low", -1.0))` for hardtanh, `(("beta", 1.5),)` for swish.
+        formula: the text of a formula that is no named function: `x * sigmoid(p0 * x + 1)`; `params` holds p0, ...
+        trained: (constant, tensor) pairs: which constants are parameters or buffers of the model, with full names.
+            Their values in `params` are those at the time of the scan.
+
+    >>> str(Source.of("leaky_relu", slope=0.1))
+    'leaky_relu(slope=0.1)'
+    >>> str(Source("formula", formula="sin(x) * x"))
+    'formula(sin(x) * x)'
     """
 
     kind: str
     params: tuple[tuple[str, Number], ...] = ()
+    formula: str = ""
+    trained: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, kind: str, **params: Number) -> Source:
-        """Build a source from keyword parameters."""
+        """Build a source from keyword parameters.
+
+        >>> Source.of("swish", beta=1.5).get("beta")
+        1.5
+        """
         return cls(kind, tuple(sorted(params.items())))
 
     def get(self, name: str, default: float = 0.0) -> Number:
@@ -38,7 +56,8 @@ class Source:
         return dict(self.params).get(name, default)
 
     def __str__(self) -> str:
-        shown = [f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}[{len(v)}]" for k, v in self.params]
+        shown = [self.formula] * bool(self.formula)
+        shown += [f"{k}={v:g}" if isinstance(v, (int, float)) else f"{k}[{len(v)}]" for k, v in self.params]
         return self.kind + (f"({', '.join(shown)})" if shown else "")
 
 
@@ -58,7 +77,7 @@ class Start:
         note: one sentence for the table, where something should be said.
     """
 
-    kind: str
+    kind: StartKind
     params: Mapping[str, Number] = field(default_factory=dict)
     bound: float | None = None
     error: float | None = None
@@ -72,7 +91,7 @@ class Site:
     """One activation call in one forward pass.
 
     Attributes:
-        name: module name (or calling module plus function), `@k` from the second call on: `layer1.0.relu@1`.
+        name: module name, or calling module plus function; `@k` is added from the second call on: `layer1.0.relu@1`.
         source: what stands there.
         role: `activation` or `gate` (its output multiplies something else).
         form: how it is called: `module`, `function`, `method` or `formula`.
@@ -87,14 +106,18 @@ class Site:
         line: `file:line` of the call in the user's code.
         ordinal: position among the activation calls of the owner's forward.
         child: attribute path of the called module below the owner ("" for functions and formulas).
+
+    >>> site = Site("layer1.0.relu", Source("relu"), "activation", "module", "layer1.0", "swap")
+    >>> site.to_dict()["source"]
+    {'kind': 'relu'}
     """
 
     name: str
     source: Source
-    role: str
-    form: str
+    role: Role
+    form: Form
     owner: str
-    how: str
+    how: How
     reason: str = ""
     shape: tuple[int, ...] = ()
     channels: int | None = None
@@ -107,4 +130,9 @@ class Site:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return {**asdict(self), "source": {"kind": self.source.kind, **dict(self.source.params)}}
+        source: dict[str, Any] = {"kind": self.source.kind, **dict(self.source.params)}
+        if self.source.formula:
+            source["formula"] = self.source.formula
+        if self.source.trained:
+            source["trained"] = [list(pair) for pair in self.source.trained]
+        return {**asdict(self), "source": source}

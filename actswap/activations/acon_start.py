@@ -6,6 +6,7 @@ Every start is found as (p1, p2, beta) of ACON-C; a member that lacks some of th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import refuse_capped, split
@@ -51,7 +52,7 @@ def refuse_sharing(source: Source, context: StartContext, target: str) -> None:
         )
 
 
-def acon_promise(source: Source, member: Member) -> str:
+def acon_promise(source: Source, member: Member) -> Literal["exact", "limit", "fit", "none"]:
     """Best start kind by source; that of its core, where the source has a cap."""
     source = split(source).core
     slope = slope_below(source)

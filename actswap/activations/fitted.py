@@ -50,7 +50,7 @@ def channels_of_source(source: Source) -> list[Source]:
     """One source per channel, where constants differ by channel."""
     width = max((len(v) for _, v in source.params if isinstance(v, tuple)), default=1)
     pick: Callable[[Any, int], float] = lambda v, c: v[c] if isinstance(v, tuple) else v  # noqa: E731
-    return [Source.of(source.kind, **{n: pick(v, c) for n, v in source.params}) for c in range(width)]
+    return [replace(source, params=tuple((n, pick(v, c)) for n, v in source.params)) for c in range(width)]
 
 
 def fit_rational(

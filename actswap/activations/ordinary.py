@@ -25,6 +25,8 @@ _ALIASES: Mapping[Source, Source] = {
 def canonical(source: Source) -> Source:
     """A source with all its constants, under one of the names it has."""
     source = _ALIASES.get(source, source)
+    if source.kind not in PLAIN:
+        return source
     constants = {**PLAIN[source.kind].constants, **dict(source.params)}
     kind = "leaky_relu" if source.kind == "prelu" else "elu" if source.kind == "celu" else source.kind
     if source.kind == "celu" and constants["alpha"] != 1.0:
@@ -63,4 +65,4 @@ def _spec(name: str) -> Spec:
     )
 
 
-SPECS = {name: _spec(name) for name in PLAIN if name not in ("swish", "prelu", "identity")}
+SPECS = {name: _spec(name) for name in PLAIN if name not in ("swish", "prelu", "identity", "acon_c")}

@@ -214,10 +214,11 @@ def graph_ops(traced: Graph, root: nn.Module) -> tuple[list[Op], dict[int, Value
     for node, i in number.items():
         if node.op == "get_attr":
             found: Any = traced.constants.get(str(node.target))
+            name = str(node.target) if found is None else ""
             if found is None:
                 found = operator.attrgetter(str(node.target))(root)
             if isinstance(found, Tensor):
-                values[i] = Value(tuple(found.shape), found.is_floating_point(), found.detach())
+                values[i] = Value(tuple(found.shape), found.is_floating_point(), found.detach(), name)
         elif node.op in ("call_function", "call_method"):
             norm = canonical(node.target, refs(node.args), refs(node.kwargs))
             form = "method" if node.op == "call_method" else "function"

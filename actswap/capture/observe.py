@@ -38,9 +38,10 @@ _FACTORIES = frozenset(("tensor", "as_tensor", "scalar_tensor", "full", "ones", 
 class _Numbers:
     """Number tensors by identity; an in-place operation gives its tensor a new number."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: Tape, model: nn.Module) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._tape = tape
+        self._names = {id(t): n for n, t in (*model.named_buffers(), *model.named_parameters())}
 
     def of(self, tensor: Tensor, fresh: bool = False, constant: bool = False) -> int:
         ref, number = self._known.get(id(tensor), (None, -1))
@@ -55,6 +56,7 @@ class _Numbers:
             tuple(tensor.shape) if dense else (),
             tensor.is_floating_point(),
             tensor.detach() if keep else None,
+            self._names.get(id(tensor), "") if keep else "",
         )
         return number
 
@@ -105,7 +107,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, spots: bool) -> None:
         super().__init__()
         self.tape = Tape()
-        self.numbers = _Numbers(self.tape)
+        self.numbers = _Numbers(self.tape, model)
         self.spots = Spots(self.numbers.of) if spots else None
         self.names: dict[int, str] = {id(m): n for n, m in model.named_modules(remove_duplicate=True)}
         self.stack: list[int] = []

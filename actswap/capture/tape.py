@@ -6,7 +6,7 @@ describes an fx graph (see `island`), so that one recognizer reads both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,11 +23,15 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True)
 class Value:
-    """One tensor: its shape, and the tensor itself where it is a constant of the model (parameter, buffer, literal)."""
+    """One tensor: its shape, and the tensor itself if it is a constant of the model (parameter, buffer, literal).
+
+    `name` is the full name of a parameter or buffer; in a graph the name below the graph's module.
+    """
 
     shape: tuple[int, ...]
     floating: bool
     constant: Tensor | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Tape:
 
     def producers(self) -> dict[int, Op]:
         """Map each value to the operation that made it."""
-        return {out: op for op in self.ops for out in op.outs}
+        return producers_of(self.ops)
 
     def consumers(self) -> dict[int, list[Op]]:
         """Map each value to the operations that read it, in order."""
@@ -135,3 +139,8 @@ class Tape:
         while call >= 0:
             yield call
             call = self.calls[call].parent
+
+
+def producers_of(ops: Iterable[Op]) -> dict[int, Op]:
+    """Map each value to the operation that made it; `x.to(x.dtype)` returns x itself and makes nothing."""
+    return {out: op for op in ops for out in op.outs if out not in op.refs()}

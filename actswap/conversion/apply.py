@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from actswap.activations.plain import PLAIN
+from actswap.activations.plain import known
 from actswap.capture.duplicate import duplicate
 from actswap.conversion.passes.isolate import Originals, isolate
 from actswap.conversion.passes.replace import replace
@@ -38,7 +38,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
             why=f"it was made for a {plan.model} whose parameter names and shapes are different",
             fix="build the model exactly as it was built when the plan was made, without converting it first",
         )
-    unknown = [c.site.source.kind for c in plan.choices if c.site.source.kind not in PLAIN]
+    unknown = [c.site.source.kind for c in plan.choices if not known(c.site.source)]
     if unknown:
         raise UsageError(f"this plan names an activation that actswap does not know: {unknown[0]}")
     originals: Originals = {}

@@ -21,10 +21,11 @@ from actswap.capture.spots import Place, Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
+from actswap.recognize.reading import Constants
 from actswap.recognize.roles import on_features, role
-from actswap.sites import Site, Source
+from actswap.sites import Form, How, Role, Site, Source
 
-_CLAMPS = frozenset(("clamp", "maximum", "minimum", "where", "masked_fill", "neg"))
+_CLAMPS = frozenset(("clamp", "maximum", "minimum", "fmax", "fmin", "where", "masked_fill", "neg"))
 RECURRENT = "the activations run inside torch's recurrent kernel, where nothing can be put"
 SCRIPT = "it runs inside TorchScript, where nothing can be put: build the model without torch.jit"
 _SCRIPTED = frozenset(("relu", "gelu", "silu", "elu", "selu", "celu", "leaky_relu", "hardtanh", "hardswish", "mish"))
@@ -70,6 +71,7 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
     names = dict(model.named_modules())
     places = _places(tape)
     producers, consumers, finder = tape.producers(), tape.consumers(), ChannelFinder(tape)
+    constants, parts = Constants(producers, tape.values), _longer(places)
     taken: Counter[str] = Counter()
     instance_sites: dict[int, set[tuple[str, int]]] = defaultdict(set)
     for place in places:
@@ -79,18 +81,19 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
     located: dict[str, list[tuple[_Place, Site | None]]] = {}
     for place in places:
         match = place.matches[0]
-        if match.root.name in _CLAMPS and not on_features(match, tape, producers, consumers):
+        doubtful = match.root.name in _CLAMPS or bool(match.source.formula)
+        if doubtful and not on_features(match, tape, producers, consumers, constants):
             located.setdefault(place.owner, []).append((place, None))
             continue
         site = _site(place, names, finder, instance_sites)
-        site = replace(site, role=role(match, tape, consumers))
+        site = replace(site, role=role(match, tape, consumers, constants, parts.get(match.root.index, set())))
         if match.source.kind == "glu":
             site = replace(
                 site, how="left", reason="F.glu: the gate of a gated linear unit; its linear half is no site"
             )
         elif match.source.kind.startswith("actswap."):
             site = replace(site, how="left", reason="already converted by actswap")
-        elif match.source == Source("prelu"):
+        elif match.source.kind == "prelu" and not match.source.params:
             site = replace(site, how="left", reason="its slopes are on the meta device, where they have no values")
         base, count = site.name, taken[site.name]
         taken[base] += 1
@@ -111,6 +114,16 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         spots = tuple(_spots(p, functions) for p, _ in entries)
         busy = _busy([p for p, _ in entries], spots, runs[owner], events, tape)
         found.append(Located(owner, _settle(sites), sources, when, tuple(runs[owner]), inline, spots, busy))
+    return found
+
+
+def _longer(places: list[_Place]) -> dict[int, set[int]]:
+    """For the operations that are part of a formula: all operations of the formulas they are part of."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for match in (m for place in places for m in place.matches if m.is_formula):
+        for op in match.ops:
+            if op is not match.root:
+                found[op.index] |= {o.index for o in match.ops}
     return found
 
 
@@ -214,8 +227,12 @@ def scripted_sites(tape: Tape) -> list[tuple[int, Site]]:
             ),
         )
         for key, n in counted.items()
-        for role in ("gate" if key[1] in ("sigmoid", "tanh") else "activation",)
+        for role in (_scripted_role(key[1]),)
     ]
+
+
+def _scripted_role(kind: str) -> Role:
+    return "gate" if kind in ("sigmoid", "tanh") else "activation"
 
 
 def _places(tape: Tape) -> list[_Place]:
@@ -266,10 +283,11 @@ def _site(
     match, called = place.matches[0], place.called[0]
     shapes = [finder.values[m.x].shape for m in place.matches]
     channels, channel_dim = common_width(shapes, [finder.axis(m.x) for m in place.matches])
-    slopes = match.source.get("slope")
-    if channels is None and match.source.kind == "prelu" and isinstance(slopes, tuple):
-        channels, channel_dim = len(slopes), 1  # torch's PReLU has its channels behind the batch, whatever made them
-    child, how, reason = "", "island", ""
+    if match.axis is not None:  # its constants differ by channel, whatever made the tensor
+        rank = len(shapes[0])
+        channels, channel_dim = shapes[0][match.axis], -1 if match.axis == rank - 1 and rank > 2 else match.axis
+    child, reason = "", ""
+    how: How = "island"
     owner = names[place.owner]
     if called is not None:
         child = _path_below(owner, called.module)
@@ -286,7 +304,8 @@ def _site(
         local = re.sub(r"@\d+$", "", local)  # the name that the site had before it was converted
     absolute = called is not None and bool(child) and not _path_below(owner, called.module)
     name = local if absolute or not place.owner else f"{place.owner}.{local}"
-    form = "module" if called is not None else "formula" if match.is_formula else match.root.form
+    form: Form = "formula" if match.is_formula else "method" if match.root.form == "method" else "function"
+    form = "module" if called is not None else form
     return Site(
         name=name,
         source=match.source,

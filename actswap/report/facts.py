@@ -7,14 +7,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from actswap.activations.plain import PLAIN, evaluate
+from actswap.activations.plain import evaluate, known
 from actswap.capture.evaluating import evaluating
 from actswap.checks.cost import Cost, measure
 from actswap.fit.points import Array
@@ -175,10 +175,10 @@ def _picture(x: Array, y: Array, source: Source) -> Picture:
 
 
 def _curve(source: Source, grid: Array) -> Array | None:
-    if source.kind not in PLAIN:
+    if not known(source):
         return None
-    scalars = {k: sum(v) / len(v) if isinstance(v, tuple) else v for k, v in source.params}
-    values = evaluate(Source.of(source.kind, **scalars), torch.from_numpy(grid)).numpy()
+    scalars = tuple((k, sum(v) / len(v) if isinstance(v, tuple) else v) for k, v in source.params)
+    values = evaluate(replace(source, params=scalars), torch.from_numpy(grid)).numpy()
     return np.stack([grid, values], 1)
 
 

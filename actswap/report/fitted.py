@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from actswap.fit.histogram import Histogram
 from actswap.fit.points import Array
 from actswap.io.atomic import replacing
 from actswap.plan import Choice
-from actswap.sites import Source
 
 _POINTS, _MARGIN = 801, 0.1
 
@@ -42,7 +41,7 @@ def curves(choice: Choice) -> Curves:
     margin = _MARGIN * (hi - lo)
     x = np.linspace(lo - margin, hi + margin, _POINTS)
     means = {k: sum(v) / len(v) if isinstance(v, tuple) else v for k, v in choice.site.source.params}
-    source = evaluate(Source.of(choice.site.source.kind, **means), torch.from_numpy(x)).numpy()
+    source = evaluate(replace(choice.site.source, params=tuple(means.items())), torch.from_numpy(x)).numpy()
     placed = build(choice).double().eval()
     channels = choice.site.channels or 1
     grid = torch.from_numpy(x)[None, :, None].expand(1, _POINTS, channels)

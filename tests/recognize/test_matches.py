@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from actswap.activations.plain import evaluate
 from actswap.capture.arguments import Arguments
@@ -23,6 +24,8 @@ ROOT = math.sqrt(2 / math.pi)
 
 SPELLINGS: dict[str, list[Function]] = {
     "silu": [
+        lambda x: x * torch.exp(F.logsigmoid(x)),
+        lambda x: (x * x.sigmoid()) / 1,
         F.silu,
         lambda x: F.silu(x, inplace=False),
         lambda x: x * torch.sigmoid(x),
@@ -57,6 +60,7 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x.mul(torch.sigmoid(torch.mul(1.702, x))),
     ],
     "gelu": [
+        lambda x: 0.5 * x * torch.special.erfc(-x * 0.70710678),
         F.gelu,
         lambda x: F.gelu(x, approximate="none"),
         lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
@@ -106,6 +110,7 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: x * F.relu6(x.clone().add_(3)).div_(6),
     ],
     "hardsigmoid": [
+        lambda x: torch.clamp(0.2 * x + 0.5, 0, 1),
         F.hardsigmoid,
         lambda x: F.relu6(x + 3) / 6,
         lambda x: F.relu6(x + 3) * 0.16667,
@@ -124,6 +129,8 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: F.relu(x) - 0.1 * F.relu(-x),
     ],
     "relu2": [
+        lambda x: F.relu(x) * x,
+        lambda x: x * x.relu(),
         lambda x: F.relu(x) ** 2,
         lambda x: F.relu(x).square(),
         lambda x: F.relu(x) * F.relu(x),
@@ -137,6 +144,10 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: torch.add(F.relu(x).pow(2).mul(0.8944), -0.4472),
     ],
     "relu": [
+        lambda x: x * torch.heaviside(x, torch.tensor(0.0)),
+        lambda x: x * torch.heaviside(x, torch.zeros_like(x)),
+        lambda x: torch.fmax(x, torch.tensor(0.0)),
+        lambda x: x.fmax(torch.zeros_like(x)),
         F.relu,
         torch.relu,
         lambda x: x.relu(),
@@ -163,6 +174,8 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: -torch.minimum(-x, torch.zeros_like(x)),
     ],
     "relu6": [
+        lambda x: torch.clamp(F.relu(x), max=6),
+        lambda x: F.relu(x).clamp(max=6),
         F.relu6,
         lambda x: F.hardtanh(x, 0, 6),
         lambda x: x.clamp(0, 6),
@@ -199,6 +212,7 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: F.relu(x) + torch.minimum(torch.expm1(x), torch.zeros_like(x)),
     ],
     "selu": [
+        lambda x: 1.0507 * F.elu(x, 1.67326),
         F.selu,
         lambda x: 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * (torch.exp(x) - 1)),
         lambda x: 1.0507 * (x.clamp(min=0) + (1.67326 * (x.exp() - 1)).clamp(max=0)),
@@ -208,6 +222,35 @@ SPELLINGS: dict[str, list[Function]] = {
         lambda x: torch.maximum(torch.minimum(x, torch.tensor(1.0)), torch.tensor(-1.0)),
         lambda x: torch.clamp(x, torch.tensor(-1.0), torch.tensor(1.0)),
     ],
+    "celu": [
+        lambda x: F.celu(x, 2.0),
+        lambda x: torch.clamp(x, min=0) + torch.clamp(2 * (torch.exp(x / 2) - 1), max=0),
+        lambda x: torch.where(x > 0, x, 2 * torch.expm1(x / 2)),
+    ],
+    "threshold": [
+        lambda x: F.threshold(x, 0.5, -1.0),
+        lambda x: torch.where(x > 0.5, x, -1),
+        lambda x: torch.where(x > 0.5, x, torch.full_like(x, -1.0)),
+        lambda x: x.masked_fill(x <= 0.5, -1.0),
+        lambda x: x * (x > 1),
+    ],
+    "snake": [
+        lambda x: x + torch.sin(1.5 * x) ** 2 / 1.5,
+        lambda x: x + (1 / 1.5) * torch.sin(1.5 * x).square(),
+    ],
+    "tanhexp": [lambda x: x * torch.tanh(torch.exp(x)), lambda x: x.exp().tanh() * x],
+    "phish": [lambda x: x * torch.tanh(F.gelu(x)), lambda x: F.gelu(x).tanh().mul(x)],
+    "lisht": [lambda x: x * torch.tanh(x), lambda x: torch.tanh(x).mul(x)],
+    "max_sigmoid": [lambda x: torch.max(x, torch.sigmoid(x)), lambda x: torch.maximum(x.sigmoid(), x)],
+    "cos_minus": [lambda x: torch.cos(x) - x, lambda x: -x + x.cos()],
+    "min_sin": [lambda x: torch.min(x, torch.sin(x))],
+    "atan2_minus": [lambda x: torch.atan(x) ** 2 - x, lambda x: torch.arctan(x).square() - x],
+    "max_tanh": [lambda x: torch.maximum(x, torch.tanh(x))],
+    "sinc_plus": [
+        lambda x: torch.sinc(x / math.pi) + x,
+        lambda x: torch.where(x == 0, 1.0, torch.sin(x) / x) + x,
+    ],
+    "x_asinh2": [lambda x: x * torch.asinh(x) ** 2, lambda x: x * torch.arcsinh(x).square()],
     "softsign": [F.softsign, lambda x: x / (1 + x.abs())],
     "tanhshrink": [F.tanhshrink, lambda x: x - torch.tanh(x)],
     "logsigmoid": [F.logsigmoid, lambda x: torch.log(torch.sigmoid(x))],
@@ -277,6 +320,76 @@ def test_constants_are_read(function: Function, constants: dict[str, object]) ->
         assert read[name] == pytest.approx(value, rel=1e-6)
 
 
+class Trained(nn.Module):
+    """A formula with parameters and buffers of its module, between two layers."""
+
+    def __init__(self, function: Callable[[Trained, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.before, self.after = function, nn.Linear(5, 5), nn.Linear(5, 5)
+        self.one, self.v = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor([0.5, 0.9, 1.3, 1.0, 0.7]))
+        self.p, self.q = nn.Parameter(torch.linspace(0.8, 1.3, 5)), nn.Parameter(torch.linspace(-0.4, 0.2, 5))
+        self.zero, self.row = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.linspace(0.1, 0.5, 5).view(1, 5))
+        self.register_buffer("c", torch.tensor(0.5**0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.function(self, self.before(x)))
+
+
+# What it is, and which tensors of the module are constants of it.
+WITH_PARAMETERS: list[tuple[str, set[str], Callable[[Trained, Tensor], Tensor]]] = [
+    ("swish", {"one"}, lambda m, x: x * torch.sigmoid(m.one * x)),
+    ("swish", {"v"}, lambda m, x: x * (x * m.v.view(1, -1).to(x.dtype)).sigmoid() / 1.7),
+    ("swish", {"v"}, lambda m, x: x * torch.sigmoid(m.v.unsqueeze(0) * x)),
+    ("swish", {"one"}, lambda m, x: x * torch.sigmoid(torch.exp(m.one.reshape(1, 1)) * x)),
+    ("swish", {"one"}, lambda m, x: x * torch.sigmoid(m.one.square() * x)),
+    ("swish", {"v"}, lambda m, x: x / (1 + torch.exp(-m.v * x))),
+    ("swish", {"row"}, lambda m, x: x.mul((m.row.expand_as(x) * x).sigmoid())),
+    ("prelu", {"v"}, lambda m, x: F.prelu(x, m.v)),
+    ("prelu", {"v"}, lambda m, x: torch.where(x > 0, x, m.v * x)),
+    ("prelu", {"zero"}, lambda m, x: torch.where(x > 0, x, m.zero * x)),
+    ("prelu", {"zero"}, lambda m, x: torch.maximum(x, torch.zeros_like(x)) + m.zero * x.clamp(max=0)),
+    ("prelu", {"one"}, lambda m, x: F.relu(x) + m.one * (x - x.abs()) * 0.5),
+    ("prelu", {"row"}, lambda m, x: F.relu(x) - m.row * F.relu(-x)),
+    ("snake", {"v"}, lambda m, x: x + torch.sin(m.v * x) ** 2 / m.v),
+    ("snake", {"one"}, lambda m, x: x + (1.0 / (m.one + 1e-9)) * torch.pow(torch.sin(x * m.one), 2)),
+    ("snake", {"v"}, lambda m, x: x + (1 - torch.cos(2 * m.v * x)) / (2 * m.v)),
+    ("elu", {"one"}, lambda m, x: torch.where(x > 0, x, m.one * torch.expm1(x))),
+    ("star_relu", {"one", "zero"}, lambda m, x: m.one * F.relu(x) ** 2 + m.zero),
+    ("acon_c", {"p", "q", "v"}, lambda m, x: (m.p * x - m.q * x) * (m.v * (m.p * x - m.q * x)).sigmoid() + m.q * x),
+    ("acon_c", {"p", "q", "one"}, lambda m, x: (d := (m.p - m.q) * x) * torch.sigmoid(m.one * d) + m.q * x),
+    # A gain or a bias that is trained stays in the graph.
+    ("relu", set(), lambda m, x: F.relu(x) * m.one),
+    ("relu", set(), lambda m, x: F.relu(x) + m.zero),
+    ("silu", set(), lambda m, x: x * x.sigmoid() * m.one),
+    ("relu", set(), lambda m, x: F.relu(x * m.one + m.zero)),
+    ("formula", set(), lambda m, x: m.p * torch.sin(m.v * x) + m.q),
+    # So is a bound, or a constant that is a buffer: it may be loaded anew.
+    ("formula", {"zero"}, lambda m, x: x.clamp(min=m.zero)),
+    ("formula", {"c"}, lambda m, x: 0.5 * x * (1 + torch.erf(x * m.c))),
+    ("formula", {"v", "p"}, lambda m, x: x * torch.tanh(m.v * x + m.p)),
+]
+
+
+@pytest.mark.parametrize(("kind", "names", "function"), WITH_PARAMETERS)
+def test_parameters_are_never_folded(kind: str, names: set[str], function: Callable[[Trained, Tensor], Tensor]) -> None:
+    model = Trained(function)
+    tape = observe(model, (torch.randn(4, 5),))
+    (match,) = find(tape.ops, tape.values, tape.outputs)
+    assert match.source.kind == kind
+    assert {name for _, name in match.source.trained} == names
+    if names:
+        x = torch.linspace(-5, 5, 505).reshape(-1, 5)
+        torch.testing.assert_close(
+            evaluate(match.source, x) * _scale(function), function(model, x), atol=1e-4, rtol=1e-4
+        )
+    ops, values = graph_ops(trace(model, Arguments.of((torch.zeros(1),), {}), frozenset()).evaluate, model)
+    assert [m.source.kind for m in find(ops, values)] == [kind]
+
+
+def _scale(function: Callable[[Trained, Tensor], Tensor]) -> float:
+    return 1 / 1.7 if 1.7 in function.__code__.co_consts else 1.0
+
+
 def _kinds(function: Function) -> list[str]:
     return [s.source.kind for s in scan(Between(function), torch.randn(4, 5))]
 
@@ -295,37 +408,38 @@ def _shared_relu(x: Tensor) -> Tensor:
     ("function", "kinds"),
     [
         (lambda x: x * torch.sigmoid(x.flip(0)), ["sigmoid"]),
-        (lambda x: x * torch.sigmoid(x + 1), ["sigmoid"]),
+        (lambda x: x * torch.sigmoid(x + 1), ["formula"]),
         (lambda x: x.flip(0) * torch.sigmoid(x), ["sigmoid"]),
-        (lambda x: x**2 * torch.sigmoid(x), ["sigmoid"]),
+        (lambda x: x**2 * torch.sigmoid(x), ["formula"]),
         (lambda x: x - torch.sigmoid(x), ["sigmoid"]),
-        (lambda x: x * torch.tanh(x), ["tanh"]),
-        (lambda x: 0.5 * x * (1 + torch.erf(x)), []),
-        (lambda x: 0.7 * x * (1 + torch.erf(x / 2**0.5)), []),
-        (lambda x: x * F.relu6(x + 2) / 6, ["relu6"]),
+        (lambda x: 0.5 * x * (1 + torch.erf(x)), ["formula"]),
+        (lambda x: 0.7 * x * (1 + torch.erf(x / 2**0.5)), ["formula"]),
+        (lambda x: x * F.relu6(x + 2) / 6, ["formula"]),
         (lambda x: F.relu6(x + 3) / 5, ["relu6"]),
         (lambda x: x.clamp(0, 5), ["hardtanh"]),
         (lambda x: x.clamp(max=0), []),
         (lambda x: torch.maximum(x, torch.tensor(1.0)), []),
-        (lambda x: torch.maximum(x, 2.0 * x), []),
-        (lambda x: torch.where(x > 1, x, 0.1 * x), []),
-        (lambda x: torch.where(x > 0, 0.1 * x, x), []),
-        (lambda x: torch.log(2 + torch.exp(x)), []),
+        (lambda x: torch.maximum(x, 2.0 * x), ["formula"]),
+        (lambda x: torch.where(x > 1, x, 0.1 * x), ["formula"]),
+        (lambda x: torch.where(x > 0, 0.1 * x, x), ["formula"]),
+        (lambda x: torch.log(2 + torch.exp(x)), ["formula"]),
         (lambda x: x * torch.sigmoid(1.702 * x.flip(0)), ["sigmoid"]),
-        (lambda x: x + x.abs(), []),
-        (lambda x: x**2, []),
+        (lambda x: x + x.abs(), ["formula"]),
+        (lambda x: x**2, ["formula"]),
         (lambda x: x / (1 + torch.exp(x.flip(0))), []),
-        (lambda x: 1 / (1 + torch.exp(x)), []),
+        (lambda x: 1 / (1 + torch.exp(x)), ["formula"]),
         (lambda x: F.relu(x) * F.relu(x.flip(0)), ["relu", "relu"]),
         (lambda x: F.relu(x) - 0.1 * F.relu(-x.flip(0)), ["relu", "relu"]),
-        (lambda x: torch.cos(x) * x, []),
-        # The cap stays behind the target, so the ReLU in front of it is the site.
-        (lambda x: F.relu(x).clamp(max=6), ["relu"]),
+        (lambda x: torch.cos(x) * x, ["formula"]),
+        # A guard against large numbers stays behind the target, and the ReLU in front of it is the site.
+        (lambda x: F.relu(x).clamp(max=65504), ["relu"]),
+        (lambda x: x.clamp(min=1e-6), []),
         (lambda x: F.relu6(x * 2), ["relu6"]),
-        (lambda x: x * (x > 1), []),
-        (lambda x: x.masked_fill(x < 0, 1), []),
+        (lambda x: x * (x.flip(0) > 1), []),
         (lambda x: x.masked_fill(x.flip(0) < 0, 0), []),
-        (lambda x: torch.clamp(x, min=torch.zeros(5)), []),
+        (lambda x: torch.clamp(x, min=torch.arange(5.0)), []),
+        (lambda x: x * Normal(0.0, 1.0).cdf(x), ["gelu"]),
+        (lambda x: x * Normal(0.0, 2.0).cdf(x), ["formula"]),
         (lambda x: torch.minimum(x, torch.tensor(6.0)), []),
         (lambda x: -x, []),
         (lambda x: _shared_sigmoid(x), ["sigmoid", "silu"]),

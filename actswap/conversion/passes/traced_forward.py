@@ -59,7 +59,8 @@ def matches(traced: Graph, owner: nn.Module, island: Island) -> list[tuple[int, 
     nodes = list(graph.nodes)
     called = {c for c in island.children if c}
     returned = [nodes.index(n) for n in graph.output_node().all_input_nodes]
-    formulas = find(ops, values, returned)
+    activated = [i for i, n in enumerate(nodes) if n.op == "call_module" and n.target in called]
+    formulas = find(ops, values, returned, chains=bool({"formula", "pau"} & set(island.sources)), activated=activated)
     found: list[tuple[int, Match | None, fx.Node]] = [(m.root.index, m, m.root.node) for m in formulas]
     found += [(i, None, n) for i, n in enumerate(nodes) if n.op == "call_module" and n.target in called]
     found.sort(key=lambda entry: entry[0])
