@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import CodeType
 
-from actswap.capture.canonical import is_number
+from actswap.capture.canonical import is_number, name_of
 from actswap.capture.exchange import argument_of
 from actswap.capture.spots import Callee, Place, Spot
 from actswap.capture.tape import Op, Ref
@@ -284,8 +284,16 @@ def _reading(node: ast.expr | None, op: Op, x: int) -> list[list[ast.expr]]:
     elif isinstance(node, ast.Call):
         method = [node.func.value] if op.form == "method" and isinstance(node.func, ast.Attribute) else []
         operands = [*method, *node.args]
+        if Ref(x) in op.args.values() and _called(node) not in (None, op.name):
+            return [operands]  # torch's own Python makes several operations of it: any operand may be x
     names = ("condition", *_OPERANDS) if op.name == "where" else _OPERANDS
     if isinstance(node, ast.BinOp) and any(is_number(op.args.get(name)) for name in names):
         either = [part for part in operands if not isinstance(part, ast.Constant)]
         return [either] * (Ref(x) in (op.args.get(name) for name in names))
     return [[part] for name, part in zip(names, operands, strict=False) if op.args.get(name) == Ref(x)]
+
+
+def _called(node: ast.Call) -> str | None:
+    """The canonical name of the function or method that an expression calls."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+    return None if name is None else name_of(name)[0]

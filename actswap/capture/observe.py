@@ -24,7 +24,7 @@ from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule
-from actswap.capture.canonical import canonical
+from actswap.capture.canonical import Canonical, canonical
 from actswap.capture.evaluating import evaluating
 from actswap.capture.own_thread import patched
 from actswap.capture.spots import Spot, Spots
@@ -33,6 +33,17 @@ from actswap.errors import CaptureError, first_line
 
 _LARGEST_CONSTANT = 65536  # PReLU slopes and scales, not weight matrices
 _FACTORIES = frozenset(("tensor", "as_tensor", "scalar_tensor", "full", "ones", "zeros", "new_tensor", "new_full"))
+
+
+# Attributes of a tensor that are another view of it.
+_VIEWS: dict[str, tuple[str, dict[str, int]]] = {
+    "mT": ("transpose", {"dim0": -2, "dim1": -1}),
+    "mH": ("transpose", {"dim0": -2, "dim1": -1}),
+    "T": ("t", {}),
+    "H": ("t", {}),
+    "data": ("detach", {}),
+    "real": ("identity", {}),
+}
 
 
 class _Numbers:
@@ -135,9 +146,13 @@ class _Recorder(TorchFunctionMode):
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one torch call, and write it down."""
-        if self.opaque or not self.stack or getattr(func, "__name__", "") in ("__get__", "size", "dim", "stride"):
+        name = getattr(func, "__name__", "")
+        view = _VIEWS.get(getattr(func.__self__, "__name__", "")) if name == "__get__" else None
+        if self.opaque or not self.stack or (view is None and name in ("__get__", "size", "dim", "stride")):
             return func(*args, **kwargs)
-        norm = canonical(func, args, kwargs)
+        norm = (
+            canonical(func, args, kwargs) if view is None else Canonical(view[0], {"input": args[0], **view[1]}, False)
+        )
         inputs = self.refs(norm.args)
         out = func(*args, **kwargs)
         tensors = [out] if isinstance(out, Tensor) else [t for t in tree_leaves(out) if isinstance(t, Tensor)]
