@@ -73,6 +73,13 @@ def method_named(owner: nn.Module, code: CodeType) -> str | None:
     return None
 
 
+def methods_of(owner: nn.Module) -> list[tuple[str, FunctionType]]:
+    """Return the methods that the class of `owner` defines, without their decorators, by name."""
+    kind: Any = type(owner)
+    found = ((name, innermost(inspect.getattr_static(type(owner), name))) for name in _class_methods(kind).values())
+    return [(name, function) for name, function in found if function is not None]
+
+
 @functools.lru_cache(4096)
 def nested_codes(code: CodeType) -> frozenset[CodeType]:
     """Return the codes of the functions, lambdas and comprehensions inside a function."""

@@ -19,9 +19,10 @@ from typing import Any
 
 from torch import nn
 
+from actswap.capture.alternatives import in_method, other_sides, other_state
 from actswap.capture.exchange import Exchange, Rewrite
 from actswap.capture.installed import Origin, install_functions
-from actswap.capture.methods import functions_named, innermost, method_named, rewrapped
+from actswap.capture.methods import functions_named, innermost, method_named, methods_of, rewrapped
 from actswap.capture.spots import Place, Spot
 from actswap.errors import CaptureError
 
@@ -77,14 +78,48 @@ def plan_rewrites(
             found.append((_rewrite(owner, standing[key], sequence), sequence))
         except CaptureError as error:
             missed.update(dict.fromkeys((o for other in runs.values() for o in other), error.what))
-    # A call that is reached in some runs only is not reached.
+    # A call that is reached in some of its runs only is not reached.
     rewrites = [rewrite for rewrite, sequence in found if not any(o in missed for o in sequence)]
     kept = {o for rewrite in rewrites for o in rewrite.ordinals}
     for _, sequence in found:
         missed.update({o: _partner(missed, sequence) for o in sequence if o not in kept})
     if not rewrites:
         raise CaptureError("; ".join(dict.fromkeys(missed.values())) or "it makes no call")
-    return tuple(rewrites), missed
+    return (*rewrites, *_alternatives(owner, rewrites, busy)), missed
+
+
+def _alternatives(
+    owner: nn.Module, rewrites: Sequence[Rewrite], busy: frozenset[tuple[CodeType, Place]]
+) -> list[Rewrite]:
+    """The same calls in another state of the module; see `alternatives`."""
+    found: list[Rewrite] = []
+    for name in dict.fromkeys(r.function for r in rewrites):
+        mine = [r for r in rewrites if r.function == name]
+        for function in filter(None, map(innermost, functions_named(owner, name))):
+            code = function.__code__
+            if _digest(_source(function)[0]) != mine[0].digest:
+                continue
+            ran = {_local(place, code) for other, place in busy if other is code}
+            definition = _definition(code)
+            candidates = other_sides(definition, mine, frozenset(ran | {r.place for r in mine}))
+            for other, state in methods_of(owner):
+                if other != name and other_state(other) and state.__code__ not in {c for c, _ in busy}:
+                    source, _ = _source(state)
+                    candidates += in_method(definition, mine, _definition(state.__code__), other, _digest(source))
+            for rewrite in candidates:
+                try:
+                    rewritten(owner, [rewrite], dict.fromkeys(rewrite.ordinals, "x"))
+                except CaptureError:
+                    continue  # it stays as it is
+                found.append(rewrite)
+    return found
+
+
+def _local(place: Place, code: CodeType) -> Place:
+    """A place in a file, from the first line and the indentation of a function."""
+    line, end_line, column, end_column = place
+    first, indent = code.co_firstlineno, _source(code)[1]
+    return line - first, end_line - first, column - indent, end_column - indent
 
 
 def _partner(missed: Mapping[int, str], sequence: Sequence[int]) -> str:
@@ -102,12 +137,10 @@ def _rewrite(owner: nn.Module, spot: Spot, ordinals: tuple[int, ...]) -> Rewrite
     if name is None:
         raise CaptureError(f"{spot.code.co_name} is no method of {type(owner).__name__}")
     function = next(f for o in functions_named(owner, name) if (f := innermost(o)) and f.__code__ is spot.code)
-    source, indent = _source(function)
+    source, _ = _source(function)
 
     def local(place: Place) -> Place:
-        line, end_line, column, end_column = place
-        first = spot.code.co_firstlineno
-        return line - first, end_line - first, column - indent, end_column - indent
+        return _local(place, spot.code)
 
     rewrite = Rewrite(
         name,

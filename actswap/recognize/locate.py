@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import CodeType
 
 from torch import nn
 
 from actswap.capture.formula_source import CalledFunctions, passed_on, spot_of_call, spot_of_ops
+from actswap.capture.losses import losses_of
 from actswap.capture.spots import Place, Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
@@ -238,10 +240,13 @@ def _scripted_role(kind: str) -> Role:
 def _places(tape: Tape) -> list[_Place]:
     places: dict[tuple[str, int], _Place] = {}
     ordinals: Counter[int] = Counter()
+    loses = _lossless()
     for match in find(tape.ops, tape.values, tape.outputs):
         inner = _common_call(match, tape)
         call = tape.calls[inner]
         called = call if call.parent >= 0 and call.name is not None and _is_whole(match, call, tape) else None
+        if called is not None and loses(called.module):
+            called = None  # replaced inside the module, whose forward does more than compute
         around = call.parent if called is not None else inner
         while tape.calls[around].name is None:
             around = tape.calls[around].parent
@@ -251,6 +256,23 @@ def _places(tape: Tape) -> list[_Place]:
         place.matches.append(match)
         place.called.append(called)
     return list(places.values())
+
+
+def _lossless() -> Callable[[nn.Module], str]:
+    """Return a function that tells what would be lost if a module were replaced as a whole."""
+    known: dict[type, str] = {}
+
+    def loses(module: nn.Module) -> str:
+        kind = type(module)
+        if "forward" in vars(module):
+            return "its forward is set on the instance"
+        if kind.__module__.startswith(("torch.", "actswap.")):
+            return ""
+        if kind not in known:
+            known[kind] = losses_of(kind.forward, module)
+        return known[kind]
+
+    return loses
 
 
 def _common_call(match: Match, tape: Tape) -> int:
