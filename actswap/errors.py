@@ -21,8 +21,8 @@ class ActswapError(Exception):
         super().__init__("\n".join(rows))
 
 
-def first_line(error: BaseException) -> str:
-    r"""Return the type of an exception and the first line of its message, if it has one.
+def first_line(error: BaseException, limit: int = 200) -> str:
+    r"""Return the type of an exception and the first line of its message, if it has one, in at most `limit` characters.
 
     Examples:
         >>> first_line(ValueError("too many\nvalues"))
@@ -35,7 +35,7 @@ def first_line(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # a message that cannot be made
         lines = []
-    return f"{kind}: {lines[0]}" if lines else kind
+    return f"{kind}: {lines[0]}"[:limit] if lines else kind
 
 
 class UsageError(ActswapError):
@@ -84,15 +84,3 @@ class ExportError(ActswapError):
     """The model cannot be exported, or the exported file does not agree with it."""
 
     exit_code = 4
-
-
-def reason(problem: BaseException, limit: int = 200) -> str:
-    """Return the kind and the first line of an exception, for the `why` of an error.
-
-    >>> reason(ValueError("no such size"))
-    'ValueError: no such size'
-    >>> reason(KeyError())
-    'KeyError'
-    """
-    text = str(problem).strip()
-    return f"{type(problem).__name__}: {text.splitlines()[0][:limit]}" if text else type(problem).__name__

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from actswap.capture.evaluating import evaluating
-from actswap.errors import CaptureError, LoadError, UsageError
+from actswap.errors import CaptureError, LoadError, UsageError, first_line
 
 _TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[,x]\d+)*)(?::(?P<dtype>\w+))?")
 _LARGEST = 1 << 32
@@ -171,7 +171,7 @@ def read_file(path: str) -> Inputs:
     except Exception as problem:  # damaged or hostile files fail in any way
         raise LoadError(
             f"{path} cannot be read as inputs",
-            why=f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}",
+            why=first_line(problem, 160),
             fix="np.savez('inputs.npz', x) or torch.save((x,), 'inputs.pt') with tensors only",
         ) from None
     if isinstance(content, Mapping):
@@ -201,7 +201,7 @@ def guess(model: nn.Module) -> Inputs:
             with evaluating(model):
                 model(*args, **kwargs)
         except Exception as problem:  # a wrong guess fails in any way; the next one is tried
-            tried.append(f"{describe(args, kwargs)}: {str(problem).strip().splitlines()[0][:120]}")
+            tried.append(f"{describe(args, kwargs)}: {first_line(problem, 120)}")
             continue
         return Inputs(args, kwargs, f"{describe(args, kwargs)} (assumed from {why})", assumed=True)
     raise CaptureError(

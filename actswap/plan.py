@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from actswap.capture.arguments import NUMBER, TENSOR, Arguments
 from actswap.capture.exchange import Rewrite
-from actswap.errors import UsageError
+from actswap.errors import UsageError, first_line
 from actswap.fit.histogram import Histogram
 from actswap.sites import Site, Source, Start
 
@@ -178,7 +178,7 @@ class Plan:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
                 "this is no plan of actswap",
-                why=f"{type(error).__name__}: {error}",
+                why=first_line(error),
                 fix="make the plan again: actswap convert MODEL --to TARGET",
             ) from error
 

@@ -82,7 +82,8 @@ def _forks(function: ast.FunctionDef) -> Iterator[tuple[ast.expr, Sequence[ast.A
             yield node.test, [node.body], [node.orelse]
         for field in ("body", "orelse", "finalbody"):
             block = getattr(node, field, None)
-            for i, statement in enumerate(block if isinstance(block, list) else ()):
+            block = block if isinstance(block, list) else []
+            for i, statement in enumerate(block):
                 if isinstance(statement, ast.If):
                     leaves = isinstance(statement.body[-1], (ast.Return, ast.Raise))
                     rest = block[i + 1 :] if leaves else []
@@ -119,10 +120,10 @@ def _paired(function: ast.FunctionDef, rewrites: Sequence[Rewrite], there: Seque
         nodes = [n for part in there for n in ast.walk(part) if isinstance(n, ast.expr)]
         equal = sorted((n for n in nodes if _shape(n, path) == shape), key=place_of)
         if len(equal) == len(mine):
-            for rewrite, node in zip(mine, equal, strict=True):
-                argument = _follow(node, path)
-                assert argument is not None
-                found.append(replace(rewrite, place=place_of(node), argument=place_of(argument), beside=()))
+            for rewrite, other in zip(mine, equal, strict=True):
+                part = _follow(other, path)
+                assert part is not None
+                found.append(replace(rewrite, place=place_of(other), argument=place_of(part), beside=()))
     return found
 
 

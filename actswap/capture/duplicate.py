@@ -1,4 +1,4 @@
-"""Copy a model, also one that keeps computed tensors around."""
+"""Copy a model, also one that keeps computed tensors around; and say which models take no new parameters."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from torch import Tensor, fx, nn
 from actswap.capture.evaluating import one_at_a_time, set_modes
 from actswap.capture.graph_module import preserve
 from actswap.errors import UsageError, first_line
+
+_WRAPPERS = ("FSDPModule", "FullyShardedDataParallel", "DistributedDataParallel")
+
+
+def refuse_distributed(model: nn.Module) -> None:
+    """Refuse a model whose gradients torch.distributed reduces: it would not know of the new parameters.
+
+    Raises:
+        UsageError: the model is sharded by `fully_shard`, or wrapped in FSDP or DDP.
+    """
+    for module in model.modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+                how = "fully_shard" if kind.__name__ == "FSDPModule" else kind.__name__
+                raise UsageError(
+                    f"this {type(model).__name__} is set up for distributed training already",
+                    why=f"new parameters would be unknown to {how}: neither sharded, nor their gradients reduced",
+                    fix=f"convert first, then distribute: {how}(actswap.convert(model, ...).model)",
+                )
 
 
 def duplicate(model: nn.Module) -> nn.Module:

@@ -30,6 +30,7 @@ from actswap.activations.pau import pau_flops
 from actswap.activations.plain import PLAIN, SourceModule
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS
 from actswap.capture.observe import tensors_of
+from actswap.errors import first_line
 
 Shapes = list[tuple[int, ...]]
 Handle = Callable[[list[Any], list[Any]], int]
@@ -93,7 +94,7 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         with own, torch.no_grad():
             counted = _trace(model, args, dict(kwargs or {}), own)
     except Exception as problem:  # torch.jit.trace fails in many ways; the table then says so
-        return Cost(parameters, None, None, f"{type(problem).__name__}: {str(problem).strip().splitlines()[0][:160]}")
+        return Cost(parameters, None, None, first_line(problem, 160))
     finally:
         for module, was in training.items():
             module.training = was

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from actswap.capture.evaluating import evaluating
 from actswap.capture.observe import tensors_of
 from actswap.checks.signal import Signal, as_real, few, more_runs, signals_of
-from actswap.errors import UsageError
+from actswap.errors import UsageError, first_line
 from actswap.inputs import as_inputs
 
 
@@ -143,7 +143,7 @@ def verify(
             raise UsageError(
                 f"the {label} model does not run on these inputs",
                 where=type(model).__name__,
-                why=f"{type(error).__name__}: {error}",
+                why=first_line(error),
                 fix="verify(a, b, torch.randn(1, 3, 224, 224)) with inputs that both accept",
             ) from error
     others = more_runs(lambda *call: run(a, *call), args, named, outs[0])

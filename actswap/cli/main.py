@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from actswap.errors import ActswapError
+from actswap.errors import ActswapError, first_line
 
 VERBS = {
     "scan": "List every activation call of a model.",
@@ -107,9 +107,8 @@ def run(args: Sequence[str]) -> int:
     except Exception as problem:  # no bare exception reaches a user: one sentence, and how to see more
         if debug:
             traceback.print_exc()
-        text = (str(problem).strip() or "no message").splitlines()[0]
         hint = "" if debug else "\n  try: the same command with --debug shows where; please report it"
-        return _report("unexpected", f"Unexpected {type(problem).__name__}: {text}{hint}", 4, as_json)
+        return _report("unexpected", f"Unexpected {first_line(problem)}{hint}", 4, as_json)
 
 
 def _report(kind: str, text: str, code: int, as_json: bool, problem: ActswapError | None = None) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from actswap.activations.plain import known
-from actswap.capture.duplicate import duplicate
+from actswap.capture.duplicate import duplicate, refuse_distributed
 from actswap.conversion.passes.isolate import Originals, isolate
 from actswap.conversion.passes.replace import replace
 from actswap.conversion.passes.revert import undo
-from actswap.errors import ActswapError, UsageError
+from actswap.errors import ActswapError, UsageError, first_line
 from actswap.plan import Plan, keys_of
 from actswap.record import remember
 
@@ -26,9 +26,10 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         The converted model, each target at its planned start.
 
     Raises:
-        UsageError: the model does not have the plan's parameters.
+        UsageError: the model does not have the plan's parameters, or is set up for distributed training.
         CaptureError: the forward of an island has changed since.
     """
+    refuse_distributed(model)
     work = model if inplace else duplicate(model)
     if plan.before is not None:
         apply_plan(work, plan.before, inplace=True)
@@ -53,7 +54,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
             raise
         raise UsageError(
             f"this plan does not fit this {type(model).__name__}",
-            why=f"{type(error).__name__}: {error}",
+            why=first_line(error),
             fix="make the plan again from this model: actswap convert MODEL --to TARGET",
         ) from error
     remember(work, plan, originals)

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from actswap.capture.duplicate import refuse_distributed
 from actswap.capture.island import Traced
 from actswap.checks.parity import compare
 from actswap.checks.signal import Signal
@@ -173,8 +174,10 @@ def settle(
         The plan, still without starts, and the modules that stood at its paths.
 
     Raises:
+        UsageError: the model is set up for distributed training.
         CaptureError: the calls disturb the network, and it does not show which.
     """
+    refuse_distributed(model)
     islands, traces = dict(found.islands), dict(found.traces)
     work = _Isolation(model, found, target, options, keys_of(model), expected, signals, probe, islands, traces)
     sites, stay = list(chosen), list(left)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from actswap.errors import LoadError
+from actswap.errors import LoadError, first_line
 
 _FIX = "save the model again with torch.save or torch.export.save"
 MAX_RECORDS = 1_000_000
@@ -38,7 +38,7 @@ def check_zip(path: Path) -> list[str]:
     except (zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
         raise LoadError(
             f"{path} is damaged",
-            why=f"it begins like a file of torch.save but cannot be read as one: {str(error).splitlines()[0][:120]}",
+            why=f"it begins like a file of torch.save but cannot be read as one: {first_line(error)[:120]}",
             fix="copy or save the file again",
         ) from None
     folders = {entry.filename.partition("/")[0] for entry in entries}

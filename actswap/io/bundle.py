@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from actswap.activations.base import Activation
 from actswap.conversion.apply import apply_plan
-from actswap.errors import ActswapError, LoadError, UsageError, reason
+from actswap.errors import ActswapError, LoadError, UsageError, first_line
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
 from actswap.io.folders import is_model_folder, weights_file
 from actswap.io.plan_check import check_plan
@@ -215,7 +215,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     ) as problem:
         raise LoadError(
             f"the plan of {folder} is not valid",
-            why=reason(problem),
+            why=first_line(problem),
             fix="convert the base model again",
         ) from problem
     _put(model, tensors, folder)
@@ -345,7 +345,7 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise LoadError(f"{file} is missing", fix="copy the whole bundle folder") from None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise LoadError(f"{file} is damaged", why=reason(problem), fix="copy the bundle again") from None
+        raise LoadError(f"{file} is damaged", why=first_line(problem), fix="copy the bundle again") from None
     return tensors, metadata
 
 

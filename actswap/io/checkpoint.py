@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from actswap.errors import LoadError
+from actswap.errors import LoadError, first_line
 from actswap.io import allowed, rebuild, tensor_layout
 from actswap.io.archive import check_zip
 from actswap.io.pickles import Made, Name, Stored, describe, parts
@@ -97,7 +97,7 @@ def check_weights(data: bytes) -> None:
     try:
         reader = torch._C.PyTorchFileReader(io.BytesIO(data))
     except RuntimeError as problem:
-        raise LoadError("the tensors inside the file are damaged", why=str(problem).splitlines()[0][:120]) from None
+        raise LoadError("the tensors inside the file are damaged", why=first_line(problem)) from None
     names = reader.get_all_records()
     described = describe(reader.get_record("data.pkl"))
     sizes = {name.removeprefix("data/"): reader.get_record_size(name) for name in names if name.startswith("data/")}

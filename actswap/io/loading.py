@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.errors import LoadError
+from actswap.errors import LoadError, first_line
 from actswap.io.allowed import is_under
 from actswap.io.checkpoint import read_checkpoint, read_legacy
 from actswap.io.exported import load_exported
@@ -158,10 +158,9 @@ def _as_load_error(path: Path) -> Any:
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise LoadError(
             f"{path} cannot be read",
-            why=f"{type(problem).__name__}: {first[:200]}",
+            why=first_line(problem),
             fix="check that the file is complete; " + _SAFER,
         ) from problem
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from actswap.errors import LoadError, reason
+from actswap.errors import LoadError, first_line
 from actswap.io.torchvision_import import import_library
 
 LIBRARIES = ("torchvision", "timm")
@@ -102,7 +102,7 @@ def build_model(spec: str) -> nn.Module:
                 built = getattr(importlib.import_module(place), name)(**options)
     except Exception as problem:  # a factory is the user's code: whatever it raises is the answer
         raise LoadError(
-            f"--model {spec} cannot be built", why=reason(problem), fix=f"check the spelling: {_EXAMPLES}"
+            f"--model {spec} cannot be built", why=first_line(problem), fix=f"check the spelling: {_EXAMPLES}"
         ) from problem
     if not isinstance(built, nn.Module):
         raise LoadError(f"--model {spec} gave a {type(built).__name__}, not an nn.Module", fix=_EXAMPLES)

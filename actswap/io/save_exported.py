@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.errors import ExportError, reason
+from actswap.errors import ExportError, first_line
 from actswap.io.atomic import refuse_overwrite, replacing
 
 
@@ -63,6 +63,6 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     except Exception as problem:  # torch.export raises many kinds
         raise ExportError(
             "the model cannot be exported with torch.export",
-            why=reason(problem),
+            why=first_line(problem),
             fix="save a bundle instead: --format bundle",
         ) from problem

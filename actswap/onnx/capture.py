@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from actswap.errors import ExportError
+from actswap.errors import ExportError, first_line
 from actswap.onnx.translate import translation_table
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -86,7 +86,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
         wanted = " and ".join(n for n, on in (("batch", dynamic_batch), ("size", dynamic_size)) if on)
         raise ExportError(
             f"torch.export cannot capture {type(model).__name__}" + (f" with dynamic {wanted}" if wanted else ""),
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            why=first_line(error),
             fix="export_onnx(..., dynamic_batch=False, dynamic_size=False)" if wanted else "",
         ) from error
 
@@ -106,7 +106,7 @@ def to_graph(program: Any, opset: int) -> ir.Model:
     except Exception as error:
         raise ExportError(
             "torch.onnx.export cannot translate the model",
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            why=first_line(error),
         ) from error
     assert written is not None
     graph: ir.Model = written.model

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actswap.errors import ExportError
+from actswap.errors import ExportError, first_line
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _NAME = ("" if sys.platform == "win32" else "lib") + "actswap_ort" + _SUFFIX
@@ -61,5 +61,5 @@ def register(options: Any) -> str:
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:  # ONNX Runtime's exceptions have no common base
-        return f"{path.name}: {str(error).strip().splitlines()[0]}"
+        return f"{path.name}: {first_line(error)}"
     return ""

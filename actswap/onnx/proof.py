@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from actswap.errors import CaptureError, ExportError
+from actswap.errors import CaptureError, ExportError, first_line
 from actswap.onnx.capture import Inputs, resize, tensors
 from actswap.onnx.functions import Array
 from actswap.onnx.parity import OutputParity, compare, worst
@@ -139,7 +139,7 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be run on the inputs",
-            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            why=first_line(error),
         ) from error
 
 

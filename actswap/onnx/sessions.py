@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx
 
-from actswap.errors import ActswapError, LoadError
+from actswap.errors import ActswapError, LoadError, first_line
 from actswap.onnx import cache
 from actswap.onnx.functions import DOMAIN, VERSION
 from actswap.onnx.library import register
@@ -141,7 +141,7 @@ def _prepared(path: Path, model: onnx.ModelProto, options: Any, folder: Path, no
         if data is not None:
             return open_prepared(data, options)
     except Exception as error:  # a stale entry is made anew
-        notes.append(f"cached model refused: {error}")
+        notes.append(f"cached model refused: {first_line(error)}")
     try:
         made = prepare(model, str(path.parent))
         data = made.model.SerializeToString()
@@ -150,7 +150,7 @@ def _prepared(path: Path, model: onnx.ModelProto, options: Any, folder: Path, no
         notes.append(f"not prepared: {error.what}" + (f" ({error.why})" if error.why else ""))
         return None
     except Exception as error:
-        notes.append(f"not prepared: {str(error).strip().splitlines()[0]}")
+        notes.append(f"not prepared: {first_line(error)}")
         return None
     trouble = cache.write(key, data, folder)
     if trouble:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from actswap import activations
-from actswap.errors import ActswapError, UsageError, reason
+from actswap.errors import ActswapError, UsageError, first_line
 from actswap.io.allowed import is_under
 from actswap.io.model_source import check_library_source, is_library_source
 from actswap.recipe.schema import read_table
@@ -64,7 +64,7 @@ def read_recipe(
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(str(path), [f"cannot be read: {error}"]) from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise RecipeError(str(path), [f"is not TOML: {reason(error)}"]) from error
+        raise RecipeError(str(path), [f"is not TOML: {first_line(error)}"]) from error
     problems: list[str] = []
     for text in overrides:
         override(document, text, problems)
@@ -170,7 +170,7 @@ def _outside(key: str, value: str, recipe: Path) -> list[str]:
     try:
         real = Path(value).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        return [f"{key}: {value[:80]!r} is no path ({reason(error)})"]
+        return [f"{key}: {value[:80]!r} is no path ({first_line(error)})"]
     if not Path(value).is_absolute() and ".." not in Path(value).parts and any(map(real.is_relative_to, here)):
         return []
     option = {"data.source": "--data", "model.weights": "--weights"}.get(key, f"--set {key}=")

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from actswap.errors import UsageError
+from actswap.errors import UsageError, first_line
 from actswap.io.model_source import from_current_folder
 from actswap.train.data import Data
 from actswap.train.folder import image_folder
@@ -45,7 +45,7 @@ def load_data(source: str, size: int | None = None) -> Data:
         try:
             made = function()
         except Exception as error:  # the user's code: whatever it raises is the answer
-            raise UsageError(f"the data function {source} failed", why=f"{type(error).__name__}: {error}") from error
+            raise UsageError(f"the data function {source} failed", why=first_line(error)) from error
     return as_data(made, source)
 
 
