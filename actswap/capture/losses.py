@@ -51,7 +51,8 @@ _SWITCHING = ("utils/checkpoint", "utils/_contextlib", "autograd/", "amp/", "ran
 _EFFECTS = ("random.py", "logging/__init__.py", "warnings.py", "threading.py", "contextlib.py", "time.py")
 _ASKING = frozenset(("is_scripting", "is_tracing", "is_compiling", "is_dynamo_compiling", "is_exporting"))
 _ASKING |= frozenset(("isinstance", "issubclass", "type", "hasattr", "callable", "id", "getattr"))
-_SETTING = ("set_", "_set_", "manual_seed", "seed", "get_", "_get_", "is_grad", "is_autocast", "is_inference")
+_SETTING = ("set_", "_set_", "manual_seed", "seed")
+_STATE = ("get_", "_get_", "is_grad", "is_autocast", "is_inference")
 _PURE_MODULES = (None, "builtins", "math", "operator", "_operator", "itertools", "functools", "_functools", "cmath")
 _IMPURE_BUILTINS = frozenset(
     ("print", "input", "open", "setattr", "delattr", "exec", "eval", "compile", "globals", "locals", "vars", "next")
@@ -193,7 +194,7 @@ class _Reader:
     def _class(self, value: type, shown: str) -> str:
         if issubclass(value, torch.autograd.Function):
             return f"calls {shown}, which has a backward of its own" if self.traced else ""
-        if value.__module__.startswith("torch."):
+        if (value.__module__ + ".").startswith("torch."):
             free = value.__module__.startswith(("torch.nn", "torch.functional")) or issubclass(value, Tensor)
             return "" if free or value.__module__ == "torch._C" else f"uses {shown}"
         if value.__module__ == "builtins":
@@ -207,7 +208,9 @@ class _Reader:
         if self.traced and name in _ASKING:
             return f"asks {shown}"
         if str(module).startswith("torch"):
-            return f"asks {shown}" if name.startswith(_SETTING) else ""
+            if name.startswith(_SETTING):
+                return f"calls {shown}"
+            return f"asks {shown}" if self.traced and name.startswith(_STATE) else ""
         held = getattr(value, "__self__", None)
         if isinstance(held, (list, dict, set)) and name in _MUTATING:
             return f"changes {shown.rpartition('.')[0]}, an object outside the model"
