@@ -5,8 +5,8 @@
     python benchmarks/random_modules.py --only 17          # one network, with its traceback
 
 Kinds: `calls`, every form of call, held to census, parity, bit-exact revert and an untouched original
-(`module_generator.py`); `written`, forwards with all that Python does around the operations (`written_modules.py`), held
-to everything that the original does (`module_checks.py`). One dated JSON line goes to benchmarks/results.
+(`module_generator.py`); `written`, forwards with all that Python does around the operations (`written_modules.py`),
+held to everything that the original does (`module_checks.py`). One dated JSON line goes to benchmarks/results.
 """
 
 from __future__ import annotations

@@ -220,8 +220,7 @@ def _text(draw: Draw) -> str:
     for i in range(1, 3 + draw(5)):
         statement = STATEMENTS[draw(len(STATEMENTS))]
         a, b = pool[draw(len(pool))], pool[draw(len(pool))]
-        for line in statement.format(y=f"v{i}", a=a, b=b).split("\n"):
-            lines.append("        " + _filled(line, draw))
+        lines += ["        " + _filled(line, draw) for line in statement.format(y=f"v{i}", a=a, b=b).split("\n")]
         pool.append(f"v{i}")
     lines.append(f"        return self.first({' + '.join(pool[-2:])})")
     return "\n".join(lines) + "\n"
