@@ -1,8 +1,8 @@
 """What a converted network must still do: everything that the original does, in every mode.
 
 Outputs in eval and train mode, after every parameter has moved, and after attributes have changed; gradients of every
-original parameter and of the input; dtypes under autocast; what the forward leaves outside the model. With `start="morph"` the converted network computes the same function, so all of it must agree up to
-rounding.
+original parameter and of the input; dtypes under autocast; what the forward leaves outside the model. With
+`start="morph"` the converted network computes the same function, so all of it must agree up to rounding.
 """
 
 from __future__ import annotations
