@@ -180,7 +180,8 @@ class _Reader:
         local = _torch_file(file)
         if local:
             asserts = local == "__init__.py" and function.__name__.startswith(("_assert", "sym_"))
-            if not asserts and not local.startswith(_THIN):
+            applied = local == "autograd/function.py" and not self.traced  # the activation's own backward goes with it
+            if not asserts and not applied and not local.startswith(_THIN):
                 return f"calls {shown} (torch/{local})"
             return f"asks {shown}" if self.traced and function.__name__ in _ASKING else ""
         if _standard(file):

@@ -53,8 +53,9 @@ def same_signature(function: Callable[..., Any], call: Callable[..., Any]) -> Fu
         else:
             args.append(f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name)
     passed = f"{owner.name}, ({', '.join(args)}{',' if args else ''}), {{{', '.join(kwargs)}}}"
-    text = f"def {function.__name__}({', '.join(header)}):\n    return _actswap_call({passed})\n"
+    name = function.__name__ if function.__name__.isidentifier() else "method"  # a lambda
+    text = f"def {name}({', '.join(header)}):\n    return _actswap_call({passed})\n"
     exec(compile(text, "<actswap: the signature of a method>", "exec"), names)
-    made: FunctionType = names[function.__name__]
+    made: FunctionType = names[name]
     functools.update_wrapper(made, function)
     return made
