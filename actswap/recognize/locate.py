@@ -25,6 +25,7 @@ from actswap.recognize.channels import ChannelFinder, common_width
 from actswap.recognize.matches import Match, find
 from actswap.recognize.reading import Constants
 from actswap.recognize.roles import on_features, role
+from actswap.recognize.trained import stays
 from actswap.sites import Form, How, Role, Site, Source
 
 _CLAMPS = frozenset(("clamp", "maximum", "minimum", "fmax", "fmin", "where", "masked_fill", "neg"))
@@ -97,6 +98,10 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
             site = replace(site, how="left", reason="already converted by actswap")
         elif match.source.kind == "prelu" and not match.source.params:
             site = replace(site, how="left", reason="its slopes are on the meta device, where they have no values")
+        else:
+            whole = [c.name for c in place.called if c is not None]
+            why = stays(match.source, whole[0] if len(whole) == len(place.called) else None)
+            site = replace(site, how="left", reason=why) if why else site
         base, count = site.name, taken[site.name]
         taken[base] += 1
         site = replace(site, name=f"{base}@{count}" if count else base)
