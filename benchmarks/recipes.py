@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the idx.gz files; fetched with apt-get if absent")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="run: recipe files; base: relu, silu, gelu; all if absent")
     parser.add_argument("--write", action="store_true", help="table: put the results into the recipe files")
     arguments = parser.parse_args()
     if arguments.part == "table":
@@ -139,7 +140,7 @@ def main() -> None:
     data = fashion.load(arguments.data or fashion.fetch(arguments.cache))
     if arguments.part == "base":
         arguments.cache.mkdir(parents=True, exist_ok=True)
-        for kind in ACTIVATIONS:
+        for kind in arguments.only or ACTIVATIONS:
             torch.manual_seed(0)
             model = network(kind)
             report = tune(model, data, BASE)
@@ -150,7 +151,7 @@ def main() -> None:
     imagenet = [p for p in sorted(RECIPES.glob("*.toml")) if not read_recipe(p, ready=False).data.source]
     for seed in range(arguments.seeds):
         for path in imagenet:
-            if (path.name, seed) not in done:
+            if (path.name, seed) not in done and (not arguments.only or path.name in arguments.only):
                 write(run(path, seed, data, arguments.cache))
 
 

@@ -29,12 +29,14 @@ class StartContext:
     Attributes:
         beta: sharpness asked of a `limit` start (convert searches it to keep the network within tolerance).
         histogram: pre-activation statistics of the site, None where nothing was calibrated.
-        options: the options the target is built with, where they differ from the Spec's.
+        options: the options the target is built with, if they differ from the Spec's.
+        minimax: fits of Padé units make the largest error on the range small instead of the mean square.
     """
 
     beta: float = 100.0
     histogram: Histogram | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    minimax: bool = False
 
 
 @dataclass(frozen=True)

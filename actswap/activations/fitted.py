@@ -67,11 +67,12 @@ def fit_rational(
     """
     h = histogram_of(context)
     bounded = context.options.get("tails", "linear") != "none"
+    find = _minimax_rational if context.minimax else _guarded_rational
     known: dict[Source, PadeFit] = {}
     sources = channels_of_source(source)
     for each in sources:
         if each not in known:
-            known[each] = _guarded_rational(as_function(each), h, degrees, form, basis, bounded)
+            known[each] = find(as_function(each), h, degrees, form, basis, bounded)
     return [known[each] for each in sources]
 
 
@@ -91,6 +92,18 @@ def _guarded_rational(
     # Wide range first, held less and less; then the range of the data; the free fit last.
     tries = [(1 / 8, REACH), (1 / 64, REACH), (1 / 512, REACH), (1 / 64, math.inf), (1 / 512, math.inf)]
     found = _affordable([partial(fit, *each) for each in (*(tries if bounded else tries[:3]), (0.0, None))], f, h)
+    return replace(found, rms_error=_rms(found, f, h))
+
+
+def _minimax_rational(
+    f: Callable[[Array], Array], h: Histogram, degrees: tuple[int, int], form: str, basis: str, bounded: bool
+) -> PadeFit:
+    """The fit with the smallest largest error on the range of the data."""
+    x, w = h.samples()
+    if basis:
+        found = fit_orthogonal(f, x, w, basis, degrees, form, minimax=True)
+    else:
+        found = fit_pade(f, x, w, degrees, form, minimax=True)
     return replace(found, rms_error=_rms(found, f, h))
 
 

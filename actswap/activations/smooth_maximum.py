@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -50,33 +47,3 @@ def smooth_maximum_of_lines(x: Tensor, p1: Tensor | float, p2: Tensor | float, b
         slope = torch.where(x > 0, rising, falling)
         far = infinite & (slope != 0)
     return y + slope * torch.where(far, x, zero)
-
-
-def smooth_maximum_of(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor, beta: Tensor | float) -> Tensor:
-    """Smooth maximum of n functions of x: the general member of the family (eq. 1)."""
-    return smooth_maximum(torch.stack([f(x) for f in functions]), beta)
-
-
-@dataclass(frozen=True)
-class FamilyRow:
-    """One row of Table 1: two functions, whose maximum and smooth maximum have names.
-
-    Attributes:
-        first: eta_a, in words.
-        second: eta_b, in words.
-        maximum: the member of the Maxout family.
-        smooth: the member of the ACON family.
-    """
-
-    first: str
-    second: str
-    maximum: str
-    smooth: str
-
-
-MAXOUT_FAMILY = (
-    FamilyRow("x", "0", "relu", "acon_a"),
-    FamilyRow("x", "p x", "prelu", "acon_b"),
-    FamilyRow("p1 x", "p2 x", "maxout", "acon_c"),
-    FamilyRow("x", "dwconv(x)", "frelu", "acon_frelu"),
-)

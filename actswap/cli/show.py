@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from actswap.cli.convert import cost_table, report_tables
@@ -15,6 +18,7 @@ def command(path: str) -> Answer:
         from actswap.cli.run import show_recipe
 
         return show_recipe(path)
+    from actswap.activations.describe import sentence
     from actswap.io import bundle
 
     document = bundle.read(path)
@@ -30,4 +34,21 @@ def command(path: str) -> Answer:
         shown += report_tables(note["report"])
     if "cost" in note:
         shown.append(cost_table(note["cost"]["before"], note["cost"]["after"]))
-    return Answer({key: document[key] for key in ("actswap", "torch", "base", "plan", "report")}, shown)
+    units = _units(path, plan)
+    shown += [f"{name}: {sentence(unit)}" for name, unit in units.items()]
+    data = {key: document[key] for key in ("actswap", "torch", "base", "plan", "report")}
+    return Answer({**data, "units": units}, shown)
+
+
+def _units(path: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The coefficients that the Padé units of a bundle have now, by site, as in the papers."""
+    from actswap.activations.describe import describe_state
+    from actswap.io import bundle
+
+    found, state = {}, bundle.read_state(path)
+    for choice in plan.get("choices", ()):
+        degrees = choice["options"].get("degrees", (5, 4))
+        for inner in ("", "target.", "inner.", "target.inner."):  # inside a morph, under a cap, or both
+            if unit := describe_state(state, f"{choice['path']}.{inner}", (int(degrees[0]), int(degrees[1]))):
+                found[choice["site"]["name"]] = unit
+    return found

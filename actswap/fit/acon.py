@@ -22,11 +22,6 @@ MAX_GAP = 0.27846454276107374
 """max_u u·sigmoid(-u), at u = 1.27846454: |ACON-C - max(p1 x, p2 x)| <= MAX_GAP / beta, for all p1, p2."""
 
 
-def beta_for(tolerance: float) -> float:
-    """The sharpness at which ACON-C is within `tolerance` of max(p1 x, p2 x) for every x."""
-    return MAX_GAP / tolerance
-
-
 @dataclass(frozen=True)
 class AconFit:
     """A fitted ACON-C and how good it is.
@@ -74,7 +69,7 @@ def fit_acon(f: Function, x: ArrayLike, w: ArrayLike | None = None) -> AconFit:
 
     Returns:
         The fit. For functions that are two straight lines (ReLU, LeakyReLU, PReLU) beta grows to the end of
-        the search, and `converged` is false; take beta from `beta_for` there.
+        the search, and `converged` is false; take beta = MAX_GAP / tolerance there.
 
     Raises:
         StartError: f(0) is not 0, so no ACON is near it.

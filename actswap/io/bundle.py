@@ -268,6 +268,15 @@ def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
 
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Return the tensors of a bundle by name; no model is needed.
+
+    Raises:
+        LoadError: the file is missing or damaged.
+    """
+    return _read_tensors(Path(path) / WEIGHTS)[0]
+
+
 def read_base(path: str | os.PathLike[str]) -> Base:
     """Return the note on the base model of a bundle; a file name with a folder in it is refused."""
     note = read(path)["base"]

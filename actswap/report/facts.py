@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actswap.activations.describe import describe
 from actswap.activations.plain import evaluate, known
 from actswap.capture.evaluating import evaluating
 from actswap.checks.cost import Cost, measure
@@ -49,6 +50,7 @@ class SiteFacts:
 
     choice: Choice
     picture: Picture | None
+    unit: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,10 @@ def gather(
     return Facts(
         title=title or type(model).__name__,
         target=plan.target,
-        sites=tuple(SiteFacts(choice, pictures.get(choice.path)) for choice in plan.choices),
+        sites=tuple(
+            SiteFacts(choice, pictures.get(choice.path), describe(model.get_submodule(choice.path)))
+            for choice in plan.choices
+        ),
         left=plan.left,
         parity=parity or {},
         cost={name: measure(network, args, named) for name, network in networks.items() if network is not None},

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from actswap.activations.describe import sentence
 from actswap.io.atomic import replacing
 from actswap.plan import Choice
 from actswap.report.facts import Facts
@@ -43,6 +44,7 @@ def render(facts: Facts) -> str:
         _accuracy(facts),
         _cost(facts),
         _section("Sites", _sites(facts)),
+        _units(facts),
         _left(facts),
         _pictures(facts),
         _curve(facts),
@@ -134,6 +136,12 @@ def _row(choice: Choice) -> list[str]:
     shape = "x".join(map(str, site.shape))
     numbers = [_number(value) for value in (start.bound, start.error, start.rms)]
     return [site.name, str(site.source), choice.target, start.kind, *numbers, shape, start.note]
+
+
+def _units(facts: Facts) -> str:
+    """Slopes that the ACON units can have, coefficients and poles of the Padé units, as they are now."""
+    rows = [[site.choice.site.name, text] for site in facts.sites if (text := sentence(site.unit))]
+    return _section("Trained units", _table(["site", "is"], rows)) if rows else ""
 
 
 def _left(facts: Facts) -> str:

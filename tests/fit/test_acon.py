@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from actswap.errors import StartError, UsageError
-from actswap.fit.acon import MAX_GAP, beta_for, fit_acon
+from actswap.fit.acon import MAX_GAP, fit_acon
 from actswap.fit.histogram import Histogram
 from actswap.fit.max_affine import fit_max_affine
 
@@ -46,7 +46,7 @@ def test_gap_to_the_maximum():
     best = minimize_scalar(lambda u: -u * expit(-u), bounds=(0, 5), method="bounded", options={"xatol": 1e-12})
     assert pytest.approx(-best.fun, rel=1e-12) == MAX_GAP
     x = np.linspace(-2, 2, 400001)
-    beta = beta_for(1e-2)
+    beta = MAX_GAP / 1e-2
     gap = np.abs(1.2 * x * expit(beta * 1.2 * x) - 0.2 * x - np.maximum(x, -0.2 * x)).max()
     assert 0.99e-2 < gap <= 1e-2 * (1 + 1e-9)
 
