@@ -70,11 +70,18 @@ def attach(proto: onnx.ModelProto, functions: Sequence[OnnxFunction], opset: int
 
 
 def body(function: OnnxFunction, opset: int) -> onnx.FunctionProto:
-    """Parse the body of a function for a version of the standard operators."""
+    """Parse the body of a function for a version of the standard operators.
+
+    The body casts its parameters to float32 first: tools that turn a file into float16 turn its initializers too.
+    """
     attributes = f" <{', '.join(function.attributes)}>" if function.attributes else ""
     inputs = ", ".join(function.inputs)
     text = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]> {function.op}{attributes} ({inputs}) => (y)'
-    return onnx.parser.parse_function(f"{text}\n{{{function.body}}}")
+    steps, casts = function.body, ""
+    for name in function.inputs[1:]:
+        steps = re.sub(rf"\b{name}\b", f"{name}_f", steps)
+        casts += f"\n    {name}_f = Cast <to = 1> ({name})"
+    return onnx.parser.parse_function(f"{text}\n{{{casts}{steps}}}")
 
 
 def inline(proto: onnx.ModelProto) -> onnx.ModelProto:

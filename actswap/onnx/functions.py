@@ -17,6 +17,7 @@ At infinite x a body may give NaN (0 times infinity). PyTorch and the kernels gi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,27 @@ VERSION = 1
 
 Array = npt.NDArray[Any]
 Attributes = dict[str, int | float | list[int]]
+
+
+_KERNELS = re.compile(
+    r"Swish(Skip)?|Acon[BC]|MetaAcon(Mean)?|DyReLU(Mean|C)?(_[134])?|Convolution"
+    r"|(Pau(Unsafe|[ABC])|Opau(ChebyshevT|ChebyshevU|Legendre|Laguerre|HermiteProb|HermitePhys)(Unsafe)?)_(?P<p>\d)_(?P<q>\d)"
+)
+
+
+def has_kernel(op: str) -> bool:
+    """Return whether the library for ONNX Runtime has a kernel for an operator of domain `actswap`.
+
+    Padé units have one if their degrees (p, q) are 1 to 8 and p - 2 <= q <= p.
+
+    >>> has_kernel("AconC"), has_kernel("net/AconC"), has_kernel("PauA_5_4"), has_kernel("PauA_2_5")
+    (True, False, True, False)
+    """
+    match = _KERNELS.fullmatch(op)
+    if match is None or match["p"] is None:
+        return match is not None
+    p, q = int(match["p"]), int(match["q"])
+    return 1 <= p <= 8 and max(1, p - 2) <= q <= p
 
 
 @dataclass(frozen=True)

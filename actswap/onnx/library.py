@@ -8,10 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.parser
+
 from actswap.errors import ExportError, first_line
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _NAME = ("" if sys.platform == "win32" else "lib") + "actswap_ort" + _SUFFIX
+
+_REGISTERED = "actswap.kernels"  # session entry that says which library was registered
+_PROBE = """<ir_version: 8, opset_import: ["" : 18, "actswap" : 1]>
+probe (float[2] x, float beta) => (float[2] y) { y = actswap.Swish (x, beta) }"""
 
 
 def find_library() -> Path | None:
@@ -54,12 +61,49 @@ def instruction_set() -> str:
 
 
 def register(options: Any) -> str:
-    """Register the library with session options; returns "" or why it could not be, in words."""
+    """Register the library with session options, unless it is registered already.
+
+    ONNX Runtime takes options with a library registered twice, and then refuses to open any session with them.
+
+    Args:
+        options: `onnxruntime.SessionOptions`, new or used before.
+
+    Returns:
+        "", or why it could not be registered, in words.
+    """
     path = find_library()
     if path is None:
         return "the library was not built (no C++ compiler at install)"
+    if _is_registered(options):
+        return ""
     try:
         options.register_custom_ops_library(str(path))
+        options.add_session_config_entry(_REGISTERED, str(path))
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         return f"{path.name}: {first_line(error)}"
     return ""
+
+
+def _is_registered(options: Any) -> bool:
+    """Return whether the library is registered with these options, by us or by the user."""
+    try:
+        return bool(options.get_session_config_entry(_REGISTERED))
+    except Exception:  # ONNX Runtime raises if there is no such entry: the user may have registered it
+        return _knows_our_operators(options)
+
+
+def _knows_our_operators(options: Any) -> bool:
+    """Return whether a session with these options knows an operator of the library, by opening a tiny model."""
+    import onnxruntime
+
+    model = onnx.parser.parse_model(_PROBE).SerializeToString()
+    kept = options.enable_profiling, options.optimized_model_filepath, options.log_severity_level
+    # The user's profile and optimised model are those of the user's model.
+    options.enable_profiling, options.optimized_model_filepath, options.log_severity_level = False, "", 4
+    try:
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception:
+        return False
+    finally:
+        options.enable_profiling, options.optimized_model_filepath, options.log_severity_level = kept
+    return True

@@ -10,6 +10,8 @@ import numpy as np
 
 from actswap.onnx.functions import Array
 
+_ROUNDINGS = 8  # of an output in float32
+
 
 @dataclass(frozen=True)
 class OutputParity:
@@ -17,8 +19,8 @@ class OutputParity:
 
     Attributes:
         name: output name.
-        relative: largest absolute difference divided by the largest absolute value of the reference; 0 if both are 0,
-            infinite if shapes or the places of NaN and infinity differ.
+        relative: largest absolute difference divided by how far the reference goes from its mean on all inputs that
+            were run; by its size if it is constant. Infinite if shapes or the places of NaN and infinity differ.
         max_abs: largest absolute difference.
     """
 
@@ -31,9 +33,58 @@ class OutputParity:
         return asdict(self)
 
 
-def compare(names: Sequence[str], reference: Sequence[Array], got: Sequence[Array]) -> tuple[OutputParity, ...]:
-    """Compare outputs pairwise; the lists must be equally long."""
-    return tuple(_compare(*each) for each in zip(names, reference, got, strict=True))
+@dataclass(frozen=True)
+class Range:
+    """How an output varies on all inputs that were run.
+
+    Attributes:
+        peak: largest distance from its mean; its size if it is constant.
+        size: largest absolute value.
+    """
+
+    peak: float
+    size: float
+
+    @property
+    def rounding(self) -> float:
+        """Relative error of a few float32 roundings of the output, which no other order of operations can avoid."""
+        return _ROUNDINGS * float(np.finfo(np.float32).eps) * self.size / self.peak if self.peak else 0.0
+
+
+def ranges(runs: Sequence[Sequence[Array]]) -> tuple[Range, ...]:
+    """Return the range of every output.
+
+    Args:
+        runs: the outputs on each of the inputs.
+
+    >>> ranges([[np.array([1.0])], [np.array([3.0])]])
+    (Range(peak=1.0, size=3.0),)
+    """
+    return tuple(_range([run[i] for run in runs]) for i in range(len(runs[0])))
+
+
+def _range(arrays: Sequence[Array]) -> Range:
+    values = np.concatenate([a.astype(np.float64).ravel() for a in arrays])
+    values = values[np.isfinite(values)]
+    size = float(np.abs(values).max(initial=0.0))
+    peak = float(np.abs(values - values.mean()).max()) if values.size else 0.0
+    constant = peak <= _ROUNDINGS * float(np.finfo(np.float32).eps) * size
+    return Range(size if constant else peak, size)
+
+
+def compare(
+    names: Sequence[str], reference: Sequence[Array], got: Sequence[Array], seen: Sequence[Range] | None = None
+) -> tuple[OutputParity, ...]:
+    """Compare outputs pairwise; the lists must be equally long.
+
+    Args:
+        names: of the outputs.
+        reference: what is right.
+        got: what is compared with it.
+        seen: how the outputs vary; None is as they vary in `reference` itself.
+    """
+    seen = ranges([reference]) if seen is None else seen
+    return tuple(_compare(*each) for each in zip(names, reference, got, seen, strict=True))
 
 
 def worst(*checks: Sequence[OutputParity]) -> tuple[OutputParity, ...]:
@@ -44,7 +95,7 @@ def worst(*checks: Sequence[OutputParity]) -> tuple[OutputParity, ...]:
     )
 
 
-def _compare(name: str, reference: Array, got: Array) -> OutputParity:
+def _compare(name: str, reference: Array, got: Array, seen: Range) -> OutputParity:
     if reference.shape != got.shape:
         return OutputParity(name, float("inf"), float("inf"))
     if reference.size == 0:
@@ -54,5 +105,4 @@ def _compare(name: str, reference: Array, got: Array) -> OutputParity:
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
         return OutputParity(name, float("inf"), float("inf"))
     max_abs = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-    scale = float(np.abs(a[finite]).max(initial=0.0))
-    return OutputParity(name, max_abs / scale if scale else (float("inf") if max_abs else 0.0), max_abs)
+    return OutputParity(name, max_abs / seen.peak if seen.peak else (float("inf") if max_abs else 0.0), max_abs)

@@ -228,7 +228,7 @@ def options_with_kernels() -> Any:
     return options
 
 
-def open_prepared(data: bytes, options: Any) -> Any:
+def open_prepared(data: str | bytes, options: Any) -> Any:
     """Open a prepared model; the library must be registered with `options`, None makes new ones."""
     import onnxruntime
 

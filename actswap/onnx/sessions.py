@@ -18,9 +18,10 @@ import onnx
 
 from actswap.errors import ActswapError, LoadError, first_line
 from actswap.onnx import cache
-from actswap.onnx.functions import DOMAIN, VERSION
+from actswap.onnx.functions import DOMAIN, has_kernel
 from actswap.onnx.library import register
 from actswap.onnx.machine import machine_key
+from actswap.onnx.model_file import ModelFile, nodes_of, read_model
 from actswap.onnx.prepare import KEY, open_prepared, prepare
 from actswap.onnx.runtime import CPU, quiet_options
 
@@ -30,7 +31,7 @@ _LARGEST = 1_800_000_000
 
 
 def session(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes | onnx.ModelProto,
     sess_options: Any = None,
     providers: Sequence[Any] | None = None,
     *,
@@ -40,7 +41,8 @@ def session(
     """Open an ONNX file with the kernels of the project.
 
     Args:
-        path: a file of `export_onnx`; any other ONNX file works too.
+        path: a file of `export_onnx`, or such a model in memory, as bytes or as a ModelProto; any other ONNX model
+            works too.
         sess_options: `onnxruntime.SessionOptions`; the library is registered with them.
         providers: as for `onnxruntime.InferenceSession`; None is the CPU.
         cache_folder: where prepared models are kept; None is `$ACTSWAP_CACHE` or the user's cache folder.
@@ -56,86 +58,77 @@ def session(
     """
     import onnxruntime
 
-    path = Path(path)
-    model = _read(path)
+    if not isinstance(path, bytes | onnx.ModelProto) and Path(path).suffix == ".ort":
+        return _open_ort_format(Path(path), sess_options, providers)
+    given = read_model(path)
+    model = given.model
     options = sess_options
     if options is None:
         options = quiet_options()
     notes: list[str] = []
     chosen = list(providers) if providers is not None else [CPU]
-    uses = any(node.domain == DOMAIN for node in model.graph.node)
+    ours = {node.op_type for node in nodes_of(model.graph) if node.domain == DOMAIN}
+    unknown = sorted(name for name in ours if not has_kernel(name))
+    if unknown:
+        notes.append(f"no kernel is called {', '.join(unknown)}: the bodies in the file run (was a prefix added?)")
     way = "portable"
-    if uses:
+    if len(ours) > len(unknown):
         missing = register(options)
         way = "portable" if missing else "native"
         if missing:
             notes.append(missing)
     made_for = next((p.value for p in model.metadata_props if p.key == KEY), None)
     if made_for is not None:
-        found = _open_for_this_machine(path, made_for, options, way)
-    elif way == "native" and prepared and chosen == [CPU]:
+        found = _open_for_this_machine(given, made_for, options, way)
+    elif way == "native" and prepared and chosen == [CPU] and not unknown:
         folder = Path(cache_folder) if cache_folder is not None else cache.cache_folder()
-        found = _prepared(path, model, options, folder, notes)
+        found = _prepared(given, options, folder, notes)
     else:
         found = None
     if found is not None:
         way = "prepared"
     else:
         try:
-            found = onnxruntime.InferenceSession(str(path), options, providers=chosen)
+            found = onnxruntime.InferenceSession(given.opened, options, providers=chosen)
         except Exception as error:
-            raise LoadError("ONNX Runtime cannot open the file", where=str(path), why=str(error).strip()) from error
+            raise LoadError("ONNX Runtime cannot open the file", where=given.name, why=first_line(error)) from error
     found.actswap_way, found.actswap_notes = way, tuple(notes)
-    _log.info("%s: %s%s", path.name, way, "".join(f"; {note}" for note in notes))
+    _log.info("%s: %s%s", given.name, way, "".join(f"; {note}" for note in notes))
     return found
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise LoadError(f"there is no file {path}")
+def _open_ort_format(path: Path, sess_options: Any, providers: Sequence[Any] | None) -> Any:
+    """Open a file in ONNX Runtime's own format, which cannot be looked into: with the kernels if it takes them."""
+    import onnxruntime
+
+    options = sess_options if sess_options is not None else quiet_options()
+    missing = register(options)
     try:
-        model = onnx.load(path, load_external_data=False)
-        if not model.graph.output:
-            raise ValueError("it holds no graph")
+        found = onnxruntime.InferenceSession(str(path), options, providers=list(providers or [CPU]))
     except Exception as error:
-        raise LoadError("this is not an ONNX file", where=str(path), why=str(error).strip()) from error
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (path.parent / entry.value).is_file():
-                raise LoadError(
-                    "the file's weights are missing",
-                    where=str(path),
-                    why=f"{entry.value} should lie beside it",
-                    fix="copy both files, or export again",
-                )
-    newer = next((e.version for e in model.opset_import if e.domain == DOMAIN and e.version > VERSION), None)
-    if newer is not None:
-        raise LoadError(
-            f"the file uses version {newer} of domain {DOMAIN}",
-            where=str(path),
-            why=f"this actswap knows version {VERSION}; a plain onnxruntime.InferenceSession runs it by its bodies",
-            fix="install a newer actswap",
-        )
-    return model
+        raise LoadError("ONNX Runtime cannot open the file", where=str(path), why=first_line(error)) from error
+    found.actswap_way = "portable" if missing else "native"
+    found.actswap_notes = (*([missing] if missing else []), "a file in ORT format is opened as it is")
+    return found
 
 
-def _open_for_this_machine(path: Path, made_for: str, options: Any, way: str) -> Any:
+def _open_for_this_machine(given: ModelFile, made_for: str, options: Any, way: str) -> Any:
     if way != "native" or made_for != machine_key():
         raise LoadError(
             "the file was prepared for another machine",
-            where=str(path),
+            where=given.name,
             why=f"for {made_for}; this is {machine_key()}",
             fix="use the portable file, or export --for-this-machine here",
         )
-    return open_prepared(path.read_bytes(), options)
+    return open_prepared(given.opened, options)
 
 
-def _prepared(path: Path, model: onnx.ModelProto, options: Any, folder: Path, notes: list[str]) -> Any:
-    """The prepared session, None with a note where the file cannot be prepared."""
-    if sum(part.stat().st_size for part in _files(path, model)) > _LARGEST:
+def _prepared(given: ModelFile, options: Any, folder: Path, notes: list[str]) -> Any:
+    """Return the prepared session, None with a note if the file cannot be prepared."""
+    if given.size() > _LARGEST:
         notes.append("too large to prepare")
         return None
-    key = _key(path, model)
+    key = hashlib.sha256(machine_key().encode() + given.digest()).hexdigest()[:40]
     data = cache.read(key, folder)
     try:
         if data is not None:
@@ -143,7 +136,7 @@ def _prepared(path: Path, model: onnx.ModelProto, options: Any, folder: Path, no
     except Exception as error:  # a stale entry is made anew
         notes.append(f"cached model refused: {first_line(error)}")
     try:
-        made = prepare(model, str(path.parent))
+        made = prepare(given.model, given.folder)
         data = made.model.SerializeToString()
         found = open_prepared(data, options)
     except ActswapError as error:
@@ -156,18 +149,3 @@ def _prepared(path: Path, model: onnx.ModelProto, options: Any, folder: Path, no
     if trouble:
         notes.append(trouble)
     return found
-
-
-def _files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    places = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
-    return [path, *(path.parent / place for place in sorted(places))]
-
-
-def _key(path: Path, model: onnx.ModelProto) -> str:
-    digest = hashlib.sha256(machine_key().encode())
-    for part in _files(path, model):
-        with part.open("rb") as file:
-            digest.update(
-                hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else file.read()
-            )
-    return digest.hexdigest()[:40]

@@ -3,6 +3,7 @@ wrong.
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from actswap.activations import TRAINABLE
 from actswap.errors import CaptureError, ExportError, FileError, UsageError
 from actswap.onnx.export import export_onnx
 from actswap.onnx.functions import DOMAIN
+from actswap.onnx.runtime import cpu_session
 from actswap.onnx.translate import lower_nodes
 
 
@@ -218,3 +220,38 @@ def test_large_weights_go_beside_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert names_in(tmp_path) == ["m.onnx", "m.onnx.data"]
     assert report.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
     ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_the_runtimes_own_float16_converter_takes_the_file(decompose: bool, tmp_path: Path) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(act(label) for label in BY_LABEL)).eval(), torch.randn(2, C, 9, 13)
+    export_onnx(model, x, tmp_path / "m.onnx", simplify=False, decompose=decompose)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        half = convert_float_to_float16(onnx.load(tmp_path / "m.onnx"), keep_io_types=True)
+    onnx.save(half, tmp_path / "half.onnx")
+    assert cpu_session(tmp_path / "half.onnx").get_outputs()
+
+
+def test_an_output_that_is_nearly_0_on_the_first_sample(tmp_path: Path) -> None:
+    """Its error counts against what the output varies by on all inputs, not against 4e-20."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    nn.init.eye_(net[0].weight)
+    nn.init.zeros_(net[0].bias)
+    x = torch.tensor([[-0.31, -0.65, -0.31, -0.54], [0.7, 0.2, 0.3, 0.1]])
+    report = export_onnx(actswap.convert(net, "acon_c", x).model, x, tmp_path / "m.onnx")
+    assert report.parity[0].relative <= 1e-6, "a few float32 roundings"
+
+
+def test_a_wrong_signal_on_a_large_offset_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actswap.onnx import proof
+
+    net, x = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2)).eval(), torch.randn(8, 4)
+    net[2].bias.data.fill_(300.0)
+    real = proof.run
+    monkeypatch.setattr(proof, "run", lambda *given: [300 + 0.99 * (y - 300) for y in real(*given)])
+    with pytest.raises(ExportError, match="does not agree"):
+        export_onnx(net, x, tmp_path / "m.onnx")

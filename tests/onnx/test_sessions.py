@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from exported_nets import act
@@ -20,6 +21,7 @@ from actswap.onnx import cache, machine
 from actswap.onnx.export import export_onnx
 from actswap.onnx.library import find_library
 from actswap.onnx.prepare import prepare, prepare_file
+from actswap.onnx.runtime import quiet_options
 from actswap.onnx.sessions import session
 
 needs_library = pytest.mark.skipif(find_library() is None, reason="the ONNX Runtime library was not built")
@@ -196,3 +198,27 @@ def test_files_of_earlier_versions_run(folder, prepared, tmp_path):
     assert opened.actswap_way == ("prepared" if prepared else "native")
     (computed,) = opened.run(None, {opened.get_inputs()[0].name: x.numpy()})
     np.testing.assert_allclose(computed, y.numpy(), rtol=0, atol=rounding)
+
+
+def test_a_model_in_memory_is_prepared_like_a_file(exported: Exported) -> None:
+    path, x, want = exported
+    data = path.read_bytes()
+    for given in (data, onnx.load_from_string(data)):
+        found = session(given)
+        assert found.actswap_way == "prepared" and error(found, x, want) < 1e-4
+
+
+def test_a_prefix_before_the_operators_is_said_and_changes_nothing(exported: Exported) -> None:
+    path, x, want = exported
+    found = session(onnx.compose.add_prefix(onnx.load(path), "net/"))
+    assert found.actswap_way == "portable" and "was a prefix added?" in found.actswap_notes[0]
+    assert np.abs(found.run(None, {found.get_inputs()[0].name: x})[0] - want).max() < 1e-4 * np.abs(want).max()
+
+
+def test_the_runtimes_own_format(exported: Exported, tmp_path: Path) -> None:
+    path, x, want = exported
+    options = quiet_options()
+    options.optimized_model_filepath = str(tmp_path / "m.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    assert error(session(tmp_path / "m.ort"), x, want) < 1e-4
