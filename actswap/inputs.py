@@ -86,6 +86,28 @@ def varied(
     return tuple(made[0]), dict(made[1])
 
 
+def doubled(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return a batch of two made from a batch of one: every tensor beside a varied one of its kind.
+
+    Args:
+        args: positional inputs.
+        kwargs: keyword inputs.
+
+    Returns:
+        The inputs; None if the first tensor is no batch of one.
+    """
+    tensors = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, Tensor)]
+    if not tensors or tensors[0].dim() < 2 or tensors[0].shape[0] != 1:
+        return None
+    second = varied(args, kwargs) or (args, dict(kwargs))
+
+    def pair(a: Any, b: Any) -> Any:
+        return torch.cat([a, b]).detach() if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a
+
+    made = pytree.tree_map(pair, (args, dict(kwargs)), second)
+    return tuple(made[0]), dict(made[1])
+
+
 def _can_vary(t: Tensor) -> bool:
     if t.is_meta or t.layout is not torch.strided or t.numel() == 0 or t.is_complex() or t.dtype is torch.bool:
         return False

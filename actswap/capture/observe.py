@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 from actswap.activations.base import Activation
@@ -253,11 +253,17 @@ def _watched(recorder: _Recorder, scripted: bool) -> Iterator[None]:
 
 
 def observe(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, spots: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    spots: bool = False,
+    training: bool = False,
+    then: Callable[[list[Tensor]], None] | None = None,
 ) -> Tape:
     """Run `model(*args, **kwargs)` once in eval mode, without gradients, and return its tape.
 
-    With `spots` the place of every call in the source is written down too.
+    With `spots` the place of every call in the source is written down too. With `training` it runs in train mode, with
+    gradients. `then` is called with the tensors of the output, while the model is as it was run.
 
     Raises:
         CaptureError: the model does not run on these inputs.
@@ -266,10 +272,16 @@ def observe(
     for tensor in tree_leaves((args, dict(kwargs or {}))):
         if isinstance(tensor, Tensor):
             recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
-    with evaluating(model), _watched(recorder, _runs_script(model)):
+    with evaluating(model), _watched(recorder, _runs_script(model)), torch.set_grad_enabled(training):
+        if training:
+            model.train()
         try:
             out = model(*args, **dict(kwargs or {}))
             tensors = list(tensors_of(out))
+            if then is not None:
+                recorder.opaque += 1  # what it calls again is no part of the run
+                with _disable_current_modes():
+                    then(tensors)
             results = tuple(t.detach().clone() for t in tensors)
         except Exception as error:
             shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]

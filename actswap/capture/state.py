@@ -64,7 +64,7 @@ class State:
     def changes(self) -> list[str]:
         """Names of attributes, entries and tensors that are not as they were."""
         changed = [_below(name, key) for name, item, before in self._containers for key in _differing(item, before)]
-        return changed + [name for name, tensor, version, _ in self._tensors if tensor._version != version]
+        return changed + [name for name, tensor, version, was in self._tensors if _changed(tensor, version, was)]
 
     def restore(self) -> None:
         """Put everything back. Training mode is not restored; the caller does that.
@@ -88,8 +88,15 @@ class State:
                 item.update(before) if isinstance(item, set) else item.extend(before)
         with torch.no_grad():
             for _, tensor, version, before in self._tensors:
-                if tensor._version != version:
+                if _changed(tensor, version, before):
                     (tensor if tensor.shape == before.shape else tensor.resize_(before.shape)).copy_(before)
+
+
+def _changed(tensor: Tensor, version: int, before: Tensor) -> bool:
+    """True if a tensor was written to; batch normalisation moves its statistics without counting a version."""
+    if tensor._version != version or tensor.shape != before.shape:
+        return True
+    return tensor.layout is torch.strided and not torch.equal(tensor, before)
 
 
 def _below(name: str, key: Any) -> str:

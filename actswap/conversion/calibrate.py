@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from actswap.capture.evaluating import evaluating
+from actswap.conversion.training_only import observe_training
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram, HistogramStream
 from actswap.inputs import call_of
@@ -45,6 +46,24 @@ def calibrate(
     if not seen:
         raise UsageError("the calibration data is empty", fix="pass an iterable of inputs: calibration=[x1, x2]")
     return {path: stream.finish() for path, stream in streams.items()}
+
+
+def calibrate_in_training(
+    model: nn.Module, paths: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Histogram]:
+    """Record what modules that run only in training see in one pass in train mode; nothing for those that do not run.
+
+    Args:
+        model: a model in which a module of its own stands at every path.
+        paths: names of the modules to watch.
+        args: positional inputs.
+        kwargs: keyword inputs.
+    """
+    if not paths:
+        return {}
+    with watching(model, paths) as streams:
+        observe_training(model, args, kwargs)
+    return {path: stream.finish() for path, stream in streams.items() if stream.seen}
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,113 +16,33 @@ from actswap.activations.base import Spec
 from actswap.activations.bounded import split
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
-from actswap.checks.census import Census, census, count
-from actswap.checks.parity import Parity, compare, run, worst
-from actswap.checks.parity import verify as first_difference
+from actswap.checks.census import census, count
+from actswap.checks.check import Proof
+from actswap.checks.gradients import Pass
+from actswap.checks.parity import compare, run, worst
+from actswap.checks.proof import look, train_once
 from actswap.checks.signal import few, more_runs, signals_of
-from actswap.conversion.calibrate import calibrate, watching
+from actswap.conversion.calibrate import calibrate, calibrate_in_training, watching
+from actswap.conversion.choose_sites import choose_sites
 from actswap.conversion.choose_starts import choose_starts
 from actswap.conversion.isolation import settle
+from actswap.conversion.outcome import Conversion, Left, Replaced, Report
+from actswap.conversion.passes.isolate import Originals
 from actswap.conversion.passes.revert import undo
+from actswap.conversion.prove import comparable, final_checks, isolated, judge, subject_of
 from actswap.conversion.survey import Sites, Survey, survey
-from actswap.errors import UsageError, VerificationError
+from actswap.conversion.training_only import runs_in_eval
+from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.inputs import as_inputs, call_of
 from actswap.plan import Choice, Plan
 from actswap.recognize.locate import locate
 from actswap.record import remember
-from actswap.select import Selectors, select
+from actswap.select import Selectors
 from actswap.sites import STARTS, Progress, Site
 
 _MOST_ROUNDING = 0.05  # of the signal: a start that changes more than its rounding is no start, whatever the precision
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """One replaced site: what it became, how that starts, and its bound and error."""
-
-    site: Site
-    target: str
-    start: str
-    beta: float | None
-    bound: float | None
-    error: float | None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Left:
-    """One site that was left, and why."""
-
-    site: Site
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a conversion did.
-
-    Attributes:
-        target: the target asked for.
-        replaced: the replaced sites, in the order in which they run.
-        left: the others, each with its reason.
-        parity: outputs of the original and of the converted model on the example inputs; None without `verify`, and on
-            the meta device, where there are no values.
-        census: activation calls before and after; None without `verify`.
-        tolerance: the output error that was allowed, relative to how much the output varies.
-        seconds: time of each step.
-        peak_bytes: the most memory that the process has had resident so far; 0 where the system does not tell.
-    """
-
-    target: str
-    replaced: tuple[Replaced, ...]
-    left: tuple[Left, ...]
-    parity: Parity | None
-    census: Census | None
-    tolerance: float
-    seconds: Mapping[str, float]
-    peak_bytes: int = 0
-
-    @property
-    def preserves(self) -> bool:
-        """True where every start promises to keep the function of the network."""
-        return all(r.start != "none" for r in self.replaced)
-
-    @property
-    def ok(self) -> bool:
-        """True where the checks passed: all calls accounted for, and the outputs within tolerance."""
-        counted = self.census is None or self.census.complete
-        return counted and (self.parity is None or not self.preserves or self.parity.rel <= self._allowed)
-
-    @property
-    def _allowed(self) -> float:
-        """What is exact may be off by its rounding, which is large where an output hardly varies."""
-        exact = self.parity is not None and all(r.start in ("exact", "morph") for r in self.replaced)
-        return max(self.tolerance, self.parity.rounding) if exact and self.parity is not None else self.tolerance
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return {
-            "target": self.target,
-            "ok": self.ok,
-            "replaced": [{**vars(r), "site": r.site.to_dict()} for r in self.replaced],
-            "left": [{"site": e.site.to_dict(), "reason": e.reason} for e in self.left],
-            "parity": None if self.parity is None else self.parity.to_dict(),
-            "census": None if self.census is None else self.census.to_dict(),
-            "tolerance": self.tolerance,
-            "seconds": dict(self.seconds),
-            "peak_bytes": self.peak_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """The converted model, the plan that made it, and the report."""
-
-    model: nn.Module
-    plan: Plan
-    report: Report
 
 
 @torch.inference_mode(False)
@@ -140,7 +59,7 @@ def convert(
     calibration: Iterable[Any] | None = None,
     options: Mapping[str, Any] | None = None,
     inplace: bool = False,
-    verify: bool = True,
+    verify: bool | str = True,
     scanned: Sites | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -159,7 +78,8 @@ def convert(
         calibration: batches of real inputs, for fits and for the search of beta; default the example inputs.
         options: options of the target, e.g. `{"space": "layer"}`.
         inplace: convert `model` itself, without a second copy of its weights.
-        verify: compare outputs and count calls, before and after.
+        verify: True: compare outputs, outputs with moved weights, gradients and dtypes, and count calls in both modes;
+            `"outputs"`: compare outputs and count calls in eval mode only; False: nothing.
         scanned: what `scan` returned for this model on these inputs; spares observing it again.
         progress: called with (done, total, text) during long steps.
 
@@ -181,12 +101,16 @@ def convert(
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance}", why="it must be positive", fix="tolerance=1e-3")
     spec.check_options(options or {})
+    if verify not in (True, False, "outputs"):
+        raise UsageError(f"verify={verify!r}", fix='verify=True, verify="outputs" or verify=False')
     args, kwargs = as_inputs(example_inputs, example_kwargs)
     work = model if inplace else duplicate(model)
     found = _surveyed(scanned, model) if scanned is not None else None
-    if found is None or not (inplace or found.portable):
-        found = survey(work, args, kwargs)
-    chosen, left = _choose(found, spec, only, skip, type(model).__name__)
+    anew = found is None or not (inplace or found.portable)
+    trained = train_once(work, args, kwargs, watch=anew) if verify is True else ""
+    if found is None or anew:
+        found = survey(work, args, kwargs, trained.tape if isinstance(trained, Pass) else None)
+    chosen, left = choose_sites(found, spec, only, skip, type(model).__name__)
     clock.lap("scan")
     counted = count(found.located.values())
     probes = [(args, kwargs)]
@@ -202,47 +126,77 @@ def convert(
     if few(references[0]):  # one number may be right by chance
         probes += [call for call, _ in others]
         references += [outputs for _, outputs in others]
-    rounding = max((s.rounding for s in signals), default=0.0)
-    tolerance = max(tolerance, min(rounding, _MOST_ROUNDING))
+    tolerance = max([tolerance, *(min(s.rounding, _MOST_ROUNDING) for s in signals)])
     histograms: dict[str, Histogram] = {}
 
     def probe(isolated: Plan) -> list[Tensor]:
-        """Run the isolated model; what it is calibrated on is seen in the same run where that is all there is."""
+        """Run the isolated model; what it is calibrated on is seen in the same run if that is all there is."""
         statistics = calibration is None and measurable and _needs_statistics(spec, isolated.choices, start)
-        with watching(work, [c.path for c in isolated.choices] if statistics else ()) as streams:
+        with watching(work, _in_eval(isolated) if statistics else ()) as streams:
             outputs = run(work, args, kwargs)
         histograms.update({path: stream.finish() for path, stream in streams.items()})
         return outputs
 
-    plan, originals = settle(work, found, chosen, left, target, options or {}, references[0], signals, probe)
+    def settled(sites: Sequence[Site], stay: Sequence[tuple[Site, str]]) -> tuple[Plan, Originals]:
+        return settle(work, found, sites, stay, target, options or {}, references[0], signals, probe)
+
+    subject = subject_of(work, found, chosen, args, kwargs, signals)
+    seen = look(work, subject, comparable(work, chosen, subject, trained)) if verify is True else None
+    apart = isolated(work, found, chosen, left, settled, subject, seen)
+    plan, originals, checks = apart.plan, apart.originals, apart.checks
     clock.lap("isolate")
     try:
-        if calibration is not None and measurable and _needs_statistics(spec, plan.choices, start):
-            histograms = calibrate(work, [c.path for c in plan.choices], calibration, progress)
-            clock.lap("calibrate")
+        if measurable and _needs_statistics(spec, plan.choices, start):
+            if calibration is not None:
+                histograms = calibrate(work, _in_eval(plan), calibration, progress)
+                clock.lap("calibrate")
+            histograms |= calibrate_in_training(work, _in_training(plan), args, kwargs)
 
         def error() -> float:
             return max(compare(ref, run(work, *p), signals).rel for ref, p in zip(references, probes, strict=True))
 
         plan = choose_starts(work, plan, spec, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
-        parity = counts = None
+        parity = counts = in_training = None
         if verify:
             again = observe(work, args, kwargs)
             results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
             if measurable:
                 parity = worst(compare(*pair, signals) for pair in zip(references, results, strict=True))
-            counts = census(counted, count(locate(work, again)), sum(c.site.calls for c in plan.choices))
+            replaced = sum(c.site.calls for c in plan.choices if runs_in_eval(c.site))
+            counts = census(counted, count(locate(work, again)), replaced)
+        if seen is not None:
+            more, in_training = final_checks(work, plan, found, subject, seen)
+            checks += more
+        if verify:
             clock.lap("verify")
-        report = Report(target, _replaced(plan), _left(plan), parity, counts, tolerance, clock.laps, _peak())
-        if not report.ok:
-            _fail(report, None if inplace else model, work, args, kwargs)
+        report = Report(
+            target,
+            tuple(map(Replaced.of, plan.choices)),
+            tuple(Left(site, reason) for site, reason in plan.left),
+            parity,
+            counts,
+            tolerance,
+            clock.laps,
+            _peak(),
+            None if seen is None else Proof(checks),
+            in_training,
+        )
+        judge(report, None if inplace else model, work, subject)
     except BaseException:
         if inplace:
             undo(work, plan, originals)
         raise
     remember(work, plan, originals)
     return Conversion(work, plan, report)
+
+
+def _in_eval(plan: Plan) -> list[str]:
+    return [c.path for c in plan.choices if runs_in_eval(c.site)]
+
+
+def _in_training(plan: Plan) -> list[str]:
+    return [c.path for c in plan.choices if not runs_in_eval(c.site)]
 
 
 def _surveyed(scanned: Sites, model: nn.Module) -> Survey:
@@ -254,86 +208,10 @@ def _surveyed(scanned: Sites, model: nn.Module) -> Survey:
     return scanned.survey
 
 
-def _choose(
-    found: Survey, spec: Spec, only: Selectors, skip: Selectors, model: str
-) -> tuple[list[Site], list[tuple[Site, str]]]:
-    """Split the sites into those to replace and those to leave, with reasons."""
-    ours = [s for s in found.sites if not s.source.kind.startswith("actswap.")]
-    if not found.sites:
-        raise UsageError(
-            f"no activation found in {model}",
-            why="its forward pass on these inputs makes no activation call",
-            fix="actswap scan MODEL --why NAME",
-        )
-    if not ours:
-        raise UsageError(
-            f"this {model} is already converted",
-            why=f"all {len(found.sites)} activation calls go to actswap modules",
-            fix="revert it first: actswap.revert(model)",
-        )
-    names = {s.name for s in select(found.sites, only, skip)}
-    chosen: list[Site] = []
-    left: list[tuple[Site, str]] = []
-    for site in found.sites:
-        if site.name not in names:
-            gate = site.role == "gate" and not only
-            left.append((site, site.reason or ("gate: left alone unless selected" if gate else "not selected")))
-        elif site.how == "left":
-            left.append((site, site.reason))
-        elif site.source.kind == spec.name:
-            left.append((site, f"is {spec.name} already"))
-        elif site.channels is None and not spec.per_layer:
-            left.append((site, f"its channel axis is not clear, and {spec.name} needs one"))
-        else:
-            chosen.append(site)
-    if not chosen:
-        reasons = "; ".join(sorted({r for _, r in left}))
-        raise UsageError(f"nothing to replace in {model}", why=reasons, fix="actswap scan MODEL shows every site")
-    return chosen, left
-
-
 def _needs_statistics(spec: Spec, choices: Iterable[Choice], start: str) -> bool:
     """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
     promises = {spec.promise(split(c.site.source).core) for c in choices}
     return start == "fit" or (start != "none" and bool(promises & {"limit", "fit"}))
-
-
-def _replaced(plan: Plan) -> tuple[Replaced, ...]:
-    return tuple(
-        Replaced(c.site, c.target, c.start.kind, c.start.beta, c.start.bound, c.start.error, c.start.note)
-        for c in plan.choices
-    )
-
-
-def _left(plan: Plan) -> tuple[Left, ...]:
-    return tuple(Left(site, reason) for site, reason in plan.left)
-
-
-def _fail(
-    report: Report,
-    original: nn.Module | None,
-    work: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> None:
-    parity, counts = report.parity, report.census
-    if counts is not None and not counts.complete:
-        raise VerificationError(
-            "the converted model does not make the planned activation calls",
-            why=f"before: {dict(counts.before)}, after: {dict(counts.after)}, {counts.replaced} replaced, "
-            f"{counts.left} left on purpose",
-            fix="convert fewer sites with only= or skip=, or start from the original model again",
-        )
-    assert parity is not None
-    where = ""
-    if original is not None:
-        where = first_difference(original, work, args, kwargs, report.tolerance).first_divergent_site or ""
-    raise VerificationError(
-        f"the converted model is off by {parity.rel:.2e}, more than the tolerance {report.tolerance:g}",
-        where=where,
-        why="the starts do not keep the network's function closely enough",
-        fix="--start morph is exact at t=0; or allow more: --tolerance",
-    )
 
 
 def _peak() -> int:

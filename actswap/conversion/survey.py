@@ -16,6 +16,7 @@ from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.conversion.passes.isolate import check_island
+from actswap.conversion.training_only import observe_training, only_in_training, sites_of
 from actswap.errors import CaptureError
 from actswap.inputs import as_inputs
 from actswap.plan import Island
@@ -36,6 +37,7 @@ class Survey:
         traces: by owner, the islands of this very model as they were traced.
         tape: the run itself.
         located: by owner, all activation-like calls in order.
+        training: the sites of the run in train mode, None if the model does not run in train mode.
     """
 
     sites: tuple[Site, ...]
@@ -43,6 +45,7 @@ class Survey:
     traces: Mapping[str, Sequence[Traced]]
     tape: Tape
     located: Mapping[str, Located]
+    training: tuple[Site, ...] | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -64,17 +67,23 @@ class Sites(list[Site]):
         self.survey = found
 
 
-def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
-    """Observe one forward pass and find out how each activation call can be replaced.
+def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: Tape | None = None) -> Survey:
+    """Observe one forward pass in eval mode, one in train mode, and find out how each call can be replaced.
+
+    Args:
+        model: any module; it is not changed.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        training: the run in train mode, if it was observed already.
 
     Raises:
         CaptureError: the model does not run on these inputs.
     """
     with one_at_a_time(model):
-        return _survey(model, args, kwargs)
+        return _survey(model, args, kwargs, training)
 
 
-def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
+def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: Tape | None) -> Survey:
     tape = observe(model, args, kwargs, spots=True)
     sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
@@ -98,7 +107,10 @@ def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         else s
         for s in ordered
     ]
-    return Survey(tuple(settled), islands, traces, tape, located)
+    training = training or observe_training(model, args, kwargs)
+    trained = None if training is None else tuple(sites_of(model, training))
+    settled += only_in_training(trained or (), settled)
+    return Survey(tuple(settled), islands, traces, tape, located, trained)
 
 
 @dataclass(frozen=True)

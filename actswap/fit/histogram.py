@@ -184,6 +184,11 @@ class HistogramStream:
             for begin in range(0, flat.size, _CHUNK):
                 self._add(row, flat[begin : begin + _CHUNK].astype(np.float64))
 
+    @property
+    def seen(self) -> bool:
+        """True if there was a finite value."""
+        return bool(self._total.any())
+
     def finish(self, limit: int = 512) -> Histogram:
         """Histogram of everything seen so far, with at most `limit` bins; all channels together."""
         first, *rest = self.per_channel(limit)

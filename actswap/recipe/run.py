@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actswap.conversion.pipeline import Conversion, convert
+from actswap.conversion.outcome import Conversion
+from actswap.conversion.pipeline import convert
 from actswap.conversion.survey import scan
 from actswap.errors import ActswapError
 from actswap.io import bundle

@@ -1,0 +1,88 @@
+"""Perturbed weights: what was folded into a constant shows when every parameter and buffer is moved.
+
+Two networks that agree as they stand may be different functions of their weights: a gain of 1 that was left out, a
+bias of 0 that became a constant. So both are moved by the same amounts, and their outputs compared again. What Python
+numbers a traced forward reads from its module (`self.scale`) is moved too.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actswap.checks.parity import run
+
+MOVED = 0.05  # relative, and of the typical size of a tensor: far above rounding, and the network still works
+_PERIOD = 8191  # numbers after which the pattern repeats; a prime, so that rows differ
+_NOT_MOVED = frozenset(("training", "eps", "momentum"))
+
+
+@contextmanager
+def moved(
+    model: nn.Module, names: Collection[str], amount: float = MOVED, owners: Collection[str] = ()
+) -> Iterator[None]:
+    """Move the weights of a model inside the block, by the same amounts in every model that has the same names.
+
+    Every floating parameter and buffer w becomes w + amount (|w| + s) n, with s its root mean square (`amount` itself
+    if that is 0) and n normal numbers that depend on its name. A tensor without negative numbers stays so.
+
+    Args:
+        model: its tensors are changed in place, and put back exactly.
+        names: the parameters and buffers to move; those that the model does not have are left out.
+        amount: how far they are moved.
+        owners: names of modules whose float attributes are moved too.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kept: list[tuple[Tensor, Tensor]] = []
+    numbers: list[tuple[nn.Module, str, float]] = []
+    try:
+        with torch.no_grad():
+            for name, t in tensors.items():
+                if name not in names or not t.is_floating_point() or t.layout is not torch.strided or t.numel() == 0:
+                    continue
+                kept.append((t, t.detach().clone()))
+                t.copy_(_moved(t.detach(), name, amount))
+        for owner in owners:
+            module = model.get_submodule(owner)
+            for name, value in list(vars(module).items()):
+                if type(value) is float and name not in _NOT_MOVED and abs(value) < 1e30:
+                    numbers.append((module, name, value))
+                    module.__dict__[name] = _moved_number(value, amount)
+        yield
+    finally:
+        with torch.no_grad():
+            for t, was in kept:
+                t.copy_(was)
+        for module, name, value in numbers:
+            module.__dict__[name] = value
+
+
+def perturbed_run(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    names: Collection[str],
+    owners: Collection[str] = (),
+) -> list[Tensor]:
+    """Return the outputs of a model in eval mode with moved weights."""
+    with moved(model, names, owners=owners):
+        return run(model, args, kwargs)
+
+
+def _moved(t: Tensor, name: str, amount: float) -> Tensor:
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    pattern = torch.randn(min(t.numel(), _PERIOD), generator=generator).clamp_(-3, 3)
+    noise = pattern.repeat(-(-t.numel() // len(pattern)))[: t.numel()].view(t.shape).to(t)
+    finite = torch.where(t.isfinite(), t, torch.zeros_like(t))
+    size = finite.float().square().mean().sqrt().to(t.dtype)
+    made = t + amount * (finite.abs() + torch.where(size > 0, size, torch.full_like(size, amount))) * noise
+    return made.abs() if bool((finite >= 0).all()) else made
+
+
+def _moved_number(value: float, amount: float) -> float:
+    return value + (1 - value) * amount if 0 <= value < 1 else value * (1 - amount)
