@@ -77,6 +77,8 @@ class Exchange(ast.NodeTransformer):
             if isinstance(target, (ast.Name, ast.Attribute, ast.Subscript)):
                 stored = copy.deepcopy(target)
                 stored.ctx = ast.Store()
+                if isinstance(target, ast.Subscript):  # the target keeps its input for the backward pass
+                    value.args = [ast.Call(ast.Attribute(target, "clone", ast.Load()), [], [])]
                 return ast.Assign(targets=[stored], value=value)
         return node
 

@@ -109,8 +109,11 @@ def sites_of(model: nn.Module, tape: Tape) -> list[Site]:
     return [site for _, site in sorted(found, key=lambda entry: entry[0])]
 
 
-def calls_replaced(trained: Iterable[Site], known: Collection[Site], replaced: Collection[str]) -> int:
-    """Count the activation calls of a run in train mode that a plan sends to targets.
+def calls_replaced(trained: Iterable[Site], known: Collection[Site], replaced: Collection[str]) -> tuple[int, int]:
+    """Count the activation calls of a run in train mode that a plan sends to targets: at least, and at most.
+
+    A call on another line than in eval mode (in a branch behind `if self.training`) is reached by some ways of
+    replacing and not by others.
 
     Args:
         trained: the sites of that run.
@@ -118,8 +121,10 @@ def calls_replaced(trained: Iterable[Site], known: Collection[Site], replaced: C
         replaced: names of those that the plan replaces.
     """
     swapped = {(s.owner, s.child) for s in known if s.name in replaced and s.how == "swap"}
-    return sum(
-        site.calls
-        for site, twin in counterparts(trained, known)
-        if (twin is not None and twin.name in replaced) or (site.owner, site.child) in swapped
-    )
+    least = most = 0
+    for site, twin in counterparts(trained, known):
+        surely = (site.owner, site.child) in swapped
+        surely |= twin is not None and twin.name in replaced and twin.line == site.line
+        least += site.calls if surely else 0
+        most += site.calls if surely or (twin is not None and twin.name in replaced) else 0
+    return least, most

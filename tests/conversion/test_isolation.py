@@ -152,3 +152,10 @@ class Twitching(nn.Module):
 def test_a_model_whose_runs_differ_is_isolated_all_the_same() -> None:
     report = actswap.convert(Twitching().eval(), "acon_c", torch.randn(4, 6)).report
     assert len(report.replaced) == 2 and not report.left
+
+
+def test_a_slice_that_is_written_to_can_be_trained() -> None:
+    model = alias(through_a_slice, act=nn.ReLU(inplace=True))
+    new = actswap.convert(model, "acon_c", ROWS, verify=False).model.train()
+    new(ROWS).sum().backward()
+    assert all(p.grad is not None for p in new.parameters())
