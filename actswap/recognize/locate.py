@@ -81,6 +81,9 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         for called in place.called:
             if called is not None:
                 instance_sites[id(called.module)].add((place.owner, place.ordinal))
+    whole = Counter(id(c.module) for place in places for c in place.called if c is not None)
+    runs_of = Counter(id(c.module) for c in tape.calls)
+    elsewhere = {module for module, count in whole.items() if runs_of[module] != count}
     located: dict[str, list[tuple[_Place, Site | None]]] = {}
     for place in places:
         match = place.matches[0]
@@ -88,7 +91,7 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         if doubtful and not on_features(match, tape, producers, consumers, constants):
             located.setdefault(place.owner, []).append((place, None))
             continue
-        site = _site(place, names, finder, instance_sites)
+        site = _site(place, names, finder, instance_sites, elsewhere)
         site = replace(site, role=role(match, tape, consumers, constants, parts.get(match.root.index, set())))
         if match.source.kind == "glu":
             site = replace(
@@ -99,8 +102,9 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
         elif match.source.kind == "prelu" and not match.source.params:
             site = replace(site, how="left", reason="its slopes are on the meta device, where they have no values")
         else:
-            whole = [c.name for c in place.called if c is not None]
-            why = stays(match.source, whole[0] if len(whole) == len(place.called) else None)
+            modules = [c for c in place.called if c is not None]
+            shared = any(len(instance_sites[id(c.module)]) > 1 or id(c.module) in elsewhere for c in modules)
+            why = stays(match.source, modules[0].name if len(modules) == len(place.called) else None, shared)
             site = replace(site, how="left", reason=why) if why else site
         base, count = site.name, taken[site.name]
         taken[base] += 1
@@ -306,6 +310,7 @@ def _site(
     names: dict[str, nn.Module],
     finder: ChannelFinder,
     instances: dict[int, set[tuple[str, int]]],
+    elsewhere: set[int],
 ) -> Site:
     match, called = place.matches[0], place.called[0]
     shapes = [finder.values[m.x].shape for m in place.matches]
@@ -318,7 +323,9 @@ def _site(
     owner = names[place.owner]
     if called is not None:
         child = _path_below(owner, called.module)
-        if not child and len(instances[id(called.module)]) == 1:
+        if id(called.module) in elsewhere:
+            pass  # a swap would reach calls that are no site, or another one
+        elif not child and len(instances[id(called.module)]) == 1:
             child, how = called.name or "", "swap"  # registered elsewhere, but this is its only call
         elif child and called.args:  # called by keyword, only a trace can tell which name its argument has
             how = "swap"

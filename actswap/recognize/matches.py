@@ -31,6 +31,7 @@ from actswap.sites import Number, Source
 _STEPS = 12  # operations between a formula's input and its result, along one way
 _CANDIDATES = 40
 _CUTS = frozenset(("clamp", "hardtanh", "maximum", "minimum", "fmax", "fmin"))
+_CLIPS = _CUTS | {"relu"}
 _DIRECT = (frozenset(PLAIN) & frozenset(FUNCTIONS)) | {"gelu", "rrelu", "prelu", "glu", "hardtanh"}
 _ROOTS = ELEMENTWISE - PASS
 _ASKS = frozenset(("size", "dim", "getattr", "shape", "ndim", "numel"))  # they read no value
@@ -168,7 +169,7 @@ class _Finder:
                 continue
             match = self._named(reading, x, op)
             if match is not None and (len(match.ops) > 1 or op.name not in _CUTS):
-                return match
+                return cut if cut is not None and cut.source == match.source else match  # relu6(1.0 * x) is relu6
             cut = cut or match  # it may be the outer part of a longer formula: clamp(x / 6 + 0.5, 0, 1)
         return cut
 
@@ -194,7 +195,23 @@ class _Finder:
             return None
         if source.kind == "hardtanh" and op.name in _CUTS and any(o.name == "relu" for o in reading.ops):
             return None  # a guard against large numbers: the ReLU is the activation, and the guard stays
+        if source.kind in ("relu", "relu6", "hardtanh") and self._clipped_twice(reading.ops):
+            return None
         return Match(_with_names(source, leaves), x, op, reading.ops, axis[0])
+
+    def _clipped_twice(self, ops: Sequence[Op]) -> bool:
+        """True for relu(relu6(x) - 0.1): two activations in a row that happen to compute one; clip of a clip is one."""
+        below: set[int] = set()  # values that a shifted or scaled clip has gone into
+        clipped: set[int] = set()
+        for op in ops:
+            refs = set(op.refs())
+            if op.name in _CLIPS:
+                if refs & below:
+                    return True
+                clipped |= set(op.outs)
+            elif op.name in ("add", "sub", "mul", "div") and refs & (clipped | below):
+                below |= set(op.outs)
+        return False
 
     def _axis(self, leaves: Sequence[Leaf], x: int) -> tuple[int | None, int] | None:
         rank = len(self.values[x].shape)
