@@ -11,6 +11,7 @@ from typing import Literal
 from actswap.activations.base import StartContext
 from actswap.activations.bounded import refuse_capped, split
 from actswap.activations.fitted import fit_acon_c
+from actswap.activations.plain import PLAIN
 from actswap.activations.sharpness import (
     GAP,
     refuse_offset,
@@ -56,7 +57,7 @@ def acon_promise(source: Source, member: Member) -> Literal["exact", "limit", "f
     """Best start kind by source; that of its core, where the source has a cap."""
     source = split(source).core
     slope = slope_below(source)
-    if swish_beta(source) is not None:
+    if swish_beta(source) is not None or (source.kind == "acon_c" and member.slopes == "p1 p2"):
         return "exact"
     if slope is not None and (member.slopes or all(s == 0.0 for s in channels_of(slope))):
         return "exact" if all(s == 1.0 for s in channels_of(slope)) else "limit"
@@ -78,6 +79,9 @@ def acon_lines(source: Source, context: StartContext, member: Member) -> tuple[N
     promise, beta, slope = acon_promise(source, member), swish_beta(source), slope_below(source)
     if beta is not None:
         return 1.0, 0.0, beta, Start("exact")
+    if source.kind == "acon_c" and promise == "exact":
+        p1, p2, own = (source.get(name, PLAIN["acon_c"].constants[name]) for name in ("p1", "p2", "beta"))
+        return p1, p2, own, Start("exact", bound=0.0)
     if slope is None or promise == "fit":
         return fit_acon_c(source, context, member.slopes)
     signed = tuple(-context.beta if s > 1.0 else context.beta for s in channels_of(slope))

@@ -85,13 +85,6 @@ def _eis(x: Tensor, alpha: float, beta: float, gamma: float, delta: float, theta
 _FAR = 1e6
 
 
-def _solve_acon_c(at: At) -> Constants:
-    p1, p2, h = at(_FAR) / _FAR, at(-_FAR) / -_FAR, 0.5
-    d = (p1 - p2) * h
-    beta = torch.logit((at(h) - p2 * h) / d) / d
-    return {"p1": p1, "p2": p2, "beta": torch.where(p1 == p2, torch.ones_like(beta), beta)}
-
-
 def _solve_snake(at: At) -> Constants:
     h = 1e-4
     first = (at(h) - h) / h**2  # a (1 - (a h)^2 / 3 + ...)
@@ -252,7 +245,6 @@ _TABLE = [
         _acon_c,
         {"p1": 1.0, "p2": 0.0, "beta": 1.0},
         "Ma et al. 2021, Activate or Not, eq. 4",
-        solve=_solve_acon_c,
     ),
 ]
 PLAIN: Mapping[str, Plain] = {entry.name: entry for entry in _TABLE}

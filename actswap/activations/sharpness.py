@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from actswap.activations.base import Activation
 from actswap.activations.options import Flag, OneOf, Real, Rule, check
-from actswap.activations.plain import PLAIN, evaluate
+from actswap.activations.plain import PLAIN, evaluate, known
 from actswap.errors import StartError
 from actswap.sites import Number, Source
 
@@ -147,6 +147,8 @@ def sharpness(beta: Number, log_name: str = "log_beta") -> dict[str, Number]:
 
 def vanishes_at_zero(source: Source) -> bool:
     """Whether f(0) = 0, as every function of the ACON family has it."""
+    if not known(source):
+        return False
     channels = max((len(v) for _, v in source.params if isinstance(v, tuple)), default=1)
     zeros = torch.zeros(1, channels, dtype=torch.float64)
     return bool((evaluate(source, zeros).abs() < 1e-12).all())

@@ -11,6 +11,7 @@ from actswap.conversion.passes.replace import replace
 from actswap.conversion.passes.revert import undo
 from actswap.errors import ActswapError, UsageError, first_line
 from actswap.plan import Plan, keys_of
+from actswap.recognize.dynamic import MODULES
 from actswap.record import remember
 
 
@@ -39,7 +40,8 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
             why=f"it was made for a {plan.model} whose parameter names and shapes are different",
             fix="build the model exactly as it was built when the plan was made, without converting it first",
         )
-    unknown = [c.site.source.kind for c in plan.choices if not known(c.site.source)]
+    sources = [c.site.source for c in plan.choices]
+    unknown = [source.kind for source in sources if not known(source) and source.kind not in MODULES]
     if unknown:
         raise UsageError(f"this plan names an activation that actswap does not know: {unknown[0]}")
     originals: Originals = {}

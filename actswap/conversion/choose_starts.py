@@ -18,6 +18,7 @@ from torch import nn
 
 from actswap.activations.base import Spec, StartContext
 from actswap.activations.bounded import split
+from actswap.activations.plain import known
 from actswap.conversion.passes.replace import load_start
 from actswap.conversion.passes.replace import replace as replace_module
 from actswap.conversion.passes.surgery import set_module
@@ -95,7 +96,8 @@ class _Starter:
 
     def first(self, choice: Choice, kind: str) -> Start:
         """The start of the asked-for kind, or the best the pair promises."""
-        promise = self.spec.promise(split(choice.site.source).core)
+        core = split(choice.site.source).core
+        promise = self.spec.promise(core) if known(core) else "none"
         wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
         if wanted == "none":
             return Start("none", note="does not preserve the network's function")
@@ -106,6 +108,8 @@ class _Starter:
                 why=f"the pair promises {promise}",
                 fix="start='auto', or start='morph', which is exact at t=0 for every pair",
             )
+        if not known(core):
+            return Start("morph", bound=0.0)
         try:
             start = self.start(choice, _DEFAULT)
         except StartError as error:

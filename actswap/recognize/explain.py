@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from actswap.capture.tape import Op, Tape
 from actswap.recognize.channels import ChannelFinder
+from actswap.recognize.dynamic import activations_of
 from actswap.recognize.locate import Located
-from actswap.recognize.matches import Match, find
+from actswap.recognize.matches import Match
+from actswap.recognize.reading import Constants
 from actswap.sites import Site
 
 _WAYS = {
@@ -43,7 +45,8 @@ def other_calls(tape: Tape, located: Located) -> list[str]:
 
 def _match(tape: Tape, located: Located, site: Site) -> Match | None:
     index = next((w for w, s in zip(located.when, located.sites, strict=True) if s and s.name == site.name), None)
-    return next((m for m in find(tape.ops, tape.values, tape.outputs) if m.root.index == index), None)
+    found = activations_of(tape, Constants(tape.producers(), tape.values))
+    return next((m for m in found if m.root.index == index), None)
 
 
 def _matched(match: Match) -> str:

@@ -8,6 +8,7 @@ the model trains is moved before the comparison: a kind must hold for every valu
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,8 +25,8 @@ _DENSE = torch.linspace(-9.13, 9.07, 131, dtype=torch.float64)
 _WIDE = torch.tensor([s * 3.7 * 10.0**k for k in (-3, -2, 1, 2, 3, 4, 6, 9, 12) for s in (-1, 1)], dtype=torch.float64)
 _GRID = torch.cat([_DENSE, _WIDE])
 # Before the families: the special case has the simpler name.
-_LAST = ("swish", "leaky_relu", "prelu", "hardtanh", "threshold", "tanhsoft1", "tanhsoft2", "acon_c")
-_NEVER = ("identity", "prelu")  # prelu is leaky_relu with trained or several slopes
+_LAST = ("swish", "leaky_relu", "prelu", "hardtanh", "threshold", "tanhsoft1", "tanhsoft2")
+_NEVER = ("identity", "prelu", "acon_c")  # prelu is leaky_relu with trained or several slopes
 _ORDER = tuple(PLAIN[k] for k in (*(n for n in PLAIN if n not in _LAST), *_LAST) if k not in _NEVER)
 
 
@@ -52,10 +53,32 @@ def identify(e: Expr, tensors: Sequence[Tensor] = (), trained: Sequence[bool] = 
         constants = None if elsewhere is None else _agrees(plain, e, values)
         if elsewhere is None or constants is None:
             continue
-        if plain.name == "acon_c" and not _made_of([_snap(v, moved) for v in elsewhere.values()], moved):
-            continue
         named = {name: _snap(value, values) for name, value in constants.items()}
         return _named(plain, named, wide or any(trained))
+    return _acon(e, values, moved) if 2 <= len(values) <= 3 else None
+
+
+def _acon(e: Expr, values: Sequence[Tensor], moved: Sequence[Tensor]) -> Source | None:
+    """ACON-C, if p1, p2 and beta stand in the formula as such; one or two of them may be 1 or 0 for good.
+
+    It cannot be solved for them: p1 and p2 may change places.
+    """
+    expected, usable = _computed(e, moved)
+    if expected is None or "sigmoid" not in formula.names(e):
+        return None
+    fn, count = PLAIN["acon_c"].fn, len(values)
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    options = (*range(count), "one", "zero")
+    for chosen in itertools.product(options, options, (*range(count), "one")):
+        if not set(range(count)) <= set(chosen):
+            continue
+        p1, p2, beta = (moved[c] if isinstance(c, int) else one if c == "one" else zero for c in chosen)
+        fine = ((fn(_GRID[:, None], p1, p2, beta) - expected).abs() <= _TOLERANCE * (1 + expected.abs())) | ~usable
+        if bool(fine.all()):
+            now = (values[c] if isinstance(c, int) else one if c == "one" else zero for c in chosen)
+            flat = ([float(v) for v in t] for t in now)
+            numbers = [row[0] if len(row) == 1 else tuple(row) for row in flat]
+            return Source.of("acon_c", **dict(zip(("p1", "p2", "beta"), numbers, strict=True)))
     return None
 
 
@@ -63,7 +86,7 @@ def identify(e: Expr, tensors: Sequence[Tensor] = (), trained: Sequence[bool] = 
 def _of_numbers(e: Expr) -> Source | None:
     for plain in _ORDER:
         constants = _agrees(plain, e, [])
-        if constants is not None and plain.name != "acon_c":
+        if constants is not None:
             return _named(plain, {name: _rounded(float(value)) for name, value in constants.items()}, False)
     return None
 
@@ -175,13 +198,6 @@ def _snap(found: Tensor, values: Sequence[Tensor]) -> Number:
         found = torch.tensor([_rounded(float(v)) for v in found.flatten()], dtype=torch.float64)
     flat = [float(v) + 0.0 for v in found.flatten()]
     return flat[0] if len(flat) == 1 else tuple(flat)
-
-
-def _made_of(constants: Sequence[Number], values: Sequence[Tensor]) -> bool:
-    """Whether p1, p2 and beta of an ACON stand in the code as such: a gain behind a SiLU would be p1, and 1 / beta."""
-    flat = [tuple(v.tolist()) for v in values]
-    rows = [v if isinstance(v, tuple) else (v,) for v in constants]
-    return all(v in flat or set(v) in ({0.0}, {1.0}) for v in rows)
 
 
 def is_rational(e: Expr) -> bool:

@@ -22,7 +22,8 @@ from actswap.capture.losses import losses_of
 from actswap.capture.spots import Place, Spot
 from actswap.capture.tape import Call, Tape
 from actswap.recognize.channels import ChannelFinder, common_width
-from actswap.recognize.matches import Match, find
+from actswap.recognize.dynamic import MODULES, activations_of
+from actswap.recognize.matches import Match
 from actswap.recognize.reading import Constants
 from actswap.recognize.roles import on_features, role
 from actswap.recognize.trained import stays
@@ -72,9 +73,10 @@ class Located:
 def locate(model: nn.Module, tape: Tape) -> list[Located]:
     """Group the activations of a tape by owner and turn them into sites, in the order in which they first run."""
     names = dict(model.named_modules())
-    places = _places(tape)
     producers, consumers, finder = tape.producers(), tape.consumers(), ChannelFinder(tape)
-    constants, parts = Constants(producers, tape.values), _longer(places)
+    constants = Constants(producers, tape.values)
+    places = _places(tape, constants)
+    parts = _longer(places)
     taken: Counter[str] = Counter()
     instance_sites: dict[int, set[tuple[str, int]]] = defaultdict(set)
     for place in places:
@@ -99,6 +101,8 @@ def locate(model: nn.Module, tape: Tape) -> list[Located]:
             )
         elif match.source.kind.startswith("actswap."):
             site = replace(site, how="left", reason="already converted by actswap")
+        elif match.source.kind in MODULES and site.how != "swap":
+            site = replace(site, how="left", reason="a module with layers of its own, called more than once")
         elif match.source.kind == "prelu" and not match.source.params:
             site = replace(site, how="left", reason="its slopes are on the meta device, where they have no values")
         else:
@@ -246,14 +250,15 @@ def _scripted_role(kind: str) -> Role:
     return "gate" if kind in ("sigmoid", "tanh") else "activation"
 
 
-def _places(tape: Tape) -> list[_Place]:
+def _places(tape: Tape, constants: Constants) -> list[_Place]:
     places: dict[tuple[str, int], _Place] = {}
     ordinals: Counter[int] = Counter()
     loses = _lossless()
-    for match in find(tape.ops, tape.values, tape.outputs):
+    for match in activations_of(tape, constants):
         inner = _common_call(match, tape)
         call = tape.calls[inner]
-        called = call if call.parent >= 0 and call.name is not None and _is_whole(match, call, tape) else None
+        registered = call.parent >= 0 and call.name is not None
+        called = call if registered and _is_whole(match, call, tape, constants) else None
         if called is not None and loses(called.module):
             called = None  # replaced inside the module, whose forward does more than compute
         around = call.parent if called is not None else inner
@@ -295,13 +300,14 @@ def _common_call(match: Match, tape: Tape) -> int:
     return common[0]
 
 
-def _is_whole(match: Match, call: Call, tape: Tape) -> bool:
+def _is_whole(match: Match, call: Call, tape: Tape, constants: Constants) -> bool:
     """True where the module call is this activation and nothing else."""
     if match.source.kind.startswith("actswap."):
         return True
     inputs = [v for v in call.inputs if tape.values[v].constant is None or v == match.x]
     inside = {op.index for op in match.ops}
-    rest = [op for op in tape.ops[slice(*call.ops)] if op.index not in inside]
+    others = (op for op in tape.ops[slice(*call.ops)] if op.index not in inside)
+    rest = [op for op in others if any(constants.of(out) is None for out in op.outs)]
     return inputs == [match.x] and call.outputs == match.root.outs and not rest
 
 
@@ -369,6 +375,11 @@ def _path_below(owner: nn.Module, module: nn.Module) -> str:
 def _settle(sites: tuple[Site | None, ...]) -> tuple[Site | None, ...]:
     """A child that is called more than once by its owner cannot be swapped: its owner becomes an island."""
     uses = Counter(s.child for s in sites if s is not None and s.child)
-    return tuple(
-        replace(s, how="island") if s is not None and s.how == "swap" and uses[s.child] > 1 else s for s in sites
-    )
+    shared = (s is not None and s.how == "swap" and uses[s.child] > 1 for s in sites)
+    return tuple(_shared(s) if s is not None and many else s for s, many in zip(sites, shared, strict=True))
+
+
+def _shared(site: Site) -> Site:
+    if site.source.kind in MODULES:
+        return replace(site, how="left", reason="a module with layers of its own, called more than once")
+    return replace(site, how="island")

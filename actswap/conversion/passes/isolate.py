@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import fx, nn
 
-from actswap.activations.plain import SourceModule
+from actswap.activations.plain import SourceModule, known
 from actswap.capture.graph_module import exchange_graphs
 from actswap.capture.installed import install_methods
 from actswap.capture.island import Graph, Traced, keep_constants, trace
@@ -86,7 +86,9 @@ def path_of(model: nn.Module, site_name: str, owner: str, child: str, how: str, 
 
 
 def isolate_swap(model: nn.Module, choice: Choice) -> None:
-    """Case 1: put a SourceModule where the activation module stands."""
+    """Case 1: put a SourceModule where the activation module stands; one that only it can compute stays."""
+    if not known(choice.site.source):
+        return
     module = SourceModule(choice.site.source, choice.site.channel_dim)
     take_hooks(module, model.get_submodule(choice.path))
     set_module(model, choice.path, module)

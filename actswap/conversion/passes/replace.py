@@ -21,14 +21,19 @@ from actswap import activations
 from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded, split
 from actswap.activations.morph import Morph
-from actswap.activations.plain import SourceModule
+from actswap.activations.plain import SourceModule, known
 from actswap.conversion.passes.surgery import set_module, take_hooks
 from actswap.plan import Choice
 from actswap.sites import Number
 
 
-def build(choice: Choice) -> nn.Module:
-    """Make the module that stands at a choice's path."""
+def build(choice: Choice, standing: nn.Module | None = None) -> nn.Module:
+    """Make the module that stands at a choice's path.
+
+    Args:
+        choice: the choice.
+        standing: what stands there now; it computes a source that no formula can.
+    """
     spec = activations.get(choice.target)
     site, start = choice.site, choice.start
     target = spec.build(site.channels, site.channel_dim, **choice.options)
@@ -36,7 +41,9 @@ def build(choice: Choice) -> nn.Module:
     placed = Bounded(target, shift, cap) if math.isfinite(cap) or shift else target
     load_start(placed, start.params)
     if start.kind == "morph":
-        return Morph(SourceModule(site.source, site.channel_dim), placed)
+        if known(site.source) or standing is None:
+            return Morph(SourceModule(site.source, site.channel_dim), placed)
+        return Morph(standing.source if isinstance(standing, Morph) else standing, placed)
     return placed
 
 
@@ -53,11 +60,13 @@ def replace(model: nn.Module, choice: Choice) -> nn.Module:
     """Put the target of a choice into the model, and return it."""
     parent = model.get_submodule(choice.path.rpartition(".")[0])
     device, dtype = _surroundings(model, parent)
-    placed = build(choice)
+    standing = model.get_submodule(choice.path)
+    placed = build(choice, standing)
     if device is not None and device.type == "meta":
         placed = placed.to_empty(device=device)
     placed = placed.to(device=device, dtype=dtype)
-    take_hooks(placed, model.get_submodule(choice.path))
+    if not (isinstance(placed, Morph) and placed.source is standing):  # else it goes on running its own
+        take_hooks(placed, standing)
     set_module(model, choice.path, placed)
     return placed
 
