@@ -69,25 +69,32 @@ class DyRelu(nn.Module):
         return torch.max(lines, dim=-1)[0].permute(2, 3, 0, 1)
 
 
+def pade(x: Tensor, n: Tensor, d: Tensor) -> Tensor:
+    """Form A, with the powers of x by repeated products."""
+    d = d.abs()
+    top, powers = x.mul(n[1]) + n[0], [x]
+    for c in n[2:]:
+        powers.append(powers[-1].mul(x))
+        top = top + c.mul(powers[-1])
+    bottom = x.abs() * d[0] + 1
+    for i, c in enumerate(d[1:]):
+        bottom = bottom + c.mul(powers[i + 1].abs())
+    return top.div(bottom)
+
+
 class PadeFunction(torch.autograd.Function):
-    """The Padé unit of ml-research/pau in Python: form A, Horner-free."""
+    """The Padé unit of ml-research/pau in Python, with a backward of its own."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, n: Tensor, d: Tensor) -> Tensor:
         ctx.save_for_backward(x, n, d)
-        d = d.abs()
-        top, powers = x.mul(n[1]) + n[0], [x]
-        for c in n[2:]:
-            powers.append(powers[-1].mul(x))
-            top = top + c.mul(powers[-1])
-        bottom = x.abs() * d[0] + 1
-        for i, c in enumerate(d[1:]):
-            bottom = bottom + c.mul(powers[i + 1].abs())
-        return top.div(bottom)
+        return pade(x, n, d)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return grads[0], None, None  # enough for the tests: nothing trains here
+        with torch.enable_grad():
+            inputs = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            return torch.autograd.grad(pade(*inputs), inputs, grads[0])
 
 
 class Pade(nn.Module):
