@@ -44,6 +44,7 @@ class Choice:
         start: how the target begins.
         path: where its module stands, below the model.
         histogram: what the site saw during calibration, None where nothing was calibrated.
+        seed: of the random numbers that its module starts with, together with `path`.
     """
 
     site: Site
@@ -52,6 +53,7 @@ class Choice:
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
     histogram: Histogram | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Plan:
                     "start": {**vars(c.start), "params": dict(c.start.params)},
                     "path": c.path,
                     "histogram": None if c.histogram is None else c.histogram.to_dict(),
+                    "seed": c.seed,
                 }
                 for c in self.choices
             ],
@@ -159,6 +162,7 @@ class Plan:
                         str(c["path"]),
                         dict(c["options"]),
                         None if c["histogram"] is None else Histogram.from_dict(c["histogram"]),
+                        int(c.get("seed", 0)),  # plans of earlier versions have none
                     )
                     for c in data["choices"]
                 ),

@@ -12,11 +12,13 @@ from actswap.cli.verb import (
     FORCE_OPTION,
     INPUT_OPTION,
     MODEL_OPTIONS,
+    SEED_OPTION,
     SELECT_OPTIONS,
     TARGET_OPTION,
     TOLERANCE_OPTION,
     Answer,
     inputs_for,
+    inputs_of,
     key_values,
     load,
     progress,
@@ -54,6 +56,7 @@ from actswap.sites import STARTS
     ),
     click.option("--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True),
     click.option("--dry-run", is_flag=True, help="Show the same table, write nothing."),
+    SEED_OPTION,
     FORCE_OPTION,
 )
 def command(
@@ -73,6 +76,7 @@ def command(
     calibration: str | None,
     form: str,
     dry_run: bool,
+    seed: int,
     force: bool,
 ) -> Answer:
     """Replace the activations of MODEL by trainable ones that start where it is.
@@ -89,7 +93,7 @@ def command(
     began = time.monotonic()
     out = Path(output) if output else default_output(path, target, form)
     if not dry_run:
-        refuse_overwrite(out, overwrite=force, source=path)
+        refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
 
@@ -109,6 +113,7 @@ def command(
             tolerance=tolerance,
             calibration=read_calibration(calibration),
             options=key_values(options),
+            seed=seed,
             progress=update,
         )
     after = measure(result.model, inputs.args, inputs.kwargs)

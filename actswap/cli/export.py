@@ -15,6 +15,7 @@ from actswap.cli.verb import (
     MODEL_OPTIONS,
     Answer,
     inputs_for,
+    inputs_of,
     load,
     progress,
     say,
@@ -65,7 +66,7 @@ def command(
     source = Path(path)
     stem = source.absolute().name if source.is_dir() else source.stem
     out = Path(output) if output else source.parent / f"{stem}.onnx"
-    refuse_overwrite(out, overwrite=force, source=path)
+    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
     loaded = load(path, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
     from actswap.onnx.export import export_onnx

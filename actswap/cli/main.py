@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import signal
@@ -86,12 +87,15 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def run(args: Sequence[str]) -> int:
     """Run the command line and return its exit code; no traceback reaches the user without --debug."""
     debug, as_json = "--debug" in args, "--json" in args
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows only ASCII shows what it cannot as \\u....
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _terminated_like_interrupted(), _quiet(debug):
             outcome = cli.main(list(args), prog_name="actswap", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except (click.Abort, KeyboardInterrupt):
-        return _report("interrupted", "Interrupted: nothing was written.", 130, as_json)
+        return _report("interrupted", "Interrupted: every output is complete, or as it was before.", 130, as_json)
     except click.ClickException as problem:
         if not as_json:
             problem.show()
@@ -118,7 +122,9 @@ def _report(kind: str, text: str, code: int, as_json: bool, problem: ActswapErro
             error |= {"what": problem.what, "where": problem.where, "why": problem.why, "fix": problem.fix}
         click.echo(json.dumps({"schema": 1, "error": error, "exit_code": code}))
     else:
-        click.echo(f"Error: {text}" if code != 130 else text, err=True)
+        from actswap.cli.verb import printable
+
+        click.echo(printable(f"Error: {text}" if code != 130 else text), err=True)
     return code
 
 

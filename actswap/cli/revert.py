@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
 
-from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, load, verb
+from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, inputs_of, load, verb
 from actswap.errors import UsageError
-from actswap.io.atomic import refuse_overwrite, replacing
+from actswap.io.atomic import refuse_overwrite, replacing, write_bytes
 
 
 @verb(
@@ -37,7 +38,7 @@ def command(
     out = Path(output) if output else source.parent / f"{source.name}.reverted.pt"
     if out.suffix not in (".pt", ".safetensors"):
         raise UsageError(f"-o {out} is not understood", fix="-o model.pt or -o weights.safetensors")
-    refuse_overwrite(out, overwrite=force, source=path)
+    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
     loaded = load(path, spec, allow, trust_pickle, base)
     if loaded.kind != "bundle":
         raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
@@ -48,10 +49,12 @@ def command(
 
     model = revert(loaded.module)
     state = model.state_dict()
-    with replacing(out) as beside:
-        if out.suffix == ".pt":
-            torch.save(model, beside)
-        else:
+    if out.suffix == ".pt":
+        content = io.BytesIO()  # torch's own writer does not tell a full disk from a bug
+        torch.save(model, content)
+        write_bytes(out, content.getvalue())
+    else:
+        with replacing(out) as beside:
             bundle.write_weights(model, beside, {})
     same = _same_as_base(path, state, spec, allow, trust_pickle, base)
     verdict = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,7 +41,6 @@ def command(
     Everything is checked before anything starts, and all problems are listed at once.
     """
     import json
-    from pathlib import Path
 
     from actswap.recipe import prepare, read_recipe, run_recipe, to_dict
 
@@ -48,6 +48,9 @@ def command(
     given = [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
     read = read_recipe(recipe, [*settings, *given], allow=allow)
     out = Path(output or Path(recipe).stem)
+    if not resume and is_interrupted(out):
+        say(f"{out} holds an interrupted run: going on with it")
+        resume = True
     ready = prepare(read, out, resume=resume, name=recipe, allow=allow)
     say(f"{read.title}: {type(ready.model).__name__} to {read.convert.target}, results in {out}")
     if dry_run:
@@ -65,6 +68,17 @@ def command(
         shown.append(rows)
     say("Wrote " + ", ".join(report.files.values()))
     return Answer({"recipe": to_dict(read), "dry_run": False, **report.to_dict()}, shown)
+
+
+_WRITTEN = {"tune", "bundle", "model.onnx", "report.html"}
+
+
+def is_interrupted(out: Path) -> bool:
+    """True for a folder that a run of a recipe began to fill and did not finish: it has no result yet."""
+    if not out.is_dir() or (out / "result.json").exists():
+        return False
+    names = {entry.name for entry in out.iterdir() if not entry.name.startswith(".actswap-")}
+    return all(name in _WRITTEN or name.startswith("model.onnx.") for name in names)
 
 
 def show_recipe(path: str) -> Answer:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from actswap.cli.convert import cost_table, report_tables
 from actswap.cli.verb import Answer, verb
+from actswap.errors import LoadError, first_line
+
+if TYPE_CHECKING:
+    from actswap.io.bundle import Base
 
 
 @verb(click.argument("path", metavar="BUNDLE|RECIPE", type=click.Path()))
@@ -18,12 +22,27 @@ def command(path: str) -> Answer:
         from actswap.cli.run import show_recipe
 
         return show_recipe(path)
-    from actswap.activations.describe import sentence
     from actswap.io import bundle
 
-    document = bundle.read(path)
-    base, note = bundle.read_base(path), document.get("report") or {}
-    plan = document["plan"]
+    document, base = bundle.read(path), bundle.read_base(path)
+    try:
+        units = _units(path, document["plan"])
+        shown = _lines(path, document, base, units)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise LoadError(
+            f"the report or the plan in {path} is not one of actswap",
+            why=first_line(error),
+            fix="convert the base model again",
+        ) from None
+    data = {key: document[key] for key in ("actswap", "torch", "base", "plan", "report")}
+    return Answer({**data, "units": units}, shown)
+
+
+def _lines(path: str, document: Mapping[str, Any], base: Base, units: Mapping[str, Any]) -> list[Any]:
+    """Return what a bundle holds, as lines and tables."""
+    from actswap.activations.describe import sentence
+
+    plan, note = document["plan"], document["report"]
     shown = [
         f"{path}: {plan.get('model')} converted to {plan.get('target')}, "
         f"{len(plan.get('choices', ()))} sites "
@@ -34,10 +53,7 @@ def command(path: str) -> Answer:
         shown += report_tables(note["report"])
     if "cost" in note:
         shown.append(cost_table(note["cost"]["before"], note["cost"]["after"]))
-    units = _units(path, plan)
-    shown += [f"{name}: {sentence(unit)}" for name, unit in units.items()]
-    data = {key: document[key] for key in ("actswap", "torch", "base", "plan", "report")}
-    return Answer({**data, "units": units}, shown)
+    return [*shown, *(f"{name}: {sentence(unit)}" for name, unit in units.items())]
 
 
 def _units(path: str, plan: Mapping[str, Any]) -> dict[str, Any]:

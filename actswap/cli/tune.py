@@ -69,6 +69,9 @@ def command(
     if only_activations:
         given["train"] = "activations"
     out = Path(output)
+    if not resume and not (out / "bundle").exists() and any((out / "tune" / "checkpoints").glob("step-[0-9]*")):
+        say(f"{out} holds an interrupted run: going on with it")
+        resume = True
     config = read_config(settings, given, str(out / "tune"), resume)
     loaded = load(path, spec, allow, trust_pickle, base)
     model = loaded.module

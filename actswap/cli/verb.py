@@ -75,9 +75,17 @@ def print_answer(answer: Answer, as_json: bool, stdout: Any) -> None:
     from rich.console import Console
 
     wide = None if stdout.isatty() else 160
-    console = Console(file=stdout, width=wide, highlight=False, soft_wrap=True)
+    console = Console(file=stdout, width=wide, highlight=False, soft_wrap=True, markup=False, emoji=False)
     for item in answer.show:
-        console.print(item, markup=False) if isinstance(item, str) else console.print(item)
+        console.print(printable(item) if isinstance(item, str) else item)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return a text without characters that steer a terminal: names come from files of strangers."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def finite(data: Any) -> Any:
@@ -93,7 +101,7 @@ def finite(data: Any) -> Any:
 
 def say(text: str) -> None:
     """Narrate on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 @contextlib.contextmanager
@@ -174,6 +182,9 @@ TOLERANCE_OPTION = click.option(
     show_default=True,
     help="Output error, relative to how much the output varies.",
 )
+SEED_OPTION = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the targets' random starts."
+)
 FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite what is there.")
 
 
@@ -201,6 +212,19 @@ def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, 
     return loaded
 
 
+def inputs_of(path: str, base: str | None) -> list[Path]:
+    """Return the files that a bundle is read with, beside itself: its base must not be overwritten either."""
+    from actswap.errors import LoadError
+    from actswap.io import bundle
+
+    if base is not None or not bundle.is_bundle(path):
+        return [Path(base)] if base is not None else []
+    with contextlib.suppress(LoadError, OSError):
+        found = bundle.find_base(path, bundle.read_base(path))
+        return [found] if found is not None else []
+    return []
+
+
 def inputs_for(loaded: LoadedModel, specs: Sequence[str]) -> Inputs:
     """Build the example inputs, or guess them and say what was assumed."""
     import torch
@@ -217,7 +241,11 @@ def table(title: str, *columns: str, right: Sequence[str] = ()) -> Any:
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    class Rows(Table):
+        def add_row(self, *cells: Any, **more: Any) -> None:
+            super().add_row(*(printable(str(cell)) for cell in cells), **more)
+
+    made = Rows(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made

@@ -6,6 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ def convert(
     inplace: bool = False,
     verify: bool | str = True,
     scanned: Sites | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Conversion:
     """Replace activations of a pretrained model by trainable ones that start where it is.
@@ -81,6 +83,7 @@ def convert(
         verify: True: compare outputs, outputs with moved weights, gradients and dtypes, and count calls in both modes;
             `"outputs"`: compare outputs and count calls in eval mode only; False: nothing.
         scanned: what `scan` returned for this model on these inputs; spares observing it again.
+        seed: of the random numbers that some targets start with; the same seed gives the same bits.
         progress: called with (done, total, text) during long steps.
 
     Returns:
@@ -144,6 +147,7 @@ def convert(
     seen = look(work, subject, comparable(work, chosen, subject, trained)) if verify is True else None
     apart = isolated(work, found, chosen, left, settled, subject, seen)
     plan, originals, checks = apart.plan, apart.originals, apart.checks
+    plan = replace(plan, choices=tuple(replace(choice, seed=seed) for choice in plan.choices))
     clock.lap("isolate")
     try:
         if measurable and _needs_statistics(spec, plan.choices, start):

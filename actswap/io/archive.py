@@ -28,11 +28,12 @@ def check_zip(path: Path) -> list[str]:
         The names of its records, without the folder that they all lie in.
 
     Raises:
-        LoadError: a record is compressed, stored twice, overlaps another, or has an odd name.
+        LoadError: a record is compressed, changed, stored twice, overlaps another, or has an odd name.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            changed = None if any(e.compress_type for e in entries) else archive.testzip()
         reader = torch._C.PyTorchFileReader(str(path))
         seen = reader.get_all_records()
     except (zipfile.BadZipFile, RuntimeError, ValueError, NotImplementedError) as error:
@@ -44,7 +45,9 @@ def check_zip(path: Path) -> list[str]:
     folders = {entry.filename.partition("/")[0] for entry in entries}
     names = [entry.filename.partition("/")[2] for entry in entries]
     problem = ""
-    if len(folders) != 1 or len(entries) > MAX_RECORDS:
+    if changed is not None:
+        problem = f"the checksum of its record {changed[:80]!r} is wrong: the file has changed since it was written"
+    elif len(folders) != 1 or len(entries) > MAX_RECORDS:
         problem = "its records do not lie in one folder"
     elif len(set(names)) != len(names):
         problem = "it holds two records of one name"

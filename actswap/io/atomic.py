@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from actswap.errors import FileError
 
 _PREFIX, _SUFFIX = ".actswap-", ".part"
@@ -48,6 +50,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush_folder(path.parent)
     except OSError as problem:
         raise write_error(path, problem) from problem
+    except SafetensorError as problem:  # what its writer makes of a full disk
+        raise write_error(path, OSError(str(problem))) from problem
     finally:
         discard(beside)
 
@@ -61,10 +65,19 @@ def beside_of(path: Path) -> Path:
     return path.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{_SUFFIX}")
 
 
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole: `path` holds its old content, or the new."""
-    with replacing(path) as beside:
-        beside.write_bytes(data)
+def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file whole: `path` holds its old content, or the new.
+
+    Args:
+        path: the file.
+        data: its content.
+        mode: its permissions, before the process's umask.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with replacing(path) as beside, open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -34,6 +34,7 @@ SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _LARGEST_PLAN = 64 << 20
 _DOCUMENT = {"actswap": str, "torch": str, "pair": str, "base": dict, "plan": dict, "report": dict}
+_TIMES = ("seconds", "time", "date", "peak_bytes")
 _DIGEST_LENGTH = 64  # hexadecimal digits of a pair that is the digest of the content; earlier ones are random, of 32
 _PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _STAGED = re.compile(r"model\.[0-9a-f]{64}\.safetensors")
@@ -108,7 +109,7 @@ def save(
         "pair": pair,
         "base": asdict(base or Base()),
         "plan": described,
-        "report": dict(report or {}),
+        "report": _without_times(report or {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     metadata = {"schema": str(SCHEMA), "pair": pair}
@@ -122,9 +123,16 @@ def save(
                 (beside / PLAN).write_text(text, encoding="utf-8")
     except OSError as problem:
         raise write_error(out, problem) from problem
-    except SafetensorError as problem:
+    except SafetensorError as problem:  # what its writer makes of a full disk
         raise write_error(out, OSError(str(problem))) from problem
     return out
+
+
+def _without_times(report: Any) -> Any:
+    """Return a report without what differs from run to run, so that the same command gives the same file."""
+    if isinstance(report, Mapping):
+        return {str(key): _without_times(value) for key, value in report.items() if key not in _TIMES}
+    return [_without_times(item) for item in report] if isinstance(report, (list, tuple)) else report
 
 
 def _replace(

@@ -86,6 +86,17 @@ def read_legacy(path: Path) -> Any:
         ) from None
 
 
+def read_weights(path: Path) -> Any:
+    """Load a zip file of torch.save that may hold nothing but tensors and containers.
+
+    Raises:
+        LoadError: it holds more, or is damaged.
+    """
+    check_zip(path)
+    reader = torch._C.PyTorchFileReader(str(path))
+    return _load_weights(describe(reader.get_record("data.pkl")), path, path.stat().st_size)
+
+
 def check_weights(data: bytes) -> None:
     """Check the bytes of a torch.save file inside another file; it may hold nothing but tensors and containers.
 

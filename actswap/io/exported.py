@@ -31,7 +31,7 @@ from torch.export.pt2_archive._package import PT2ArchiveReader
 from actswap.errors import LoadError
 from actswap.io.archive import check_zip
 from actswap.io.checkpoint import check_weights
-from actswap.io.expressions import is_guard, is_size
+from actswap.io.expressions import is_guard, is_plain_tree, is_size
 from actswap.io.operators import is_allowed
 from actswap.io.tensor_layout import extent
 
@@ -44,35 +44,6 @@ _RECORDS = re.compile(
 )
 _MAX_NUMBERS = 1 << 31  # elements that one list of sizes in the program may ask for
 _SLACK = 64 << 20
-
-# --- trees of inputs and outputs ---
-
-_TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None}
-_TREE_CONTEXT = re.compile(r"null|\[[\w\s\",.\-]*\]")
-_MAX_TREE = 1 << 20
-
-
-def is_plain_tree(text: str) -> bool:
-    """True if a serialised pytree holds only tuples, lists and dicts; torch imports the modules of other types.
-
-    >>> is_plain_tree('[1, {"type": "builtins.tuple", "context": "null", "children_spec": []}]')
-    True
-    """
-    try:
-        protocol, spec = json.loads(text) if len(text) < _MAX_TREE else (0, {})
-        waiting: list[Any] = [spec]
-        while waiting:
-            node = waiting.pop()
-            if set(node) != {"type", "context", "children_spec"} or node["type"] not in _TREES:
-                return False
-            context = node["context"]
-            if context is not None and not (isinstance(context, str) and _TREE_CONTEXT.fullmatch(context)):
-                return False
-            waiting.extend(node["children_spec"])
-        return type(protocol) is int and protocol == 1
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-
 
 # --- the rule of each text ---
 

@@ -7,7 +7,9 @@ no attribute, no quoted text but a symbol's name, and no power but of a symbol t
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 MAX_LENGTH = 4096
 MAX_DEPTH = 32
@@ -179,3 +181,30 @@ def _item(tokens: _Tokens, depth: int) -> None:
             tokens.take()
     elif not head.isdigit() and head not in ("True", "False"):
         raise ValueError(f"unexpected {head!r}")
+
+
+_TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", None}
+_TREE_CONTEXT = re.compile(r"null|\[[\w\s\",.\-]*\]")
+_MAX_TREE = 1 << 20
+
+
+def is_plain_tree(text: str) -> bool:
+    """True if a serialised pytree holds only tuples, lists and dicts; torch imports the modules of other types.
+
+    >>> is_plain_tree('[1, {"type": "builtins.tuple", "context": "null", "children_spec": []}]')
+    True
+    """
+    try:
+        protocol, spec = json.loads(text) if len(text) < _MAX_TREE else (0, {})
+        waiting: list[Any] = [spec]
+        while waiting:
+            node = waiting.pop()
+            if set(node) != {"type", "context", "children_spec"} or node["type"] not in _TREES:
+                return False
+            context = node["context"]
+            if context is not None and not (isinstance(context, str) and _TREE_CONTEXT.fullmatch(context)):
+                return False
+            waiting.extend(node["children_spec"])
+        return type(protocol) is int and protocol == 1
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False

@@ -113,7 +113,7 @@ def _sniff(path: Path) -> str:
     if head[:4] == b"PK\x03\x04":
         try:
             names = {name.partition("/")[2] for name in zipfile.ZipFile(path).namelist()}
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
             raise LoadError(
                 f"{path} is damaged",
                 why="it begins like a file of torch.save but its end is missing (a truncated copy?)",

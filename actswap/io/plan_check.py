@@ -19,7 +19,7 @@ from actswap.capture.arguments import Arguments
 from actswap.capture.rewrite import Rewrite
 from actswap.errors import LoadError
 from actswap.fit.histogram import Histogram
-from actswap.io.exported import is_plain_tree
+from actswap.io.expressions import is_plain_tree
 from actswap.plan import Choice, Island, Plan
 from actswap.sites import Site, Source, Start
 

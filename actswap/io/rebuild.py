@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
-from actswap.io import allowed
+from actswap.io import allowed, converted
 from actswap.io.pickles import NOTHING, Made, Name
 from actswap.io.tensor_layout import (
     TENSOR_NAMES,
@@ -54,6 +54,7 @@ class Rebuild:
     def __init__(self, storages: Storages, size: int, allow: Sequence[str]) -> None:
         self._storages = functools.cache(storages)
         self._left = 4 * size + _SLACK
+        self._numbers = size
         self._allow = allow
         self._built: dict[int, Any] = {}
 
@@ -109,6 +110,11 @@ class Rebuild:
             self._container(part, pair[1], depth)
         elif pair == ("functools", "partial") and part.call:
             self._built[id(part)] = self._partial(part, depth)
+        elif pair == converted.PLAN and part.call and len(part.args) == 1 and part.state is NOTHING:
+            self._built[id(part)] = converted.plan_of_text(part.args[0], self._numbers)
+        elif pair == converted.REINSTALLED and part.call and len(part.args) == 2 and isinstance(part.args[0], Name):
+            kind = allowed.class_of(part.args[0], self._allow)
+            self._module(part, kind, converted.module_of_text(kind, part.args[1], self._numbers), depth)
         else:
             self._instance(part, allowed.class_of(part.what, self._allow), depth)
 
@@ -188,7 +194,10 @@ class Rebuild:
                 why="torch.save writes modules that are created empty and then filled; this file does not",
                 fix=_FIX,
             )
-        found = object.__new__(kind)
+        self._module(part, kind, object.__new__(kind), depth)
+
+    def _module(self, part: Made, kind: type, found: Any, depth: int) -> None:
+        """Fill an empty instance: of `kind`, or of the class that a conversion made of it."""
         self._built[id(part)] = found
         if not isinstance(part.state, dict):
             raise refused(f"a {part.what} without attributes")
@@ -197,9 +206,10 @@ class Rebuild:
             _check_attribute(kind, key, value)
         if isinstance(found, nn.Module):
             _check_module(part.what, state)
-            kind.__setstate__(found, state)  # type: ignore[attr-defined] # reviewed: see allowed
+            found.__setstate__(state)  # type: ignore[no-untyped-call] # reviewed: see allowed
         else:
             found.__dict__.update(state)
+            converted.check_record(found)
 
     def _trusted(self, part: Made, kind: Any, depth: int) -> None:
         """An instance of a class that the user allowed by `--allow`: made as pickle makes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.errors import ExportError, first_line
-from actswap.io.atomic import refuse_overwrite, replacing
+from actswap.io.atomic import refuse_overwrite, write_bytes
 
 
 def save_pt2(
@@ -39,8 +40,9 @@ def save_pt2(
     """
     refuse_overwrite(path, overwrite=overwrite)
     program = _export(model, example_inputs, dict(example_kwargs or {}))
-    with replacing(path) as beside, beside.open("wb") as file:
-        torch.export.save(program, file)
+    content = io.BytesIO()  # torch's own writer ends the process when the disk is full
+    torch.export.save(program, content)
+    write_bytes(path, content.getvalue())
     return Path(path)
 
 

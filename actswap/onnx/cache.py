@@ -1,52 +1,68 @@
-"""Prepared models on disk: one file per key.
+"""Prepared models on disk: one file per key, written whole, trusted only if this user alone could have written it.
 
-A file is written beside and renamed; its digest is checked when it is read.
+An entry is `SHA-256(key, body)` followed by the body. The digest binds the body to its key: an entry that was copied to
+another key is not read. A file that belongs to another user, that others may write to, or that is a link is not read
+either, since a prepared model is run in place of the user's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import stat
 from pathlib import Path
+
+from actswap.errors import FileError, first_line
+from actswap.io.atomic import write_bytes
 
 _DIGEST_BYTES = 32
 
 
-def cache_folder() -> Path:
-    """`$ACTSWAP_CACHE`, else `actswap` in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """Return `$ACTSWAP_CACHE`, else `actswap` in the user's cache folder; None if the user has no home."""
     named = os.environ.get("ACTSWAP_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actswap"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actswap"
+    except RuntimeError:
+        return None
 
 
 def read(key: str, folder: Path) -> bytes | None:
-    """The entry, None where there is none or it is damaged."""
+    """Return the entry; None if there is none, if it is damaged, or if somebody else could have written it."""
     try:
-        data = (folder / f"{key}.prepared").read_bytes()
+        descriptor = os.open(folder / f"{key}.prepared", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        theirs = facts.st_uid != os.geteuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if theirs or not stat.S_ISREG(facts.st_mode):
+            return None
+        try:
+            data = file.read()
+        except OSError:
+            return None
     digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    return body if hashlib.sha256(body).digest() == digest else None
+    return body if _digest(key, body) == digest else None
 
 
 def write(key: str, body: bytes, folder: Path) -> str:
-    """Store the entry; any number of processes may do so at once.
+    """Store the entry, for this user alone; any number of processes may do so at once.
 
     Returns:
-        An empty string, or why the entry could not be stored, in words.
+        "", or in words why it could not be stored.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{key}-", dir=folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_bytes(folder / f"{key}.prepared", _digest(key, body) + body, mode=0o600)
+    except FileError as error:
+        return f"the cache folder cannot be written: {error.why}"
     except OSError as error:
-        return f"the cache folder cannot be written: {error}"
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(body).digest() + body)
-        os.replace(name, folder / f"{key}.prepared")
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        return f"the cache folder cannot be written: {error}"
+        return f"the cache folder cannot be written: {first_line(error)}"
     return ""
+
+
+def _digest(key: str, body: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + body).digest()

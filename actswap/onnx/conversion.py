@@ -19,9 +19,11 @@ from actswap.activations.base import OnnxFunction, Spec, StartContext
 from actswap.activations.bounded import split
 from actswap.errors import FileError, LoadError, StartError, UsageError, VerificationError
 from actswap.fit.histogram import Histogram, HistogramStream
+from actswap.io.atomic import replacing
 from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
+from actswap.onnx.model_file import external_files
 from actswap.onnx.parity import OutputParity, compare, worst
 from actswap.onnx.runtime import cpu_session
 from actswap.plan import tool_version
@@ -174,8 +176,12 @@ def _fitted(starts: Mapping[GraphSite, Start]) -> list[GraphSite]:
 
 def _load(source: Path) -> onnx.ModelProto:
     try:
+        plain = onnx.load(source, load_external_data=False)
+        external_files(plain, source.parent)
         model = onnx.load(source)
         onnx.checker.check_model(model)
+    except LoadError as error:
+        raise LoadError(error.what, where=str(source), why=error.why, fix=error.fix) from None
     except Exception as error:
         raise LoadError("this is not an ONNX file that can be read", where=str(source), why=str(error)) from error
     opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
@@ -386,12 +392,6 @@ def _nodes(graph: onnx.GraphProto, site: GraphSite, lowered: Lowered) -> list[No
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        onnx.save(model, beside)
+    with replacing(path) as beside:
+        beside.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(beside))
-        os.replace(beside, path)
-    except OSError as error:
-        raise FileError(f"cannot write {path}", why=str(error)) from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -10,8 +10,6 @@ import copy
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,10 +22,12 @@ from torch.utils import _pytree as pytree
 
 from actswap.activations.base import OnnxFunction
 from actswap.capture.evaluating import modes_kept
-from actswap.errors import ExportError, FileError, UsageError
+from actswap.errors import ExportError, UsageError
+from actswap.io.atomic import beside_of, discard, flush, flush_folder, refuse_overwrite, write_error
 from actswap.onnx.algebra.simplify import Simplified, simplified_graph
 from actswap.onnx.capture import Inputs, batch_size, capture, tensors, to_graph, with_batch
 from actswap.onnx.finalize import finalize, operators
+from actswap.onnx.model_file import external_files
 from actswap.onnx.parity import OutputParity
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
 from actswap.onnx.translate import lower_nodes
@@ -201,24 +201,22 @@ def _plan_entry(model: nn.Module) -> dict[str, str]:
 
 
 def _target(path: Path, overwrite: bool) -> Path:
-    if path.exists() and not overwrite:
-        raise FileError(f"{path} exists", fix="export_onnx(..., overwrite=True)")
-    if not path.parent.is_dir():
-        raise FileError(f"cannot write {path}", why=f"{path.parent} is not a folder")
+    refuse_overwrite(path, overwrite=overwrite)
     return path
 
 
 @contextlib.contextmanager
 def _workspace(target: Path) -> Iterator[Path]:
     """A folder beside the target, removed whatever happens."""
+    folder = beside_of(target)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        folder.mkdir()
     except OSError as error:
-        raise FileError(f"cannot write {target}", why=str(error)) from error
+        raise write_error(target, error) from error
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        discard(folder)
 
 
 def _half_inputs(inputs: Inputs) -> Inputs:
@@ -260,10 +258,11 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
     for old in file.parent.iterdir():
         old.unlink()
     large = sum(len(t.raw_data) for t in proto.graph.initializer) > _INLINE_BYTES
+    location = f"{file.name}.{_digest(proto)}.data" if large else None
     try:
-        onnx.save_model(proto, file, save_as_external_data=large, location=f"{file.name}.data" if large else None)
+        onnx.save_model(proto, file, save_as_external_data=large, location=location)
     except OSError as error:
-        raise FileError(f"cannot write {file.name}", why=str(error)) from error
+        raise write_error(file, error) from error
     try:
         onnx.checker.check_model(str(file), full_check=True)
     except Exception as error:
@@ -271,10 +270,34 @@ def _write(proto: onnx.ModelProto, file: Path) -> Path:
     return file
 
 
+def _digest(proto: onnx.ModelProto) -> str:
+    """Digest of the weights, for the name of their file: an old model keeps its own until the new one is in place."""
+    digest = hashlib.sha256()
+    for tensor in proto.graph.initializer:
+        digest.update(tensor.name.encode() + tensor.raw_data)
+    return digest.hexdigest()[:12]
+
+
 def _move(file: Path, target: Path) -> None:
-    """Put the data file and then the model in place: a reader sees the old or the new model, complete."""
+    """Put the weights and then the model in place: a reader sees the old or the new model, complete."""
+    data = [part for part in file.parent.iterdir() if part != file]
+    old = _weights_of(target) - {part.name for part in data}
     try:
-        for source in sorted(file.parent.iterdir(), key=lambda p: p == file):
-            os.replace(source, target.parent / source.name)
+        for part in (*data, file):
+            flush(part)
+            os.replace(part, target.parent / part.name)
+        flush_folder(target.parent)
     except OSError as error:
-        raise FileError(f"cannot write {target}", why=str(error)) from error
+        raise write_error(target, error) from error
+    for name in old:
+        discard(target.parent / name)
+
+
+def _weights_of(target: Path) -> set[str]:
+    """Names of the weight files of an older model at a place, of those that this tool named after it."""
+    try:
+        old = onnx.load(target, load_external_data=False)
+        found = {part.name for part in external_files(old, target.parent)}
+    except Exception:  # nothing there, or no model: then nothing is removed
+        return set()
+    return {name for name in found if name.startswith(f"{target.name}.") and name.endswith(".data")}

@@ -51,8 +51,7 @@ class ModelFile:
         """Return its files: the model's own, then those of its external data."""
         if self.path is None:
             return []
-        places = sorted({e.value for t in tensors_of(self.model) for e in t.external_data if e.key == "location"})
-        return [self.path, *(self.path.parent / place for place in places)]
+        return [self.path, *external_files(self.model, self.path.parent)]
 
     def size(self) -> int:
         """Return the bytes of all its parts."""
@@ -120,7 +119,11 @@ def _from_file(path: Path) -> ModelFile:
             fix="onnx.save(model, path, save_as_external_data=True) where it was made",
         )
     found = ModelFile(_parsed(path.read_bytes(), str(path)), path)
-    missing = next((part for part in found.parts() if not part.is_file()), None)
+    try:
+        parts = found.parts()
+    except LoadError as error:
+        raise LoadError(error.what, where=str(path), why=error.why, fix=error.fix) from None
+    missing = next((part for part in parts if not part.is_file()), None)
     if missing is not None:
         raise LoadError(
             "the file's weights are missing",
@@ -165,6 +168,8 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 if attribute.type == AttributeProto.TENSOR:
                     yield attribute.t
                 yield from attribute.tensors
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -175,3 +180,32 @@ def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         for attribute in node.attribute:
             for inner in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
                 yield from _initializers(inner)
+
+
+def external_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
+    """Return the files that the tensors of a model lie in, each once; they may be missing.
+
+    Args:
+        model: a model loaded without its external data.
+        folder: the folder of its file.
+
+    Raises:
+        LoadError: a file lies outside of the folder: by its path, or by a link.
+    """
+    places = {e.value for t in tensors_of(model) for e in t.external_data if e.key == "location"}
+    return [_inside(place, folder) for place in sorted(places)]
+
+
+def _inside(place: str, folder: Path) -> Path:
+    file = folder / place
+    try:
+        outside = not place or Path(place).is_absolute() or not file.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        outside = True
+    if outside:
+        raise LoadError(
+            f"the file names {place[:80]!r} as a place of its weights",
+            why="weights must lie in the folder of the ONNX file",
+            fix="do not trust this file; export the model again",
+        )
+    return file

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from onnx import NodeProto, helper, numpy_helper
 
 from actswap.errors import ExportError
+from actswap.io.atomic import write_bytes
 from actswap.onnx.algebra.caps import fuse_caps, sink_caps
 from actswap.onnx.algebra.means import take_means
 from actswap.onnx.algebra.scales import take_scales
@@ -260,10 +261,5 @@ def prepare_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
     """
     source, target = Path(source), Path(target)
     found = prepare(onnx.load(source, load_external_data=False), str(source.parent))
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(found.model.SerializeToString())
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_bytes(target, found.model.SerializeToString())
     return found

@@ -123,13 +123,13 @@ def _open_for_this_machine(given: ModelFile, made_for: str, options: Any, way: s
     return open_prepared(given.opened, options)
 
 
-def _prepared(given: ModelFile, options: Any, folder: Path, notes: list[str]) -> Any:
+def _prepared(given: ModelFile, options: Any, folder: Path | None, notes: list[str]) -> Any:
     """Return the prepared session, None with a note if the file cannot be prepared."""
     if given.size() > _LARGEST:
         notes.append("too large to prepare")
         return None
     key = hashlib.sha256(machine_key().encode() + given.digest()).hexdigest()[:40]
-    data = cache.read(key, folder)
+    data = cache.read(key, folder) if folder is not None else None
     try:
         if data is not None:
             return open_prepared(data, options)
@@ -145,6 +145,9 @@ def _prepared(given: ModelFile, options: Any, folder: Path, notes: list[str]) ->
     except Exception as error:
         notes.append(f"not prepared: {first_line(error)}")
         return None
+    if folder is None:
+        notes.append("prepared anew each time: there is no home folder; name one in ACTSWAP_CACHE")
+        return found
     trouble = cache.write(key, data, folder)
     if trouble:
         notes.append(trouble)

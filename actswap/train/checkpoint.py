@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from actswap.errors import FileError, UsageError
+from actswap.errors import FileError, LoadError, UsageError, first_line
+from actswap.io.atomic import flush
+from actswap.io.checkpoint import read_weights
 
 KEPT = 2
 
@@ -63,13 +66,22 @@ class Checkpoint:
         average = self.path / "average.safetensors"
         mine = self.path / f"process-{rank}.pt"
         source = mine if mine.exists() else self.path / "process-0.pt"
-        process = torch.load(source, map_location="cpu", weights_only=True)
+        try:
+            process = read_weights(source)
+            model = load_file(self.path / "model.safetensors")
+            kept = load_file(average) if average.exists() else None
+        except (OSError, SafetensorError, LoadError, RuntimeError) as error:
+            raise LoadError(
+                f"the checkpoint {self.path} cannot be read",
+                why=first_line(error),
+                fix=f"remove that folder: the run then goes on from the checkpoint before it: rm -r {self.path}",
+            ) from error
         if not mine.exists():
             process = {key: value for key, value in process.items() if not key.startswith("random")}
         return Position(
             self.state,
-            load_file(self.path / "model.safetensors"),
-            load_file(average) if average.exists() else None,
+            model,
+            kept,
             process,
         )
 
@@ -89,7 +101,18 @@ def newest(out: Path) -> Checkpoint | None:
     folders = [folder for folder in folders if (folder / "state.json").exists()]
     if not folders:
         return None
-    return Checkpoint(folders[-1], json.loads((folders[-1] / "state.json").read_text()))
+    try:
+        state = json.loads((folders[-1] / "state.json").read_text(encoding="utf-8"))
+        valid = isinstance(state, dict) and type(state.get("step")) is int and isinstance(state.get("config"), dict)
+    except (OSError, ValueError, RecursionError):
+        valid = False
+    if not valid:
+        raise LoadError(
+            f"the checkpoint {folders[-1]} cannot be read",
+            why="its state.json is damaged",
+            fix=f"remove that folder: the run then goes on from the checkpoint before it: rm -r {folders[-1]}",
+        )
+    return Checkpoint(folders[-1], state)
 
 
 def write(out: Path, position: Position, rank: int, barrier: Callable[[], None]) -> Path:
@@ -119,7 +142,7 @@ def write(out: Path, position: Position, rank: int, barrier: Callable[[], None])
             (beside / "state.json").write_text(json.dumps(position.state, indent=1))
         barrier()
         if rank == 0:
-            _flush(beside)
+            flush(beside)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(beside, final)
             for old in sorted(root.glob("step-[0-9]*"))[:-KEPT]:
@@ -127,16 +150,6 @@ def write(out: Path, position: Position, rank: int, barrier: Callable[[], None])
     except OSError as error:
         raise FileError("cannot write a checkpoint", where=str(final), why=str(error)) from error
     return final
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it."""
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_text(text)
-        os.replace(beside, path)
-    except OSError as error:
-        raise FileError("cannot write", where=str(path), why=str(error)) from error
 
 
 def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int) -> None:
@@ -151,8 +164,8 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int
     differing = [
         f"{key} was {old.get(key)!r}, is {now[key]!r}" for key in now if key not in free and old.get(key) != now[key]
     ]
-    if checkpoint.state["images"] != count:
-        differing.append(f"the training set had {checkpoint.state['images']} items, has {count}")
+    if checkpoint.state.get("images") != count:
+        differing.append(f"the training set had {checkpoint.state.get('images')} items, has {count}")
     if differing:
         raise UsageError(
             "cannot resume with other settings",
@@ -160,12 +173,3 @@ def check_same_run(checkpoint: Checkpoint, config: Mapping[str, Any], count: int
             why="; ".join(differing),
             fix="the settings of the first run, or another `out`",
         )
-
-
-def _flush(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actswap.train.checkpoint import write_text
+from actswap.io.atomic import write_text
 from actswap.train.report import read_metrics
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from actswap.errors import UsageError
+from actswap.io.atomic import replacing
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ def write_results(out: Path, state: Mapping[str, Tensor], metrics: Iterable[Mapp
     """
     from safetensors.torch import save_file
 
-    beside = out / ".model.writing"
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, beside)
-    os.replace(beside, out / "model.safetensors")
+    with replacing(out / "model.safetensors") as beside:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, beside)
     files = ["metrics.jsonl", "model.safetensors"]
     try:
         draw_curve(metrics, out / "curve.png")

@@ -13,6 +13,8 @@ from factories import plain
 from safetensors.torch import save_file
 from torch import nn
 
+from actswap.conversion.passes.revert import revert
+from actswap.conversion.pipeline import convert
 from actswap.errors import LoadError
 from actswap.io.loading import build_model, load_model
 
@@ -176,3 +178,14 @@ def test_an_old_pickle_of_weights_loads_and_of_anything_else_does_not(tmp_path, 
 def test_specs_that_cannot_be_built(spec):
     with pytest.raises(LoadError, match="--model"):
         build_model(spec)
+
+
+@pytest.mark.parametrize("target", ["acon_c", "meta_acon", "pau"])
+def test_a_converted_model_saved_by_torch_needs_no_permission(target, tmp_path):
+    """Its class, its methods and its plan come back: it computes the same bits and reverts to the original."""
+    torch.manual_seed(0)
+    model, x = build_model("torchvision:mobilenet_v3_small").eval(), torch.randn(1, 3, 32, 32)
+    converted = convert(model, target, x).model
+    torch.save(converted, tmp_path / "m.pt")
+    loaded = load_model(tmp_path / "m.pt").module
+    assert same(loaded, converted, x) and same(revert(loaded), model, x)

@@ -11,6 +11,7 @@ Cases of what is put there:
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -36,7 +37,9 @@ def build(choice: Choice, standing: nn.Module | None = None) -> nn.Module:
     """
     spec = activations.get(choice.target)
     site, start = choice.site, choice.start
-    target = spec.build(site.channels, site.channel_dim, **choice.options)
+    with torch.random.fork_rng(devices=[]):  # the same numbers on every run, and the caller's own stay untouched
+        torch.manual_seed(_seed(choice))
+        target = spec.build(site.channels, site.channel_dim, **choice.options)
     _, shift, cap = split(site.source)
     placed = Bounded(target, shift, cap) if math.isfinite(cap) or shift else target
     load_start(placed, start.params)
@@ -45,6 +48,11 @@ def build(choice: Choice, standing: nn.Module | None = None) -> nn.Module:
             return Morph(SourceModule(site.source, site.channel_dim), placed)
         return Morph(standing.source if isinstance(standing, Morph) else standing, placed)
     return placed
+
+
+def _seed(choice: Choice) -> int:
+    """Return a seed that differs from site to site and does not depend on their order."""
+    return int.from_bytes(hashlib.sha256(f"{choice.seed}:{choice.path}".encode()).digest()[:6], "little")
 
 
 def load_start(placed: nn.Module, params: Mapping[str, Number]) -> None:
