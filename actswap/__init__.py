@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from actswap import onnx as onnx
     from actswap import ops as ops
     from actswap.activations import list_activations as list_activations
-    from actswap.checks.parity import verify as verify
+    from actswap.checks.verify import verify as verify
     from actswap.conversion.apply import apply_plan as apply_plan
     from actswap.conversion.passes.revert import revert as revert
     from actswap.conversion.pipeline import convert as convert
@@ -37,7 +37,7 @@ _HOME = {
     "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",
     "scan": "actswap.conversion.survey",
-    "verify": "actswap.checks.parity",
+    "verify": "actswap.checks.verify",
 }
 _MODULES = {
     "cost": "actswap.checks.cost",

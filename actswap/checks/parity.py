@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from actswap.capture.evaluating import evaluating
 from actswap.capture.observe import tensors_of
+from actswap.checks.check import Proof
 from actswap.checks.signal import Signal, as_real, few, more_runs, signals_of
 from actswap.errors import UsageError, first_line
 from actswap.inputs import as_inputs
@@ -34,6 +35,7 @@ class Parity:
         spread: standard deviation of the output that is worst.
         rounding: what a few roundings of the outputs amount to in `rel`; below that no two runs can be told apart.
         note: what else is to be said: that an output is constant, or one number.
+        proof: the checks beside the outputs, if they were made.
     """
 
     max_abs: float
@@ -45,6 +47,7 @@ class Parity:
     spread: float = 0.0
     rounding: float = 0.0
     note: str = ""
+    proof: Proof | None = None
 
     def within(self, tolerance: float) -> bool:
         """Return whether the outputs agree to a tolerance, or to their own rounding."""
@@ -52,7 +55,9 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
-        return asdict(self)
+        data = asdict(replace(self, proof=None))
+        del data["proof"]
+        return data if self.proof is None else {**data, "proof": self.proof.to_dict()}
 
 
 def run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:

@@ -214,8 +214,20 @@ def report_tables(report: dict[str, Any]) -> list[Any]:
     for reason, names in reasons.items():
         few = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         shown.append(f"left ({reason}): {few}")
+    if report.get("proof"):  # bundles of earlier versions have none
+        shown.append(proof_table(report["proof"]))
     shown.append(verdict(report))
     return shown
+
+
+def proof_table(proof: dict[str, Any]) -> Any:
+    """Return the checks of a proof as a table."""
+    rows = table("", "check", "result", "error", "limit", "what was found", right=("error", "limit"))
+    words = {True: "passed", False: "FAILED", None: "not proved"}
+    for check in proof["checks"]:
+        figures = (number(check[key]) for key in ("error", "limit"))
+        rows.add_row(check["name"], words[check["passed"]], *figures, check["said"])
+    return rows
 
 
 def verdict(report: dict[str, Any]) -> str:

@@ -65,6 +65,7 @@ def command(
         original=revert(model),
         title=title or type(model).__name__,
         parity=(note.get("report") or note).get("parity"),
+        proof=(note.get("report") or note).get("proof"),
         accuracy=shown,
         notes=[said],
     )

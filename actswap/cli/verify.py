@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from actswap.cli.convert import number
+from actswap.cli.convert import number, proof_table
 from actswap.cli.verb import (
     INPUT_OPTION,
     MODEL_OPTIONS,
@@ -27,6 +27,13 @@ from actswap.cli.verb import (
     MODEL_OPTIONS,
     INPUT_OPTION,
     TOLERANCE_OPTION,
+    click.option(
+        "--checks",
+        type=click.Choice(["all", "outputs"]),
+        default="all",
+        show_default=True,
+        help="Gradients and moved weights too, or outputs alone.",
+    ),
 )
 def command(
     first: str,
@@ -37,17 +44,19 @@ def command(
     base: str | None,
     specs: tuple[str, ...],
     tolerance: float,
+    checks: str,
 ) -> Answer:
     """Compare model A with B on the same inputs.
 
     B is a model file, a bundle made from A, or an ONNX file. Exits with 1 if the error, relative to how much the
-    outputs vary, is above the tolerance.
+    outputs vary, is above the tolerance, or another check fails. An ONNX file has outputs only.
     """
     loaded = load(first, spec, allow, trust_pickle, base)
     inputs = inputs_for(loaded, specs)
-    from actswap.checks.parity import compare, verify
+    from actswap.checks.parity import compare
     from actswap.checks.parity import run as run_model
     from actswap.checks.signal import more_runs, signals_of
+    from actswap.checks.verify import verify
     from actswap.io.bundle import is_bundle
 
     if Path(second).suffix == ".onnx":
@@ -58,8 +67,8 @@ def command(
     else:
         of_first = base or (first if is_bundle(second) and not is_bundle(first) else None)
         other = load(second, spec, allow, trust_pickle, of_first)
-        parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance)
-    passed = parity.within(tolerance)
+        parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance, checks)
+    passed = parity.within(tolerance) and (parity.proof is None or parity.proof.ok)
     data = {"first": first, "second": second, "input": inputs.said, "tolerance": tolerance, "passed": passed}
     text = f"{'same' if passed else 'DIFFERENT'}: largest difference {number(parity.max_abs)}, "
     text += f"{number(parity.rel)} of what the outputs vary by (tolerance {number(tolerance)}), "
@@ -70,7 +79,8 @@ def command(
         text += f", top-1 agreement {parity.top1_agreement:.0%}"
     if parity.first_divergent_site:
         text += f"\nfirst site that differs: {parity.first_divergent_site}"
-    return Answer({**data, "parity": parity.to_dict()}, [text], 0 if passed else 1)
+    shown = [text] if parity.proof is None else [text, proof_table(parity.proof.to_dict())]
+    return Answer({**data, "parity": parity.to_dict()}, shown, 0 if passed else 1)
 
 
 def onnx_runner(path: str, threads: int = 0) -> Callable[[tuple[Any, ...], dict[str, Any]], list[Any]]:

@@ -175,7 +175,7 @@ def _write(
         file = out / "model.onnx"
         export_onnx(model, prepared.example, file, dynamic_batch=recipe.export.dynamic_batch, overwrite=resume)
         files["onnx"] = str(file)
-    parity = conversion.report.parity
+    parity, proof = conversion.report.parity, conversion.report.proof
     facts = gather(
         model,
         conversion.plan,
@@ -183,6 +183,7 @@ def _write(
         original=prepared.model.cpu().eval(),
         title=recipe.title,
         parity=parity.to_dict() if parity is not None else None,
+        proof=proof.to_dict() if proof is not None else None,
         accuracy=accuracy,
         metrics=tuning.metrics if tuning is not None else (),
         notes=[text for text in (recipe.paper, recipe.notes) if text],

@@ -64,6 +64,7 @@ class Facts:
         left: (site, reason) of the others.
         parity: agreement with the original network at conversion, as `Parity.to_dict` gives it; empty if not
             known.
+        proof: the checks at conversion, as `Proof.to_dict` gives them; empty if not known.
         cost: `before` and `after`, for one run on the example inputs.
         latency: milliseconds of processor time of one run, medians of interleaved runs in one thread.
         accuracy: scores in percent by name, e.g. `original`, `at conversion`, `after fine-tuning`.
@@ -77,6 +78,7 @@ class Facts:
     sites: tuple[SiteFacts, ...]
     left: tuple[tuple[Site, str], ...]
     parity: Mapping[str, Any] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, Cost] = field(default_factory=dict)
     latency: Mapping[str, float] = field(default_factory=dict)
     accuracy: Mapping[str, float] = field(default_factory=dict)
@@ -94,6 +96,7 @@ def gather(
     original: nn.Module | None = None,
     title: str = "",
     parity: Mapping[str, Any] | None = None,
+    proof: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, float] | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     notes: Sequence[str] = (),
@@ -109,6 +112,7 @@ def gather(
         original: the network it was made from, for cost and latency before.
         title: heading; empty for the class name.
         parity: agreement at conversion.
+        proof: the checks at conversion.
         accuracy: scores in percent by name.
         metrics: lines of metrics.jsonl.
         notes: sentences for the reader.
@@ -126,6 +130,7 @@ def gather(
         ),
         left=plan.left,
         parity=parity or {},
+        proof=proof or {},
         cost={name: measure(network, args, named) for name, network in networks.items() if network is not None},
         latency=_latency({k: n for k, n in networks.items() if n is not None}, args, named, repeats),
         accuracy=accuracy or {},

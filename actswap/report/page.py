@@ -44,6 +44,7 @@ def render(facts: Facts) -> str:
         _accuracy(facts),
         _cost(facts),
         _section("Sites", _sites(facts)),
+        _proof(facts),
         _units(facts),
         _left(facts),
         _pictures(facts),
@@ -82,6 +83,7 @@ def summary(facts: Facts) -> dict[str, Any]:
         "replaced": [site.choice.site.name for site in facts.sites],
         "left": [{"site": site.name, "reason": reason} for site, reason in facts.left],
         "parity": dict(facts.parity),
+        "proof": dict(facts.proof),
         "cost": {name: cost.to_dict() for name, cost in facts.cost.items()},
         "latency_ms": dict(facts.latency),
         "accuracy": dict(facts.accuracy),
@@ -92,7 +94,7 @@ def summary(facts: Facts) -> dict[str, Any]:
 def _cards(facts: Facts) -> str:
     cards = [(f"{len(facts.sites)}", f"of {len(facts.sites) + len(facts.left)} sites became {facts.target}")]
     if "rel" in facts.parity:
-        cards.append((_number(facts.parity["rel"]), "relative output error at conversion"))
+        cards.append((_number(facts.parity["rel"]), "output error at conversion, of what the outputs vary by"))
     agreement = facts.parity.get("top1_agreement")
     if agreement is not None:
         cards.append((f"{100 * agreement:.1f} %", "same largest class at conversion"))
@@ -100,6 +102,13 @@ def _cards(facts: Facts) -> str:
         cards.append((f"{facts.latency['after'] / facts.latency['before']:.2f} x", "processor time of one run"))
     blocks = (f'<div class="card"><b>{_e(big)}</b><span>{_e(small)}</span></div>' for big, small in cards)
     return f'<div class="cards">{"".join(blocks)}</div>'
+
+
+def _proof(facts: Facts) -> str:
+    """The checks that were made at conversion, beside the outputs."""
+    words = {True: "passed", False: "failed", None: "not proved"}
+    rows = [[check["name"], words[check["passed"]], check["said"]] for check in facts.proof.get("checks", ())]
+    return _section("Proof", _table(["check", "result", "what was found"], rows)) if rows else ""
 
 
 def _accuracy(facts: Facts) -> str:
