@@ -81,7 +81,7 @@ def _moved(t: Tensor, name: str, amount: float) -> Tensor:
     finite = torch.where(t.isfinite(), t, torch.zeros_like(t))
     size = finite.float().square().mean().sqrt().to(t.dtype)
     made = t + amount * (finite.abs() + torch.where(size > 0, size, torch.full_like(size, amount))) * noise
-    return made.abs() if bool((finite >= 0).all()) else made
+    return made.abs() if bool((t >= 0).all()) else made
 
 
 def _moved_number(value: float, amount: float) -> float:

@@ -165,17 +165,25 @@ def own_noise(model: nn.Module, seen: Seen, subject: Subject) -> Mapping[str, fl
 
     A network that amplifies rounding, or is not deterministic, differs from itself by that much.
     """
-    eps = max((s.eps for s in subject.signals), default=0.0) or torch.finfo(torch.float32).eps
     noise: dict[str, float] = {}
-    with moved(model, subject.names, amount=eps):
+    with moved(model, subject.names, amount=_eps(subject)):
         if not isinstance(seen.perturbed, str):
             again = _perturbed(model, subject)
             noise[PERTURBED] = 1.0 if isinstance(again, str) else compare(seen.perturbed, again, subject.signals).rel
-        if not isinstance(seen.trained, str):
-            other = one_pass(model, subject.args, subject.kwargs, seen.trained.way)
-            if isinstance(other, Pass):
-                noise[GRADIENTS] = max(gradient_error(seen.trained, other)[0], output_error(seen.trained, other))
+    if not isinstance(seen.trained, str):
+        noise[GRADIENTS] = gradient_noise(model, seen.trained, subject)
     return noise
+
+
+def gradient_noise(model: nn.Module, own: Pass, subject: Subject) -> float:
+    """Return by how much a pass of a network differs from itself when every weight is moved by one rounding."""
+    with moved(model, subject.names, amount=_eps(subject)):
+        other = one_pass(model, subject.args, subject.kwargs, own.way)
+    return max(gradient_error(own, other)[0], output_error(own, other)) if isinstance(other, Pass) else 0.0
+
+
+def _eps(subject: Subject) -> float:
+    return max((s.eps for s in subject.signals), default=0.0) or torch.finfo(torch.float32).eps
 
 
 def forgive(checks: Sequence[Check], noise: Mapping[str, float]) -> tuple[Check, ...]:

@@ -16,7 +16,12 @@ from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.conversion.passes.isolate import check_island
-from actswap.conversion.training_only import observe_training, only_in_training, sites_of
+from actswap.conversion.training_only import (
+    observe_training,
+    only_in_training,
+    shared_in_training,
+    sites_of,
+)
 from actswap.errors import CaptureError
 from actswap.inputs import as_inputs
 from actswap.plan import Island
@@ -84,6 +89,9 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
 
 
 def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: Tape | None) -> Survey:
+    training = training or observe_training(model, args, kwargs)
+    trained = None if training is None else tuple(sites_of(model, training))
+    shared = shared_in_training(model, trained or ())
     tape = observe(model, args, kwargs, spots=True)
     sites: list[tuple[int, Site]] = []
     islands: dict[str, Island] = {}
@@ -91,7 +99,11 @@ def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     unreached: dict[tuple[str, int], str] = {}
     located = {found.owner: found for found in locate(model, tape)}
     for owner, found in located.items():
-        here = [(at, s) for at, s in zip(found.when, found.sites, strict=True) if s is not None]
+        here = [
+            (at, replace(s, how="island") if s.how == "swap" and (s.owner, s.child) in shared else s)
+            for at, s in zip(found.when, found.sites, strict=True)
+            if s is not None
+        ]
         needed = [s.ordinal for _, s in here if s.how == "island"]
         if needed:
             way = reach(model, found, tape, needed)
@@ -107,8 +119,6 @@ def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
         else s
         for s in ordered
     ]
-    training = training or observe_training(model, args, kwargs)
-    trained = None if training is None else tuple(sites_of(model, training))
     settled += only_in_training(trained or (), settled)
     return Survey(tuple(settled), islands, traces, tape, located, trained)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from actswap.capture.observe import observe
 from actswap.capture.tape import Tape
+from actswap.conversion.passes.surgery import module_at
 from actswap.errors import CaptureError
 from actswap.inputs import doubled
 from actswap.recognize.locate import locate
@@ -89,13 +90,28 @@ def _call(site: Site) -> tuple[str, str, str]:
 
 def _reached(site: Site, children: Collection[tuple[str, str]]) -> Site:
     if (site.owner, site.child) in children:
-        through = f"{ONLY_IN_TRAINING}, through a module that also runs in eval mode and goes the same way"
+        through = f"{ONLY_IN_TRAINING}, through a module that also runs in eval mode"
         return replace(site, how="left", reason=through)
     if site.how == "left":
         return replace(site, reason=f"{ONLY_IN_TRAINING}; {site.reason}")
     if site.how == "island":
         return replace(site, how="left", reason=f"{ONLY_IN_TRAINING}: not the call of a module of its own")
     return replace(site, reason=site.reason or ONLY_IN_TRAINING)
+
+
+def shared_in_training(model: nn.Module, trained: Iterable[Site]) -> set[tuple[str, str]]:
+    """Return (owner, child) of the modules that more than one call reaches in train mode: they cannot be exchanged.
+
+    Args:
+        model: the model.
+        trained: the sites of its run in train mode.
+    """
+    calls: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for site in trained:
+        module = module_at(model, f"{site.owner}.{site.child}" if site.owner else site.child) if site.child else None
+        if module is not None:
+            calls[id(module)].append((site.owner, site.child))
+    return {place for places in calls.values() if len(places) > 1 for place in places}
 
 
 def runs_in_eval(site: Site) -> bool:
