@@ -7,6 +7,7 @@ numbers a traced forward reads from its module (`self.scale`) is moved too.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +29,8 @@ def moved(
 ) -> Iterator[None]:
     """Move the weights of a model inside the block, by the same amounts in every model that has the same names.
 
-    Every floating parameter and buffer w becomes w + amount (|w| + s) n, with s its root mean square (`amount` itself
-    if that is 0) and n normal numbers that depend on its name. A tensor without negative numbers stays so.
+    Every floating parameter and buffer w becomes w (1 + amount n) + amount s m, with s its root mean square (`amount`
+    itself if that is 0) and n, m normal numbers that depend on its name. A tensor without negative numbers stays so.
 
     Args:
         model: its tensors are changed in place, and put back exactly.
@@ -46,7 +47,7 @@ def moved(
                 if name not in names or not t.is_floating_point() or t.layout is not torch.strided or t.numel() == 0:
                     continue
                 kept.append((t, t.detach().clone()))
-                t.copy_(_moved(t.detach(), name, amount))
+                _move(t.detach(), name, amount)
         for owner in owners:
             module = model.get_submodule(owner)
             for name, value in list(vars(module).items()):
@@ -74,14 +75,23 @@ def perturbed_run(
         return run(model, args, kwargs)
 
 
-def _moved(t: Tensor, name: str, amount: float) -> Tensor:
+def _move(t: Tensor, name: str, amount: float) -> None:
+    """Move one tensor in place, with as few passes over it as can be: they are what this costs."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    pattern = torch.randn(min(t.numel(), _PERIOD), generator=generator).clamp_(-3, 3)
-    noise = pattern.repeat(-(-t.numel() // len(pattern)))[: t.numel()].view(t.shape).to(t)
-    finite = torch.where(t.isfinite(), t, torch.zeros_like(t))
-    size = finite.float().square().mean().sqrt().to(t.dtype)
-    made = t + amount * (finite.abs() + torch.where(size > 0, size, torch.full_like(size, amount))) * noise
-    return made.abs() if bool((t >= 0).all()) else made
+    positive = bool(t.amin() >= 0)
+    size = float(torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))) / t.numel() ** 0.5
+    if not math.isfinite(size):
+        size = float(t[t.isfinite()].float().square().mean().sqrt()) if bool(t.isfinite().any()) else 0.0
+    flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
+    period = min(t.numel(), _PERIOD)
+    n, m = (torch.randn(period, generator=generator).clamp_(-3, 3).mul_(amount).to(t) for _ in range(2))
+    whole = t.numel() // period * period
+    for part in (flat[:whole].view(-1, period), flat[whole:]):
+        part.mul_(1 + n[: part.shape[-1]]).add_(m[: part.shape[-1]], alpha=size or amount)
+    if positive:
+        flat.abs_()
+    if not t.is_contiguous():
+        t.copy_(flat.view(t.shape))
 
 
 def _moved_number(value: float, amount: float) -> float:
