@@ -253,10 +253,10 @@ class _Calls:
             _forget(self.heads)
             self.heads[kind] = _head(plan, args, [(t.shape, t.stride()) for t in others], grad is not None)
         if (head := self.heads[kind]) is None:
-            # The slow way round: everything dense in one order, y copied to where it belongs.
-            dense = None if y is None else torch.empty(y.shape, dtype=y.dtype)
-            copies = [x.detach().contiguous(), *args[1:]]
-            tangent = None if grad is None else grad.contiguous()
+            # Run on copies that are dense in one order; y is copied to where it belongs.
+            dense = None if y is None else _dense(y, plan)
+            copies = [_dense(x.detach(), plan), *args[1:]]
+            tangent = None if grad is None else _dense(grad, plan)
             self.run(plan, key, copies, dense, tangent, mean, grads)
             if y is not None and dense is not None:
                 y.copy_(dense)
@@ -272,6 +272,16 @@ class _Calls:
         if code:
             why = "out of memory" if code == 2 else _library.actswap_check(packed).decode()
             raise RuntimeError(f"actswap kernel refused the call: {why}")
+
+
+def _dense(t: Tensor, plan: Plan) -> Tensor:
+    """Return a copy whose samples, channels and positions each are one axis in memory, if t is not so already.
+
+    Axes before the channels belong to the positions if samples stay apart, so the channels come before them then.
+    """
+    if not plan.gated:
+        return t.contiguous()
+    return t.movedim(plan.dim, 1).contiguous().movedim(1, plan.dim)
 
 
 def _mean_shape(x: Tensor, plan: Plan) -> tuple[int]:
