@@ -10,14 +10,10 @@ from pathlib import Path
 
 from actswap.errors import UsageError
 from actswap.ops.how_to_build import SOURCE, advice
-
-# Library and the folder of the package it belongs to: the torch side's with its extension, and ONNX Runtime's.
-_PLACES = {"libactswap_kernels": "ops", "_direct": "ops", "libactswap_ort": "onnx"}
+from actswap.ops.libraries import FOLDERS, PACKAGE, stem_of
 
 
-def build(
-    source: Path = SOURCE, package: Path = Path(__file__).parents[1], options: tuple[str, ...] = ()
-) -> list[Path]:
+def build(source: Path = SOURCE, package: Path = PACKAGE, options: tuple[str, ...] = ()) -> list[Path]:
     """Configure and build with CMake, and put the libraries into the package.
 
     Args:
@@ -43,15 +39,11 @@ def build(
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise UsageError("the kernels are not built", why=(done.stdout + done.stderr)[-2000:])
-        made = (p for p in sorted(Path(folder).rglob("*")) if p.suffix in (".so", ".dylib"))
-        found = [p for p in made if _name(p) in _PLACES]
+        made = [(p, stem_of(p.name)) for p in sorted(Path(folder).rglob("*")) if p.is_file()]
+        found = [(p, package / FOLDERS[stem] / p.name) for p, stem in made if stem is not None]
         if not found:
             raise UsageError("the kernels are not built", why="no C++ compiler", fix="apt-get install g++")
-        return [_replace(p, package / _PLACES[_name(p)] / p.name) for p in found]
-
-
-def _name(library: Path) -> str:
-    return library.name.split(".")[0]
+        return [_replace(p, target) for p, target in found]
 
 
 def _replace(built: Path, target: Path) -> Path:

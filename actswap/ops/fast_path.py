@@ -1,7 +1,7 @@
-"""The short way into the CPU core: an extension of Python that makes a plain call in one step.
+"""The fast path into the CPU core: an extension of Python that makes a plain call in one step.
 
-It is built with the kernels (native/torch). Where it is missing, or torch has no DLPack table, calls go through
-ctypes: the same results, some microseconds later.
+It is built with the kernels (native/torch). If it is missing, or torch has no DLPack table, calls go through ctypes:
+the same results, some microseconds later.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
-    from actswap.ops._direct import Direct
+    from actswap.ops._fast_path import FastPath
 
-# A call is plain where none of these is on: they must see the operator, not what it does to memory.
+# A call is plain if none of these is on: they must see the operator, not what it does to memory.
 _GUARDS = (
     torch._C._len_torch_function_stack,
     torch._C._len_torch_dispatch_stack,
@@ -24,17 +24,17 @@ _GUARDS = (
 )
 
 
-def connect(run: int, small: int) -> type[Direct] | None:
-    """Return the type of direct calls, None where they cannot be made.
+def connect(run: int, small: int) -> type[FastPath] | None:
+    """Return the class of fast paths, None if it is unavailable.
 
     Args:
         run: address of the core's `actswap_host_run`.
-        small: elements up to which one thread does it.
+        small: elements up to which one thread is enough.
     """
     try:
-        from actswap.ops import _direct
+        from actswap.ops import _fast_path
 
-        _direct.setup(
+        _fast_path.setup(
             run,
             small,
             torch.Tensor.__dlpack_c_exchange_api__,
@@ -49,4 +49,4 @@ def connect(run: int, small: int) -> type[Direct] | None:
         )
     except (ImportError, AttributeError):
         return None
-    return _direct.Direct
+    return _fast_path.FastPath

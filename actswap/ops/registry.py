@@ -122,6 +122,9 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     def compute_backward(grad: Tensor, *rest: Any) -> list[Tensor]:
         args, aux, needs = rest[:-2], rest[-2], rest[-1]
+        if grad.shape != args[0].shape or len(needs) != tensors:
+            why = f"the gradient is {tuple(grad.shape)} for x {tuple(args[0].shape)}, needs are {len(needs)}"
+            raise UsageError(f"actswap::{name}_backward", why=why, fix=f"a gradient like x, and {tensors} needs")
         found = dispatch.backward(name, grad, args, aux, needs)
         if found is None:
             found = operator.reference_gradients(grad, args, needs, create_graph=False)

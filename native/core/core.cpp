@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "layout.h"
 
 extern "C" {
@@ -293,75 +294,13 @@ static void run(const actswap_call &c, const Layout &l, float *work, Phase phase
     }
 }
 
-// NULL where the convolution can be made.
-static const char *check_convolution(const actswap_call &c, const actswap_convolution &conv) {
-    const int64_t block = c.channels, out_height = conv.out_width > 0 ? c.inner / conv.out_width : 0;
-    if (c.flags & (ACTSWAP_BACKWARD | ACTSWAP_ATTENTION) || c.dtype != ACTSWAP_F32 || c.x != c.y)
-        return "a convolution goes with forward of float32, in place, without attention";
-    if ((block != 8 && block != 16) || block < build().width || c.x_stride[2] != 1 || c.x_stride[3] != block)
-        return "a convolution takes blocks of 8 or 16 channels, and no fewer than a vector has";
-    for (int i = 0; i < 4; ++i)
-        if (c.x_stride[i] != c.y_stride[i]) return "a convolution makes x in place: its strides are y's";
-    if (!conv.x || !conv.weight || !conv.bias) return "a part of the convolution is missing";
-    if (conv.height < 1 || conv.width < 1 || out_height * conv.out_width != c.inner)
-        return "the positions do not suit the pictures of the convolution";
-    const bool same = conv.kernel[0] == conv.kernel[1] && conv.stride[0] == conv.stride[1];
-    const bool three = same && conv.kernel[0] == 3 && (conv.stride[0] == 1 || conv.stride[0] == 2);
-    if (conv.inputs < 0 || conv.inputs % block) return "a convolution takes whole blocks";
-    const bool one = same && conv.kernel[0] == 1 && conv.stride[0] == 1 && c.inner == conv.height * conv.width;
-    if (conv.inputs && !three && !one)
-        return "a convolution that is not depthwise is 1 x 1, or 3 x 3 with a stride of 1 or 2";
-    for (int i = 0; i < 2; ++i) {
-        const int64_t size = i ? conv.width : conv.height, out = i ? conv.out_width : out_height;
-        const int64_t beside = !conv.inputs ? 3 * conv.stride[i] : three;  // how far a row may see
-        if (conv.kernel[i] < 1 || conv.stride[i] < 1 || conv.pad[i] < 0 || conv.pad[i] > beside ||
-            (out - 1) * conv.stride[i] + conv.kernel[i] - conv.pad[i] > size + beside)
-            return "the kernel does not suit the pictures of the convolution, or sees too far beside them";
-    }
-    return nullptr;
-}
-
-static const char *check(const actswap_call &c) {
-    if (c.abi != ACTSWAP_ABI) return "the call was built for another version of the kernel library";
-    if (c.op < ACTSWAP_ACON || c.op > ACTSWAP_OPAU) return "unknown operator";
-    if (c.dtype < ACTSWAP_F32 || c.dtype > ACTSWAP_F16) return "unknown dtype";
-    if (c.batch < 1 || c.groups < 1 || c.channels < 1 || c.inner < 1) return "every extent must be positive";
-    if (c.convolution)
-        if (const char *wrong = check_convolution(c, *c.convolution)) return wrong;
-    int contiguous = c.x_stride[3] == 1 ? 3 : 2;
-    bool agree = c.x_stride[contiguous] == 1 && c.y_stride[contiguous] == 1;
-    if (c.flags & ACTSWAP_BACKWARD) agree = agree && c.g_stride[contiguous] == 1;
-    if (!agree) return "the inner axis of all tensors, or the channel axis of all, must have stride 1";
-    if (c.op == ACTSWAP_PAU || c.op == ACTSWAP_OPAU) {
-        int q = c.degree_q + (c.op == ACTSWAP_PAU && c.form == ACTSWAP_FORM_C);
-        if (c.degree_p < 0 || c.degree_p > 15 || q < 0 || q > 15) return "a degree is outside 0..15";
-        if (c.form < ACTSWAP_UNSAFE || c.form > ACTSWAP_FORM_C) return "unknown form";
-        if (c.op == ACTSWAP_OPAU && c.form > ACTSWAP_FORM_A) return "OPAU has the forms unsafe and A";
-        if (c.basis < 0 || c.basis > ACTSWAP_HERMITE_PHYS) return "unknown basis";
-        if (!c.param[0] || (q && !c.param[1]) || !c.param[2]) return "a parameter is missing";
-    }
-    if (!c.x || (!c.y && c.op != ACTSWAP_DY_RELU && c.op != ACTSWAP_META_ACON)) return "x or y is missing";
-    if (c.op == ACTSWAP_DY_RELU && (c.pieces < 1 || c.pieces > 4)) return "pieces must be 1..4";
-    if (c.op == ACTSWAP_DY_RELU || c.op == ACTSWAP_META_ACON) {
-        int first = c.op == ACTSWAP_META_ACON ? 3 : 0;
-        if (c.hidden < 1) return "hidden must be positive";
-        if (!c.param[first] || !c.param[first + 2]) return "a weight is missing";
-        if (c.pooled < 0 || (c.pooled && (!c.mean || c.flags & (ACTSWAP_BACKWARD | ACTSWAP_ATTENTION))))
-            return "means are given to forward without attention alone";
-        if (c.op == ACTSWAP_DY_RELU && (!c.param[4] || !c.param[5])) return "init or lambdas is missing";
-        if (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && (!c.param[6] || !c.param[8]))
-            return "the attention's weights, or its temperature and gain, are missing";
-    }
-    return "";
-}
-
 }  // namespace actswap
 
 using namespace actswap;
 
 extern "C" {
 
-ACTSWAP_API const char *actswap_check(const actswap_call *c) { return check(*c); }
+ACTSWAP_API const char *actswap_check(const actswap_call *c) { return check(*c, build().width); }
 
 ACTSWAP_API size_t actswap_workspace(const actswap_call *c) { return (size_t)layout_of(*c).size * sizeof(float) + 64; }
 

@@ -32,7 +32,7 @@
 extern "C" {
 #endif
 
-#define ACTSWAP_ABI 4
+#define ACTSWAP_ABI 5
 #define ACTSWAP_SLOTS 10
 
 enum actswap_dtype { ACTSWAP_F32 = 0, ACTSWAP_BF16 = 1, ACTSWAP_F16 = 2 };
@@ -100,6 +100,7 @@ typedef struct actswap_convolution {
     int64_t height, width, out_width;     /* of x, and of y, whose positions are the call's `inner` */
     int64_t kernel[2], stride[2], pad[2]; /* rows, columns; pad above and on the left. Dense ones are 1 x 1 with a
                                              stride of 1, or 3 x 3 with one stride of 1 or 2 and no pad over 1 */
+    int64_t x_size, weight_size, bias_size, sum_size; /* numbers behind the pointers; checked against the sizes above */
 } actswap_convolution;
 
 /* A tensor is [batch][groups][channels][inner] with strides in elements, of which either the inner or the channel
@@ -136,9 +137,13 @@ typedef struct actswap_call {
     float *grad_param[ACTSWAP_SLOTS]; /* same shapes as param; NULL where not wanted */
     const actswap_convolution *convolution; /* or NULL; forward without attention, y must be x, in blocks of B channels
                                                without gaps between the positions */
+    int64_t x_size, y_size, g_size; /* elements from x, y and grad_y on that are theirs */
+    int64_t mean_size;              /* numbers behind `mean` */
+    int64_t param_size[ACTSWAP_SLOTS]; /* numbers behind each parameter, and behind its gradient if that is wanted */
 } actswap_call;
 
-/* "" where the call can be run, else what is wrong with it, in words. */
+/* "" if the call can be run, else what is wrong with it, in words. If the pointers and sizes are true, then a call that
+ * passes reads and writes only what is behind them; the other functions rely on that and check nothing again. */
 ACTSWAP_API const char *actswap_check(const actswap_call *call);
 ACTSWAP_API size_t actswap_workspace(const actswap_call *call);
 ACTSWAP_API int actswap_phases(const actswap_call *call);

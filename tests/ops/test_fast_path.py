@@ -1,4 +1,4 @@
-"""The short way into the core gives what the long way gives, and takes plain calls only."""
+"""The fast path gives what calls through ctypes give, and takes plain calls only."""
 
 import sys
 import threading
@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from actswap import ops
-from actswap.ops import dispatch, fast_path, native
+from actswap.ops import core, dispatch, fast_path
 
-pytestmark = pytest.mark.skipif(native._Direct is None, reason="the extension is not built")
+pytestmark = pytest.mark.skipif(core.FastPath is None, reason="the extension is not built")
 
 LAYOUTS = {
     "planes": ((2, 5, 7, 7), 1, lambda x: x),
@@ -179,6 +179,6 @@ def test_nothing_leaks():
 def test_without_the_extension_there_is_no_short_way(monkeypatch):
     import actswap.ops as package
 
-    monkeypatch.delattr(package, "_direct", raising=False)
-    monkeypatch.setitem(sys.modules, "actswap.ops._direct", None)
+    monkeypatch.delattr(package, "_fast_path", raising=False)
+    monkeypatch.setitem(sys.modules, "actswap.ops._fast_path", None)
     assert fast_path.connect(0, 0) is None

@@ -1,71 +1,39 @@
-// The short way from Python into the core: one C call instead of the dozen Python calls that ctypes takes, which on a
+// The fast path from Python into the core: one C call instead of the dozen Python calls that ctypes takes, which on a
 // small tensor cost ten times the work itself.
 //
-// It needs Python's headers and nothing of torch: tensors are read through torch's DLPack table, and what torch alone
-// knows (how to make a tensor, which modes are on) is asked of Python functions given to `setup`. What a kind of call
-// looks like to the core is laid out in Python, once, by `lay`; a call that is not plain gets None back and goes the
-// long way.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+// `lay`, in Python, lays a kind of call out for the core, once. A call that is not plain gets None back and goes
+// through ctypes.
+#include "tensor.h"
 
 #include <string.h>
 
 #include <new>
 #include <vector>
 
-#include "actswap_kernels.h"
-#include "dlpack.h"
-
 namespace {
 
-constexpr int AXES = 6, KEY = 96, KINDS = 256, TENSORS = ACTSWAP_SLOTS + 2;
+constexpr int KEY = 96;                      // numbers that tell a kind of call from another, at most
+constexpr int KINDS = 256;                   // that an operator remembers
+constexpr int TENSORS = ACTSWAP_SLOTS + 2;   // among an operator's arguments, at most
 
-class Ref {  // one reference, dropped at the end
-  public:
-    explicit Ref(PyObject *object = nullptr) : object_(object) {}
-    Ref(const Ref &) = delete;
-    Ref &operator=(const Ref &) = delete;
-    ~Ref() { Py_XDECREF(object_); }
-    explicit operator bool() const { return object_; }
-    PyObject *get() const { return object_; }
-    void set(PyObject *object) { Py_XSETREF(object_, object); }
-    PyObject *release() {
-        PyObject *object = object_;
-        object_ = nullptr;
-        return object;
-    }
-
-  private:
-    PyObject *object_;
-};
-
-// What `setup` was given. Borrowed for ever: the tuple is never released.
-struct Torch {
-    int (*run)(const actswap_call *, int);
-    int (*read)(void *, DLTensor *);
-    int64_t small;  // elements from which on a second thread and releasing the interpreter lock pay
-    PyObject *tensor, *parameter, *empty_like, *empty, *threads, *grad_enabled, *levels, *guards;
-    PyObject *level_name, *requires_grad, *is_neg;
-} torch;
-
-// A call as the core wants it, its pointers still missing.
+// A call for the core without its pointers.
 struct Laid {
     actswap_call call;
     int count;  // of parameters: slot in the call, position among the arguments
     int slot[ACTSWAP_SLOTS], position[ACTSWAP_SLOTS];
 };
 
-// One kind of call: shapes, strides, dtype and options, and what they amount to.
+// One kind of call: shapes, strides, dtype and options, and the call that the core gets for them.
 struct Kind {
     std::vector<int64_t> key;
     PyObject *options = nullptr;  // a tuple that keeps alive what the key holds addresses of
     PyObject *source = nullptr;   // what `lay` returned, which keeps alive what the call points to
     bool fits = false;
     Laid laid;
-    PyObject *mean = nullptr;  // the shape of the means where the operator keeps them, else None
+    PyObject *mean = nullptr;  // the shape of the means if the operator keeps them, else None
 };
 
-struct Direct {
+struct FastPath {
     PyObject_HEAD
     PyObject *lay;
     int tensors;   // leading arguments that are tensors, x first
@@ -75,7 +43,7 @@ struct Direct {
 
 struct Call {
     DLTensor tensor[TENSORS], grad;
-    Laid laid;  // copies, since another thread may lay out another kind in the same place
+    Laid laid;  // a copy: another thread may lay out another kind in the same place
     Ref mean;
     int64_t key[KEY];
     int length = 0;
@@ -86,51 +54,8 @@ struct Call {
     }
 };
 
-bool plain(PyObject *object) {
-    return Py_TYPE(object) == (PyTypeObject *)torch.tensor || Py_TYPE(object) == (PyTypeObject *)torch.parameter;
-}
-
-bool truth(PyObject *owned, bool on_error) {
-    Ref object(owned);
-    int found = object ? PyObject_IsTrue(object.get()) : -1;
-    if (found < 0) PyErr_Clear();
-    return found < 0 ? on_error : found;
-}
-
-bool attribute(PyObject *tensor, PyObject *name) { return truth(PyObject_GetAttr(tensor, name), true); }
-
-// Whether a tensor may be a lazy negation: those are parts of complex numbers, so that no axis steps by one.
-bool steps_over(const DLTensor &t) {
-    for (int i = 0; i < t.ndim; ++i)
-        if (t.strides[i] == 1 && t.shape[i] != 1) return false;
-    return true;
-}
-
-// What the memory on the CPU looks like, or false: no storage (functorch, sparse, fake), another device, a negation.
-bool read(PyObject *object, DLTensor *to) {
-    if (!plain(object)) return false;
-    if (torch.read(object, to)) {
-        PyErr_Clear();
-        return false;
-    }
-    if (to->device_type != DLPACK_CPU || !to->data || to->ndim > AXES || to->ndim < 1) return false;
-    return !steps_over(*to) || !truth(PyObject_CallMethodNoArgs(object, torch.is_neg), true);
-}
-
-bool is_dense_float(const DLTensor &t) {
-    if (t.code != DLPACK_FLOAT || t.bits != 32) return false;
-    int64_t step = 1;
-    for (int i = t.ndim - 1; i >= 0; --i) {
-        if (t.shape[i] != 1 && t.strides[i] != step) return false;
-        step *= t.shape[i];
-    }
-    return true;
-}
-
-void *address(const DLTensor &t) { return (char *)t.data + t.byte_offset; }
-
-// Ask Python what a kind of call amounts to; false where that fails, and an exception is dropped.
-bool lay(Direct *self, PyObject *args, PyObject *grad, const Call &call, Kind &kind) {
+// Ask Python how the core runs a kind of call; false if that fails. The exception is left set.
+bool lay(FastPath *self, PyObject *args, PyObject *grad, const Call &call, Kind &kind) {
     Ref laid(PyObject_CallFunctionObjArgs(self->lay, args, grad ? grad : Py_None, nullptr));
     Ref options(PyTuple_GetSlice(args, self->tensors, PyTuple_GET_SIZE(args)));
     if (!laid || !options) return false;
@@ -157,8 +82,8 @@ bool lay(Direct *self, PyObject *args, PyObject *grad, const Call &call, Kind &k
     return true;
 }
 
-// Read the tensors and find the kind of call; false where the call is not plain or the core does not take it.
-bool find(Direct *self, PyObject *args, PyObject *grad, Call &call) {
+// Read the tensors and find the kind of call; false if the call is not plain or the core does not take it.
+bool find(FastPath *self, PyObject *args, PyObject *grad, Call &call) {
     const int arguments = (int)PyTuple_GET_SIZE(args);
     if (!torch.run || arguments < self->tensors) return false;
     for (int i = 0; i < self->tensors; ++i) {
@@ -200,13 +125,7 @@ bool find(Direct *self, PyObject *args, PyObject *grad, Call &call) {
     return true;
 }
 
-PyObject *new_like(PyObject *tensor, DLTensor *to) {
-    Ref made(PyObject_CallOneArg(torch.empty_like, tensor));
-    if (!made || torch.read(made.get(), to)) return nullptr;
-    return made.release();
-}
-
-// Run a call whose pointers are set; 0 where it was done.
+// Run a call whose pointers are set; 0 if it was done.
 int run(const actswap_call &call, const DLTensor &x) {
     int64_t count = 1;
     for (int i = 0; i < x.ndim; ++i) count *= x.shape[i];
@@ -227,8 +146,8 @@ actswap_call with_pointers(const Call &call) {
     return to;
 }
 
-// y, and the means where they are kept; None where the call is not plain.
-PyObject *forward(Direct *self, PyObject *args, Ref *mean) {
+// Compute y, and the means if they are kept; None if the call is not plain.
+PyObject *forward(FastPath *self, PyObject *args, Ref *mean) {
     Call call;
     if (!find(self, args, nullptr, call)) Py_RETURN_NONE;
     actswap_call to = with_pointers(call);
@@ -245,9 +164,9 @@ PyObject *forward(Direct *self, PyObject *args, Ref *mean) {
     return y.release();
 }
 
-// None: not plain. False: plain, but a gradient is wanted. Else y.
-PyObject *direct_call(PyObject *object, PyObject *args, PyObject *) {
-    Direct *self = (Direct *)object;
+// Return None if the call is not plain, False if it is plain but a gradient is wanted, else y.
+PyObject *fast_path_call(PyObject *object, PyObject *args, PyObject *) {
+    FastPath *self = (FastPath *)object;
     if (!torch.run || PyTuple_GET_SIZE(args) < self->tensors) Py_RETURN_NONE;
     PyObject *level = PyDict_GetItemWithError(torch.levels, torch.level_name);
     if (!level || PyLong_AsLong(level) >= 0) {
@@ -274,15 +193,15 @@ PyObject *direct_call(PyObject *object, PyObject *args, PyObject *) {
     return forward(self, args, nullptr);
 }
 
-PyObject *direct_forward(PyObject *self, PyObject *args) {
-    Ref mean, y(forward((Direct *)self, args, &mean));
+PyObject *fast_path_forward(PyObject *self, PyObject *args) {
+    Ref mean, y(forward((FastPath *)self, args, &mean));
     if (!y || y.get() == Py_None) return y.release();
     return PyTuple_Pack(2, y.get(), mean ? mean.get() : Py_None);
 }
 
-// backward(grad, args, means or None, needs) -> gradients; None where the call is not plain.
-PyObject *direct_backward(PyObject *object, PyObject *given) {
-    Direct *self = (Direct *)object;
+// backward(grad, args, means or None, needs) -> gradients; None if the call is not plain.
+PyObject *fast_path_backward(PyObject *object, PyObject *given) {
+    FastPath *self = (FastPath *)object;
     PyObject *grad, *args, *mean, *needs;
     if (!PyArg_ParseTuple(given, "OO!OO!", &grad, &PyTuple_Type, &args, &mean, &PyList_Type, &needs)) return nullptr;
     Call call;
@@ -291,20 +210,22 @@ PyObject *direct_backward(PyObject *object, PyObject *given) {
     actswap_call to = with_pointers(call);
     to.grad_y = address(call.grad);
     DLTensor out;
-    if (mean != Py_None) {
-        if (!read(mean, &out) || !is_dense_float(out)) Py_RETURN_NONE;
-        to.mean = (float *)address(out);
+    if (mean != Py_None) {  // users can call the backward operator with anything
+        if (!read(mean, &out) || !is_dense_float(out) || out.ndim != 1) Py_RETURN_NONE;
+        to.mean = (float *)address(out), to.mean_size = out.shape[0];
     }
     Ref found(PyList_New(self->tensors)), unasked;
     if (!found) return nullptr;
     for (int i = 0; i < self->tensors; ++i) PyList_SET_ITEM(found.get(), i, Py_NewRef(Py_None));
     const bool gated = call.mean.get() != Py_None, wanted = PyList_GET_ITEM(needs, 0) == Py_True;
-    if (wanted || !gated) {  // ungated kernels write grad_x along the way whether it is asked for or not
+    if (wanted || !gated) {  // ungated kernels write grad_x along the way even if nobody asks for it
         PyObject *dx = new_like(PyTuple_GET_ITEM(args, 0), &out);
         if (!dx) return nullptr;
         to.y = address(out);
         if (wanted) PyList_SetItem(found.get(), 0, dx);
         else unasked.set(dx);
+    } else {
+        to.y = nullptr;
     }
     for (int i = 0; i < call.laid.count; ++i) {
         const int position = call.laid.position[i];
@@ -318,7 +239,7 @@ PyObject *direct_backward(PyObject *object, PyObject *given) {
     return found.release();
 }
 
-PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *) {
+PyObject *fast_path_new(PyTypeObject *type, PyObject *args, PyObject *) {
     PyObject *lay;
     int tensors, constant;
     if (!PyArg_ParseTuple(args, "Oii", &lay, &tensors, &constant)) return nullptr;
@@ -326,7 +247,7 @@ PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *) {
         PyErr_SetString(PyExc_ValueError, "too many tensors");
         return nullptr;
     }
-    Direct *self = (Direct *)type->tp_alloc(type, 0);
+    FastPath *self = (FastPath *)type->tp_alloc(type, 0);
     if (!self) return nullptr;
     self->lay = Py_NewRef(lay);
     self->tensors = tensors, self->constant = constant;
@@ -338,8 +259,8 @@ PyObject *direct_new(PyTypeObject *type, PyObject *args, PyObject *) {
     return (PyObject *)self;
 }
 
-void direct_free(PyObject *object) {
-    Direct *self = (Direct *)object;
+void fast_path_free(PyObject *object) {
+    FastPath *self = (FastPath *)object;
     for (int i = 0; self->kinds && i < KINDS; ++i) {
         Py_XDECREF(self->kinds[i].options);
         Py_XDECREF(self->kinds[i].source);
@@ -351,8 +272,8 @@ void direct_free(PyObject *object) {
 }
 
 PyMethodDef methods[] = {
-    {"forward", direct_forward, METH_VARARGS, "forward(*args) -> (y, means or None), or None where it is not plain."},
-    {"backward", direct_backward, METH_VARARGS, "backward(grad, args, means, needs) -> gradients, or None."},
+    {"forward", fast_path_forward, METH_VARARGS, "forward(*args) -> (y, means or None), or None if it is not plain."},
+    {"backward", fast_path_backward, METH_VARARGS, "backward(grad, args, means, needs) -> gradients, or None."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -388,22 +309,22 @@ PyMethodDef functions[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "_direct", "The short way from Python into the core.", -1, functions,
+PyModuleDef module = {PyModuleDef_HEAD_INIT, "_fast_path", "The fast path from Python into the core.", -1, functions,
                       nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit__direct() {
-    type.tp_name = "actswap.ops._direct.Direct";
-    type.tp_doc = "Direct(lay, tensors, constant): the calls of one operator.";
-    type.tp_basicsize = sizeof(Direct);
+PyMODINIT_FUNC PyInit__fast_path() {
+    type.tp_name = "actswap.ops._fast_path.FastPath";
+    type.tp_doc = "FastPath(lay, tensors, constant): the calls of one operator.";
+    type.tp_basicsize = sizeof(FastPath);
     type.tp_flags = Py_TPFLAGS_DEFAULT;
-    type.tp_new = direct_new;
-    type.tp_dealloc = direct_free;
-    type.tp_call = direct_call;
+    type.tp_new = fast_path_new;
+    type.tp_dealloc = fast_path_free;
+    type.tp_call = fast_path_call;
     type.tp_methods = methods;
     if (PyType_Ready(&type)) return nullptr;
     Ref made(PyModule_Create(&module));
-    if (!made || PyModule_AddObjectRef(made.get(), "Direct", (PyObject *)&type)) return nullptr;
+    if (!made || PyModule_AddObjectRef(made.get(), "FastPath", (PyObject *)&type)) return nullptr;
     return made.release();
 }
