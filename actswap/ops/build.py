@@ -1,7 +1,12 @@
-"""Build the CPU kernels in place: `python -m actswap.ops.build` in a checkout of the sources."""
+"""Build the CPU kernels in place: `python -m actswap.ops.build` in a checkout of the sources.
+
+The environment variable `ACTSWAP_BUILD_FOLDER` names a folder that keeps the objects, so that the next build compiles
+only what has changed.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +38,8 @@ def build(source: Path = SOURCE, package: Path = PACKAGE, options: tuple[str, ..
     cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
     if cmake is None:
         raise UsageError("the kernels are not built", why="CMake is missing", fix="pip install cmake")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as passing:
+        folder = os.environ.get("ACTSWAP_BUILD_FOLDER") or passing
         python = f"-DPython_EXECUTABLE={sys.executable}"
         for command in ([cmake, "-S", str(source), "-B", folder, python, *options], [cmake, "--build", folder, "-j2"]):
             done = subprocess.run(command, capture_output=True, text=True)

@@ -3,141 +3,166 @@
 #include <algorithm>
 
 namespace actswap {
-namespace {
-
-void parameter(actswap_call *call, int slot, const Tensor &tensor, int64_t width) {
-    call->param[slot] = tensor.data;
-    if (tensor.size() == 1 && width != 1)
-        call->shared |= 1u << slot;
-}
-
-/* (n, C, 1, 1) or (n) coefficients as rows (C, n). */
-void coefficients(Arranged *to, int slot, const Tensor &tensor, int64_t width) {
-    actswap_call *call = &to->call;
-    const int64_t n = tensor.dims[0], c = tensor.size() / std::max<int64_t>(n, 1);
-    if (c == 1) {
-        call->param[slot] = tensor.data;
-        if (width != 1)
-            call->shared |= 1u << slot;
-        return;
-    }
-    float *rows = to->buffer(n * c);
-    for (int64_t j = 0; j < n; ++j)
-        for (int64_t i = 0; i < c; ++i)
-            rows[i * n + j] = tensor.data[j * c + i];
-    call->param[slot] = rows;
-}
-
-/* Repeat every row of (rows, n) values `times` times. */
-const float *repeated(Arranged *to, const float *data, int64_t rows, int64_t n, int64_t times, float factor = 1) {
-    float *out = to->buffer(rows * n * times);
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t t = 0; t < times; ++t)
-            for (int64_t i = 0; i < n; ++i)
-                out[(r * times + t) * n + i] = data[r * n + i] * factor;
-    return out;
-}
-
-/* (H, C) weights of the pooled mean; (H, 1), the mean over the channels too, becomes 1/C for each of them. */
-const float *pooled_weights(Arranged *to, const Tensor &w1, int64_t width) {
-    if (w1.dims[1] == width)
-        return w1.data;
-    return repeated(to, w1.data, w1.dims[0], 1, width, 1.0f / float(width));
-}
-
-/* (rows, n) as (n, rows). */
-const float *turned(Arranged *to, const float *data, int64_t rows, int64_t n) {
-    float *out = to->buffer(rows * n);
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t r = 0; r < rows; ++r)
-            out[i * rows + r] = data[r * n + i];
-    return out;
-}
-
-} // namespace
 
 float *Arranged::buffer(int64_t size) {
     buffers.emplace_back(new float[size_t(std::max<int64_t>(size, 1))]);
     return buffers.back().get();
 }
 
-bool pools_over(Kind kind) { return kind == Kind::kMetaAcon || kind == Kind::kDyRelu || kind == Kind::kDyReluC; }
+// A tensor whose axes after `lead` broadcast to the channels' as rows: numbers [row][channel].
+const float *Arranged::broadcast(const Tensor &tensor, size_t lead, int64_t rows) {
+    const int64_t each = tensor.size() / std::max<int64_t>(rows, 1);
+    if (each == width) return tensor.data;
+    float *out = buffer(rows * width);
+    // The tensor's axes end where x's end; those behind the channels have size 1.
+    const size_t own = tensor.dims.size() - lead;
+    Dims step(sizes.size(), 0);
+    for (size_t axis = 0, last = sizes.size(); axis < last; ++axis) {
+        const size_t behind = last - axis + trailing;
+        if (behind > own) continue;
+        int64_t s = 1;
+        for (size_t i = tensor.dims.size() - behind + 1; i < tensor.dims.size(); ++i) s *= tensor.dims[i];
+        step[axis] = tensor.dims[tensor.dims.size() - behind] == 1 ? 0 : s;
+    }
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < width; ++i) {
+            int64_t from = row * each, rest = i;
+            for (size_t axis = sizes.size(); axis-- > 0; rest /= sizes[axis]) from += rest % sizes[axis] * step[axis];
+            out[row * width + i] = tensor.data[from];
+        }
+    return out;
+}
 
-void arrange(const Definition &op, const std::vector<Tensor> &in, bool kept, Arranged *to) {
-    actswap_call *call = &to->call;
-    const int64_t width = to->width;
+// One number for each channel, or one for all.
+void Arranged::parameter(int slot, const Tensor &tensor) {
+    if (tensor.size() == 1) {
+        set(slot, tensor.data, 1);
+        if (width != 1) call.shared |= 1u << slot;
+        return;
+    }
+    set(slot, broadcast(tensor, 0, 1), width);
+}
+
+// (n, ...) coefficients as rows (C, n).
+void Arranged::coefficients(int slot, const Tensor &tensor) {
+    const int64_t n = tensor.dims[0];
+    if (tensor.size() == n) {
+        set(slot, tensor.data, n);
+        if (width != 1) call.shared |= 1u << slot;
+        return;
+    }
+    const float *columns = broadcast(tensor, 1, n);
+    set(slot, turned(columns, n, width), n * width);
+}
+
+// Every row of (rows, n) numbers `times` times, each times a factor.
+const float *Arranged::repeated(const float *data, int64_t rows, int64_t n, int64_t times, float factor) {
+    float *out = buffer(rows * n * times);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t t = 0; t < times; ++t)
+            for (int64_t i = 0; i < n; ++i) out[(r * times + t) * n + i] = data[r * n + i] * factor;
+    return out;
+}
+
+// (rows, n) as (n, rows).
+const float *Arranged::turned(const float *data, int64_t rows, int64_t n) {
+    float *out = buffer(rows * n);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t r = 0; r < rows; ++r) out[i * rows + r] = data[r * n + i];
+    return out;
+}
+
+// The two layers of a gate with `rows` outputs. (H, 1) first weights, of the mean over the channels too, become 1/C for
+// each channel; second layers that are `spread` have one output where the core wants one for each channel.
+void Arranged::layers(const Tensor *layer, int first, bool given, int64_t rows, bool spread, bool kept) {
+    const Tensor &w1 = layer[0], &w2 = layer[2], &b2 = layer[3];
+    const int64_t hidden = w1.dims[0], features = given ? w1.dims[1] : width, own = w2.dims[0];
+    call.hidden = int32_t(hidden);
+    const bool whole = w1.dims[1] != features;
+    set(first, whole ? repeated(w1.data, hidden, 1, width, 1.0f / float(width)) : w1.data, hidden * features);
+    set(first + 1, layer[1].data, hidden);
+    set(first + 2, spread ? repeated(w2.data, own, hidden, rows / own) : w2.data, rows * hidden);
+    const int64_t biases = b2.size();
+    set(first + 3, biases == rows ? b2.data : repeated(b2.data, biases, 1, rows / biases), rows);
+    if (kept) set(9, turned(call.param[first + 2], rows, hidden), rows * hidden);
+}
+
+void Arranged::meta_acon(const Definition &op, const std::vector<Tensor> &in, bool kept) {
+    call.op = ACTSWAP_META_ACON;
+    for (int i = 0; i < 2; ++i) parameter(i, in[size_t(i)]);
+    set(2, in[2].data, in[2].size());
+    if (in[2].size() == 1 && width != 1) call.shared |= 4;
+    layers(&in[3], 3, op.given, width, in[5].dims[0] != width, kept);
+}
+
+void Arranged::dy_relu(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &in, bool kept) {
+    const int64_t lines = 2 * op.pieces;
+    const bool one_gate = in[2].dims[0] == lines, one_start = in[4].dims[1] == 1, all = one_gate && one_start;
+    call.op = ACTSWAP_DY_RELU;
+    call.pieces = op.pieces;
+    if (all && width != 1) call.flags |= ACTSWAP_SPATIAL_ALL;
+    layers(&in[0], 0, op.given, all ? lines : lines * width, one_gate && !all, kept);
+    set(4, !all && one_start ? repeated(in[4].data, lines, 1, width) : in[4].data, all ? lines : lines * width);
+    set(5, in[5].data, lines);
+    if (op.kind != Kind::DY_RELU_C) return;
+    call.flags |= ACTSWAP_ATTENTION;
+    parameter(6, in[6]);
+    set(7, in[7].data, 1);
+    float *numbers = buffer(2);
+    numbers[0] = attributes.tau, numbers[1] = attributes.gain;
+    set(8, numbers, 2);
+}
+
+bool Arranged::suits(const Attributes &attributes, const Channels &channels, const Dims &x) const {
+    if (attributes.block) return sizes[0] == x[1];
+    return int64_t(sizes.size()) == channels.last - channels.first && trailing == x.size() - size_t(channels.last) &&
+           std::equal(sizes.begin(), sizes.end(), x.begin() + channels.first);
+}
+
+Arranged::Arranged(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &in,
+                   const Channels &channels, const Dims &x, bool kept) {
+    sizes.assign(x.begin() + channels.first, x.begin() + channels.last);
+    if (attributes.block) sizes = {x[1]};
+    for (int64_t n : sizes) width *= n;
+    trailing = x.size() - size_t(attributes.block ? 2 : channels.last);
+    fill(op, attributes, in, kept);
+}
+
+void Arranged::fill(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &in, bool kept) {
     switch (op.kind) {
-    case Kind::kSwish:
-        call->op = ACTSWAP_ACON;
-        parameter(call, 2, in[0], width);
-        break;
-    case Kind::kSwishSkip: { /* x sigmoid(beta x) + skip x: the slopes are 1 + skip and skip */
-        call->op = ACTSWAP_ACON;
-        parameter(call, 1, in[1], width);
-        parameter(call, 2, in[0], width);
-        const int64_t n = in[1].size();
-        float *p1 = to->buffer(n);
-        for (int64_t i = 0; i < n; ++i)
-            p1[i] = 1 + in[1].data[i];
-        call->param[0] = p1;
-        call->shared |= call->shared >> 1 & 1;
-        break;
-    }
-    case Kind::kAconB:
-        call->op = ACTSWAP_ACON;
-        parameter(call, 1, in[0], width);
-        parameter(call, 2, in[1], width);
-        break;
-    case Kind::kAconC:
-        call->op = ACTSWAP_ACON;
-        for (int i = 0; i < 3; ++i)
-            parameter(call, i, in[size_t(i)], width);
-        break;
-    case Kind::kMetaAcon: {
-        call->op = ACTSWAP_META_ACON;
-        for (int i = 0; i < 3; ++i)
-            parameter(call, i, in[size_t(i)], width);
-        call->hidden = int32_t(in[3].dims[0]);
-        call->param[3] = op.given ? in[3].data : pooled_weights(to, in[3], width);
-        call->param[4] = in[4].data;
-        const bool one = in[5].dims[0] == 1 && width != 1;
-        call->param[5] = one ? repeated(to, in[5].data, 1, call->hidden, width) : in[5].data;
-        if (kept)
-            call->param[9] = turned(to, call->param[5], width, call->hidden);
-        call->param[6] = in[6].size() == 1 ? repeated(to, in[6].data, 1, 1, width) : in[6].data;
-        break;
-    }
-    case Kind::kDyRelu:
-    case Kind::kDyReluC: {
-        call->op = ACTSWAP_DY_RELU;
-        const int64_t rows = in[5].size();
-        call->pieces = int32_t(rows / 2);
-        call->hidden = int32_t(in[0].dims[0]);
-        call->param[0] = op.given ? in[0].data : pooled_weights(to, in[0], width);
-        call->param[1] = in[1].data;
-        call->param[5] = in[5].data;
-        const bool all = in[2].dims[0] == rows && in[4].size() == rows;
-        if (all && width != 1)
-            call->flags |= ACTSWAP_SPATIAL_ALL;
-        const bool spread = !all && in[2].dims[0] == rows;
-        call->param[2] = spread ? repeated(to, in[2].data, rows, call->hidden, width) : in[2].data;
-        call->param[3] = spread ? repeated(to, in[3].data, rows, 1, width) : in[3].data;
-        if (kept)
-            call->param[9] = turned(to, call->param[2], all ? rows : rows * width, call->hidden);
-        const bool even = !all && in[4].size() == rows;
-        call->param[4] = even ? repeated(to, in[4].data, rows, 1, width) : in[4].data;
-        break;
-    }
-    case Kind::kPau:
-    case Kind::kOpau:
-        call->op = op.kind == Kind::kPau ? ACTSWAP_PAU : ACTSWAP_OPAU;
-        call->form = op.form, call->basis = op.basis, call->degree_p = op.degree_p, call->degree_q = op.degree_q;
-        for (int i = 0; i < 3; ++i)
-            coefficients(to, i, in[size_t(i)], width);
-        break;
-    case Kind::kConvolution: /* it has the kind of its activation by now */
-        break;
+        case Kind::SWISH:
+            call.op = ACTSWAP_ACON;
+            return parameter(2, in[0]);
+        case Kind::SWISH_SKIP: {  // x sigmoid(beta x) + skip x: the slopes are 1 + skip and skip
+            call.op = ACTSWAP_ACON;
+            parameter(1, in[1]);
+            parameter(2, in[0]);
+            const int64_t n = call.param_size[1];
+            float *p1 = buffer(n);
+            for (int64_t i = 0; i < n; ++i) p1[i] = 1 + call.param[1][i];
+            set(0, p1, n);
+            call.shared |= call.shared >> 1 & 1;
+            return;
+        }
+        case Kind::ACON_B:
+            call.op = ACTSWAP_ACON;
+            parameter(1, in[0]);
+            return parameter(2, in[1]);
+        case Kind::ACON_C:
+            call.op = ACTSWAP_ACON;
+            for (int i = 0; i < 3; ++i) parameter(i, in[size_t(i)]);
+            return;
+        case Kind::META_ACON: return meta_acon(op, in, kept);
+        case Kind::DY_RELU:
+        case Kind::DY_RELU_C: return dy_relu(op, attributes, in, kept);
+        case Kind::PAU:
+        case Kind::OPAU:
+            call.op = op.kind == Kind::PAU ? ACTSWAP_PAU : ACTSWAP_OPAU;
+            call.form = op.form, call.basis = op.basis, call.degree_p = op.degree_p, call.degree_q = op.degree_q;
+            for (int i = 0; i < 3; ++i) coefficients(i, in[size_t(i)]);
+            return;
+        case Kind::CONVOLUTION: return;  // it has the kind of its activation by now
     }
 }
 
-} // namespace actswap
+}  // namespace actswap

@@ -1,9 +1,7 @@
-/* A node's parameters as the kernel core takes them. */
-#ifndef ACTSWAP_ORT_ARRANGE_H
-#define ACTSWAP_ORT_ARRANGE_H
-
+// A node's parameters as the kernel core takes them.
+#pragma once
 #include "actswap_kernels.h"
-#include "operators.h"
+#include "node.h"
 
 #include <cstdlib>
 #include <memory>
@@ -11,40 +9,41 @@
 
 namespace actswap {
 
-struct Tensor {
-    const float *data = nullptr;
-    std::vector<int64_t> dims;
-
-    int64_t size() const {
-        int64_t n = 1;
-        for (int64_t d : dims)
-            n *= d;
-        return n;
-    }
-};
-
 struct Free {
     void operator()(void *p) const { std::free(p); }
 };
 
-/* The part of a call that follows from the parameters and the number of channels, and what it points to. Where the
- * parameters are constants of the model, the first run makes it and the others use it. */
+// The part of a call that follows from the parameters and the sizes of the channels' axes, and what it points to. If the
+// parameters are constants of the model, the first run makes it and the others use it.
 struct Arranged {
-    int64_t width = 0; /* channels */
+    Dims sizes;           // of the channels' axes
+    size_t trailing = 0;  // axes of x behind them
+    int64_t width = 1;    // channels
     actswap_call call = {};
     std::vector<std::unique_ptr<float[]>> buffers;
-    /* Of an operator that does not pool: the workspace after the phase that writes the parameter table. */
+    // Of an operator that does not pool: the workspace after the phase that writes the parameter table.
     std::unique_ptr<void, Free> work;
 
+    // The node's parameters, in the order of its inputs after x, once `check` has passed them. What will be `kept` for
+    // other runs may take some time.
+    Arranged(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &parameters,
+             const Channels &channels, const Dims &x, bool kept);
+    // Whether the parameters would be arranged alike for another shape of x.
+    bool suits(const Attributes &attributes, const Channels &channels, const Dims &x) const;
+
     float *buffer(int64_t size);
+    void set(int slot, const float *data, int64_t size) { call.param[slot] = data, call.param_size[slot] = size; }
+
+  private:
+    void fill(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &in, bool kept);
+    const float *broadcast(const Tensor &tensor, size_t lead, int64_t rows);
+    void parameter(int slot, const Tensor &tensor);
+    void coefficients(int slot, const Tensor &tensor);
+    const float *repeated(const float *data, int64_t rows, int64_t n, int64_t times, float factor = 1);
+    const float *turned(const float *data, int64_t rows, int64_t n);
+    void layers(const Tensor *layer, int first, bool given, int64_t rows, bool spread, bool kept);
+    void meta_acon(const Definition &op, const std::vector<Tensor> &in, bool kept);
+    void dy_relu(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &in, bool kept);
 };
 
-/* Fill in the operator and its parameters, given in the order of the node's inputs after x. What will be `kept` for
- * other runs may take some time. */
-void arrange(const Definition &op, const std::vector<Tensor> &parameters, bool kept, Arranged *to);
-
-bool pools_over(Kind kind);
-
-} // namespace actswap
-
-#endif
+}  // namespace actswap
