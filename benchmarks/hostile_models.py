@@ -154,7 +154,7 @@ def broken(
 
 
 def prepared_model(rng: random.Random) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Return a file of one node of prepared files: on blocks, with a given mean, or a convolution with its activation."""
+    """Return a file of one node of prepared files: on blocks, with a given mean, or a convolution before it."""
     from onnx_cases import cases
 
     block = rng.choice((8, 16))

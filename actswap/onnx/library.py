@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import onnx
 import onnx.parser
 
 from actswap.errors import ExportError, first_line
-
-_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-_NAME = ("" if sys.platform == "win32" else "lib") + "actswap_ort" + _SUFFIX
+from actswap.ops import libraries
 
 _REGISTERED = "actswap.kernels"  # session entry that says which library was registered
 _PROBE = """<ir_version: 8, opset_import: ["" : 18, "actswap" : 1]>
@@ -22,17 +19,12 @@ probe (float[2] x, float beta) => (float[2] y) { y = actswap.Swish (x, beta) }""
 
 
 def find_library() -> Path | None:
-    """The library's file, None where it was not built; `ACTSWAP_ORT_LIBRARY` names another one."""
-    named = os.environ.get("ACTSWAP_ORT_LIBRARY")
-    if named:
-        return Path(named)
-    folders = [Path(__file__).parent, *(Path(p) / "actswap" / "onnx" for p in sys.path)]
-    found = (folder / _NAME for folder in folders)
-    return next((path for path in found if path.is_file()), None)
+    """Return the library's file, None if it was not built; `ACTSWAP_ORT_LIBRARY` names another one."""
+    return libraries.find("actswap_ort", sys.path)
 
 
 def library_path() -> str:
-    """The library for `register_custom_ops_library`, in any language.
+    """Return the library's path for `register_custom_ops_library`, in any language.
 
     Raises:
         ExportError: it was not built.
@@ -41,14 +33,14 @@ def library_path() -> str:
     if path is None:
         raise ExportError(
             "the ONNX Runtime library of actswap is not there",
-            why="it is built with the package where there is a C++ compiler; files run without it, only slower",
+            why="it is built with the package if there is a C++ compiler; files run without it, only slower",
             fix="install g++ and reinstall actswap",
         )
     return str(path)
 
 
 def instruction_set() -> str:
-    """The one that the library's kernels use here, "" where there is no library that can say."""
+    """Return the instruction set that the library's kernels use here, "" if there is no library that can say."""
     path = find_library()
     try:
         isa = ctypes.CDLL(str(path)).actswap_ort_isa if path is not None else None

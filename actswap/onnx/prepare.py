@@ -30,7 +30,7 @@ from actswap.onnx.blocked import BLOCKED_DOMAIN, block_size, channels, fits, pad
 from actswap.onnx.convolutions import join_convolutions
 from actswap.onnx.functions import DOMAIN, Array
 from actswap.onnx.library import register
-from actswap.onnx.machine import machine_key
+from actswap.onnx.machine import machine_key, prepared_for
 from actswap.onnx.parity import compare
 from actswap.onnx.runtime import cpu_session, quiet_options
 
@@ -75,6 +75,9 @@ def prepare(source: onnx.ModelProto, folder: str = "") -> Prepared:
     on_blocks = _blocked_values(optimised)
     blocked = _restore(optimised, kept, block, on_blocks)
     join_convolutions(optimised, on_blocks, block)
+    for node in optimised.graph.node:
+        if node.domain == DOMAIN:
+            node.attribute.append(helper.make_attribute("prepared_for", prepared_for()))
     del optimised.functions[:], optimised.graph.output[len(source.graph.output) :]
     props = {p.key: p.value for p in source.metadata_props}
     helper.set_model_props(optimised, {**props, KEY: machine_key()})

@@ -20,7 +20,7 @@ from actswap.errors import ActswapError, LoadError, first_line
 from actswap.onnx import cache
 from actswap.onnx.functions import DOMAIN, has_kernel
 from actswap.onnx.library import register
-from actswap.onnx.machine import machine_key
+from actswap.onnx.machine import machine_key, suits_this_machine
 from actswap.onnx.model_file import ModelFile, nodes_of, read_model
 from actswap.onnx.prepare import KEY, open_prepared, prepare
 from actswap.onnx.runtime import CPU, quiet_options
@@ -112,8 +112,8 @@ def _open_ort_format(path: Path, sess_options: Any, providers: Sequence[Any] | N
     return found
 
 
-def _open_for_this_machine(given: ModelFile, made_for: str, options: Any, way: str) -> Any:
-    if way != "native" or made_for != machine_key():
+from actswap.onnx.machine import machine_key, suits_this_machine
+from actswap.onnx.model_file import ModelFile, nodes_of, read_model
         raise LoadError(
             "the file was prepared for another machine",
             where=given.name,

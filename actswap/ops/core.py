@@ -64,14 +64,14 @@ def _load() -> tuple[Any, Status]:
     except OSError as error:
         return None, Status(False, "", f"The CPU kernels do not load ({error}). {lost} {build}")
     library.actswap_isa.restype = library.actswap_check.restype = ctypes.c_char_p
+    library.actswap_check.argtypes = [ctypes.POINTER(Call)]
+    library.actswap_host_run.argtypes = [ctypes.POINTER(Call), ctypes.c_int]
     isa = library.actswap_isa().decode()
     return library, Status(True, isa, f"CPU kernels for {isa}")
 
 
 _library, _status = _load()
 _run: Any = None if _library is None else _library.actswap_host_run
-if _run is not None:
-    _run.argtypes = [ctypes.POINTER(Call), ctypes.c_int]
 FastPath = None if _run is None else connect(ctypes.cast(_run, ctypes.c_void_p).value or 0, _SMALL)
 if _run is not None and FastPath is None:
     _absent = f"calls on small tensors cost more than they need (wants Python headers, torch >= 2.10, then {advice()})"
@@ -275,7 +275,7 @@ class Calls:
         call.mean = None if mean is None else mean.data_ptr()
         code = _run(call, threads)
         if code:
-            why = "out of memory" if code == 2 else _library.actswap_check(ctypes.byref(call)).decode()
+            why = "out of memory" if code == 2 else _library.actswap_check(call).decode()
             raise RuntimeError(f"actswap kernel refused the call: {why}")
 
 

@@ -1,5 +1,7 @@
 #include "check.h"
 
+#include <initializer_list>
+
 namespace actswap {
 namespace {
 
@@ -44,6 +46,9 @@ const char *check_tensors(const actswap_call &c) {
     if (c.batch < 1 || c.groups < 1 || c.channels < 1 || c.inner < 1) return "every extent must be positive";
     if (times(times(c.batch, c.groups), times(c.channels, c.inner)) > LARGEST) return "the tensor is too large";
     const bool back = c.flags & ACTSWAP_BACKWARD, gated = c.op == ACTSWAP_META_ACON || c.op == ACTSWAP_DY_RELU;
+    for (const int64_t *strides : {c.x_stride, c.y_stride, c.g_stride})  // they are multiplied, if only to fetch ahead
+        for (int i = 0; i < 4; ++i)
+            if (strides[i] < 0 || strides[i] > LARGEST) return "a stride is out of range";
     const int dense = c.x_stride[3] == 1 ? 3 : 2;
     if (c.x_stride[dense] != 1 || c.y_stride[dense] != 1 || (back && c.g_stride[dense] != 1))
         return "the inner axis of all tensors, or the channel axis of all, must have stride 1";
@@ -52,8 +57,11 @@ const char *check_tensors(const actswap_call &c) {
     if (!reaches(c, c.x_stride, c.x_size) || (c.y && !reaches(c, c.y_stride, c.y_size)) ||
         (back && !reaches(c, c.g_stride, c.g_size)))
         return "the strides lead out of a tensor";
-    for (int i = 0; c.x == c.y && i < 4; ++i)
-        if (c.x_stride[i] != c.y_stride[i]) return "y in the place of x has other strides";
+    const int64_t extent[4] = {c.batch, c.groups, c.channels, c.inner};
+    for (int i = 0; c.y && i < 4; ++i) {
+        if (extent[i] > 1 && c.y_stride[i] == 0) return "two elements of y are in one place";
+        if (c.x == c.y && c.x_stride[i] != c.y_stride[i]) return "y in the place of x has other strides";
+    }
     return nullptr;
 }
 

@@ -1,6 +1,8 @@
 // Random calls on exactly sized buffers, for the sanitizers: every operator, dtype, layout, stride and split of units.
 // Also checks what the header promises: the bits do not depend on how the units are split. Every instruction set that the
 // processor has gets its calls, each in a process of its own: the library chooses one for good at its first call.
+// As many calls again are hostile: extents, strides, options, sizes and pointers of a good call are changed at random, and
+// the core must refuse the call or stay within the buffers.
 //
 //     actswap_fuzz [calls] [seed]
 #include <math.h>
@@ -40,6 +42,7 @@ struct Tensor {
     std::unique_ptr<char[]> data;
     int64_t stride[4];
     size_t bytes;
+    int64_t count(int dtype) const { return (int64_t)bytes / (dtype == ACTSWAP_F32 ? 4 : 2); }
 
     Tensor(const actswap_call &c, bool planar, int dtype, bool fill) {
         const int64_t extent[4] = {c.batch, c.groups, c.channels, c.inner};
@@ -78,6 +81,64 @@ float *numbers(int64_t n, bool fill = true) {
     return kept.back().get();
 }
 
+int64_t size_of(const float *numbers) {
+    for (size_t k = 0; k < kept.size(); ++k)
+        if (kept[k].get() == numbers) return sizes[k];
+    return 0;
+}
+
+// What is behind the pointers of a call: the sizes that the core checks.
+void tell_sizes(actswap_call &c) {
+    for (int i = 0; i < ACTSWAP_SLOTS; ++i) c.param_size[i] = size_of(c.param[i]);
+    c.mean_size = size_of(c.mean);
+}
+
+int64_t odd(int64_t was) {
+    const int64_t found[] = {0, 1, 2, 3, 8, 16, -1, (int64_t)((uint64_t)was + 1), (int64_t)((uint64_t)was - 1),
+                             (int64_t)((uint64_t)was * 2), was / 2, (int64_t)1 << 33, INT64_MAX, INT64_MIN};
+    return found[between(0, 13)];
+}
+
+// Change one thing of a call whose buffers stay as they are.
+void spoil(actswap_call &c, actswap_convolution &made) {
+    int64_t *extents[] = {&c.batch, &c.groups, &c.channels, &c.inner};
+    int32_t *options[] = {&c.op,       &c.dtype,    &c.flags,  &c.form,   &c.basis,
+                          &c.degree_p, &c.degree_q, &c.hidden, &c.pieces, &c.pooled};
+    int64_t *strides[] = {c.x_stride, c.y_stride, c.g_stride};
+    int64_t *parts[] = {&made.inputs,    &made.height,    &made.width,     &made.out_width, &made.kernel[0], &made.kernel[1],
+                        &made.stride[0], &made.stride[1], &made.pad[0],    &made.pad[1]};
+    const int slot = (int)between(0, ACTSWAP_SLOTS - 1);
+    switch (between(0, c.convolution ? 7 : 6)) {
+        case 0: {
+            int64_t &extent = *extents[between(0, 3)];
+            extent = odd(extent);
+            break;
+        }
+        case 1: {
+            int32_t &option = *options[between(0, 9)];
+            option = (int32_t)(between(0, 1) ? between(-1, 20) : odd(option));
+            break;
+        }
+        case 2: {
+            int64_t &stride = strides[between(0, 2)][between(0, 3)];
+            stride = odd(stride);
+            break;
+        }
+        case 3: c.shared ^= 1u << slot; break;
+        case 4: c.param[slot] = nullptr; break;
+        case 5: {  // the gradient goes with its parameter
+            const int other = (int)between(0, ACTSWAP_SLOTS - 1);
+            std::swap(c.param[slot], c.param[other]), std::swap(c.grad_param[slot], c.grad_param[other]);
+            break;
+        }
+        case 6: c.mean = between(0, 1) ? nullptr : c.mean; break;
+        default: {
+            int64_t &part = *parts[between(0, 9)];
+            part = odd(part);
+        }
+    }
+}
+
 void run(const actswap_call &c, bool split) {
     std::unique_ptr<char[]> memory(new char[actswap_workspace(&c) + 64]);
     char *work = memory.get() + (64 - (uintptr_t)memory.get() % 64) % 64;
@@ -113,6 +174,21 @@ void convolve(actswap_call &c, actswap_convolution &to) {
     if (between(0, 1)) to.sum = numbers(c.batch * C * c.inner);
     c.convolution = &to;
 }
+
+// A call refused, or run in its buffers: true if it was refused.
+bool hostile(actswap_call c, actswap_convolution made, const Tensor &x, const Tensor &y, const Tensor &g) {
+    constexpr int64_t MOST = 1 << 20;  // elements and bytes for which a call that passes is run
+    if (c.convolution) c.convolution = &made;
+    for (int64_t k = between(1, 3); k > 0; --k) spoil(c, made);
+    c.x_size = (c.x == c.y ? y : x).count(c.dtype), c.y_size = y.count(c.dtype), c.g_size = g.count(c.dtype);
+    tell_sizes(c);
+    if (*actswap_check(&c)) return true;
+    const double elements = (double)c.batch * (double)c.groups * (double)c.channels * (double)c.inner;
+    if (elements <= MOST && actswap_workspace(&c) <= 64 * MOST) run(c, between(0, 1));
+    return false;
+}
+
+int64_t refused = 0;
 
 bool one(int number) {
     kept.clear(), sizes.clear();
@@ -194,22 +270,23 @@ bool one(int number) {
     bool skip = gated && back && between(0, 4) == 0;
     c.y = skip ? nullptr : first.data.get();
     if (joins) c.x = c.y, memcpy(c.x_stride, c.y_stride, sizeof c.x_stride);
+    c.x_size = (joins ? first : x).count(c.dtype), c.y_size = first.count(c.dtype), c.g_size = g.count(c.dtype);
+    tell_sizes(c);
+    made.x_size = size_of(made.x), made.weight_size = size_of(made.weight), made.bias_size = size_of(made.bias);
+    made.sum_size = size_of(made.sum);
     if (*actswap_check(&c)) return fprintf(stderr, "call %d refused: %s\n", number, actswap_check(&c)), false;
 
     run(c, false);
     std::vector<char> y(first.data.get(), first.data.get() + first.bytes);
     std::vector<std::vector<float>> grads;
-    auto size_of = [&](int i) -> int64_t {
-        for (size_t k = 0; k < kept.size(); ++k)
-            if (kept[k].get() == c.grad_param[i]) return sizes[k];
-        return 0;
-    };
-    for (int i = 0; i < ACTSWAP_SLOTS; ++i) grads.push_back(std::vector<float>(c.grad_param[i], c.grad_param[i] + size_of(i)));
+    for (int i = 0; i < ACTSWAP_SLOTS; ++i)
+        grads.push_back(std::vector<float>(c.grad_param[i], c.grad_param[i] + size_of(c.grad_param[i])));
     run(c, true);
     if (memcmp(y.data(), first.data.get(), first.bytes)) return fprintf(stderr, "call %d: y depends on the split\n", number), false;
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)
         if (!grads[i].empty() && memcmp(grads[i].data(), c.grad_param[i], grads[i].size() * sizeof(float)))
             return fprintf(stderr, "call %d: gradient %d depends on the split\n", number, i), false;
+    refused += hostile(c, made, x, first, g);
     return true;
 }
 
@@ -222,7 +299,7 @@ static int all_calls(const char *isa, int calls, unsigned seed) {
     engine.seed(seed);
     for (int i = 0; i < calls; ++i)
         if (!one(i)) return 1;
-    printf("%s: %d random calls, no finding\n", isa, calls);
+    printf("%s: %d random calls and %d hostile ones (%lld refused), no finding\n", isa, calls, calls, (long long)refused);
     return 0;
 }
 

@@ -90,6 +90,9 @@ enum Slot {
     RELEASE_TENSOR_TYPE_AND_SHAPE_INFO = 99,
     KERNEL_INFO_GET_ATTRIBUTE_ARRAY_FLOAT = 162,
     KERNEL_INFO_GET_ATTRIBUTE_ARRAY_INT64 = 163,
+    KERNEL_INFO_GET_INPUT_NAME = 232,
+    KERNEL_INFO_GET_OUTPUT_NAME = 233,
+    KERNEL_INFO_GET_NODE_NAME = 244,
     KERNEL_INFO_GET_CONSTANT_INPUT = 249,
     SHAPE_INFER_GET_INPUT_TYPE_SHAPE = 268,
     SHAPE_INFER_GET_ATTRIBUTE = 269,
@@ -171,6 +174,18 @@ struct Runtime {
         if (OrtStatus *status = integers(info, name, out, &found)) return status;
         const char *wrong = "actswap: an attribute has too few numbers";
         return found == size ? nullptr : this->status(ORT_INVALID_ARGUMENT, wrong);
+    }
+    // Names: at most `*size` characters with the 0 at the end.
+    OrtStatus *input_name(const OrtKernelInfo *info, size_t index, char *out, size_t *size) const {
+        using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, char *, size_t *);
+        return at<F>(KERNEL_INFO_GET_INPUT_NAME)(info, index, out, size);
+    }
+    OrtStatus *output_name(const OrtKernelInfo *info, size_t index, char *out, size_t *size) const {
+        using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, char *, size_t *);
+        return at<F>(KERNEL_INFO_GET_OUTPUT_NAME)(info, index, out, size);
+    }
+    OrtStatus *node_name(const OrtKernelInfo *info, char *out, size_t *size) const {
+        return at<OrtStatus *(*)(const OrtKernelInfo *, char *, size_t *)>(KERNEL_INFO_GET_NODE_NAME)(info, out, size);
     }
     OrtStatus *constant(const OrtKernelInfo *info, size_t index, int *is_constant, const OrtValue **out) const {
         using F = OrtStatus *(*)(const OrtKernelInfo *, size_t, int *, const OrtValue **);

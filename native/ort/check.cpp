@@ -156,4 +156,13 @@ const char *check(const Definition &op, const Attributes &attributes, const std:
     return nullptr;
 }
 
+const char *check_numbers(const Definition &op, const std::vector<Tensor> &in) {
+    if (!op.rational()) return nullptr;
+    const Tensor &tails = in[2];
+    const int64_t width = tails.size() / 5;
+    for (int64_t i = 0; i < width; ++i)
+        if (!(tails.data[width + i] <= tails.data[2 * width + i])) return "actswap: a range ends before it begins";
+    return nullptr;
+}
+
 }  // namespace actswap

@@ -75,6 +75,7 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, const Channels &ch
     const Arranged *ready = kernel.arranged.load(std::memory_order_acquire);
     std::unique_ptr<Arranged> own;
     if (!ready || !ready->suits(kernel.attributes, channels, frame.x.dims)) {
+        if (const char *wrong = check_numbers(op, frame.parameters)) return op.runtime.status(ORT_INVALID_ARGUMENT, wrong);
         const bool kept = !kernel.constants.empty();
         own.reset(new Arranged(op, kernel.attributes, frame.parameters, channels, frame.x.dims, kept));
         ready = own.get();

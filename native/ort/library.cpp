@@ -48,10 +48,15 @@ OrtStatus *read_convolution(Runtime runtime, const OrtKernelInfo *info, Kernel *
 
 OrtStatus *fill(Kernel *kernel, const OrtKernelInfo *info) {
     const Runtime runtime = kernel->definition->runtime;
-    if (OrtStatus *status = check_version(runtime, info)) return status;
+    bool prepared = false;
+    const size_t inputs = size_t(kernel->definition->inputs);
+    if (OrtStatus *status = check_version(runtime, info, inputs, &prepared)) return status;
     if (kernel->definition->kind == Kind::CONVOLUTION)
         if (OrtStatus *status = read_convolution(runtime, info, kernel)) return status;
     if (OrtStatus *status = read(*kernel->definition, info, &kernel->attributes)) return status;
+    const bool portable = !kernel->convolution && !kernel->definition->given;
+    if (portable && !prepared && (kernel->attributes.block || kernel->attributes.cap != INFINITY))
+        return runtime.status(ORT_INVALID_ARGUMENT, "actswap: the attributes block and cap belong to prepared files");
     if (kernel->convolution && !kernel->attributes.block)
         return runtime.status(ORT_INVALID_ARGUMENT, "actswap: a Convolution works on blocks of channels");
     kernel->constants = constants(*kernel->definition, kernel->first, info);

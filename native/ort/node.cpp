@@ -58,6 +58,31 @@ OrtStatus *list(Runtime runtime, const OrtKernelInfo *info, const char *name, Di
     return refusal(runtime, name, "is missing, of another type or too long");
 }
 
+// A name that `read` gives, empty if it gives none.
+template <class Read> std::string name(Runtime runtime, Read read) {
+    char found[512] = "";
+    size_t size = sizeof found;
+    if (OrtStatus *status = read(found, &size)) {
+        runtime.release(status);
+        return "";
+    }
+    return found;
+}
+
+// Whether a node without `prepared_for` is of a file that was prepared before there was that attribute. There the names of
+// the parameters are made of the node's or its output's; the runtime renames equal scalars.
+bool was_prepared(Runtime runtime, const OrtKernelInfo *info, size_t inputs) {
+    const std::string node = name(runtime, [&](char *to, size_t *size) { return runtime.node_name(info, to, size); });
+    const std::string y = name(runtime, [&](char *to, size_t *size) { return runtime.output_name(info, 0, to, size); });
+    for (size_t i = 1; i < inputs; ++i) {
+        auto read = [&](char *to, size_t *size) { return runtime.input_name(info, i, to, size); };
+        const std::string input = name(runtime, read), start = input.substr(0, input.rfind('/'));
+        if (input.find('/') != std::string::npos && (start == node || start == y)) return true;
+        if (input.rfind("ortshared_", 0) == 0) return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 OrtStatus *read(Runtime runtime, const OrtValue *value, OrtElementType type, Tensor *to) {
@@ -99,14 +124,16 @@ OrtStatus *read(const Definition &op, const OrtKernelInfo *info, Attributes *to)
     return op.kind == Kind::DY_RELU_C ? list(runtime, info, "channel", &to->channel) : nullptr;
 }
 
-OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info) {
+OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info, size_t inputs, bool *prepared) {
     char made_for[128] = "";
     size_t size = sizeof made_for;
     if (OrtStatus *status = runtime.attribute(info, "prepared_for", made_for, &size)) {
         runtime.release(status);
-        if (!has(runtime, info, "prepared_for")) return nullptr;  // of a portable file, or of an older prepared one
-        return refusal(runtime, "prepared_for", "is no text of this library");
+        if (has(runtime, info, "prepared_for")) return refusal(runtime, "prepared_for", "is no text of this library");
+        *prepared = was_prepared(runtime, info, inputs);
+        return nullptr;
     }
+    *prepared = true;
     char here[128];
     std::snprintf(here, sizeof here, "onnxruntime %s, kernels %d", runtime.version, PREPARED_VERSION);
     if (!std::strcmp(made_for, here)) return nullptr;

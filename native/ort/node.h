@@ -49,8 +49,9 @@ OrtStatus *read(Runtime runtime, const OrtValue *value, OrtElementType type, Ten
 // The attributes of a node; a status in words if one is missing or of another type.
 OrtStatus *read(const Definition &op, const OrtKernelInfo *info, Attributes *to);
 
-// Refuse a node that was prepared for another version of the runtime or of this library.
-OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info);
+// Refuse a node that was prepared for another version of the runtime or of this library. `prepared`: whether it is one of
+// a prepared file at all, of `inputs` inputs.
+OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info, size_t inputs, bool *prepared);
 
 // Compare the shapes of a node's inputs with each other, with x and with the attributes. What passes computes what the
 // function body computes.
@@ -64,5 +65,8 @@ OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info);
 // Returns nullptr, or what is wrong.
 const char *check(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &parameters,
                   const Tensor &mean, const Dims &x, Channels *to);
+
+// Refuse numbers of which the body makes something else: a range of a rational that ends before it begins.
+const char *check_numbers(const Definition &op, const std::vector<Tensor> &parameters);
 
 }  // namespace actswap

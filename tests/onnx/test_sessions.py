@@ -153,7 +153,7 @@ def test_a_file_for_this_machine_opens_here_and_nowhere_else(
     prepare_file(path, tmp_path / "here.onnx")
     found = session(tmp_path / "here.onnx")
     assert found.actswap_way == "prepared" and error(found, x, want) <= 1e-4
-    monkeypatch.setattr("actswap.onnx.sessions.machine_key", lambda: "another machine")
+    monkeypatch.setattr("actswap.onnx.machine.machine_key", lambda: "another machine")
     with pytest.raises(LoadError, match="prepared for another machine"):
         session(tmp_path / "here.onnx")
 
