@@ -34,7 +34,7 @@ bool reaches(const actswap_call &c, const int64_t *stride, int64_t size) {
     const int64_t extent[4] = {c.batch, c.groups, c.channels, c.inner};
     int64_t last = 0;
     for (int i = 0; i < 4; ++i) {
-        if (stride[i] < 0) return false;
+        if (stride[i] < 0 || stride[i] > LARGEST) return false;
         const int64_t far = times(extent[i] - 1, stride[i]);
         if (far > LARGEST) return false;
         last += far;
