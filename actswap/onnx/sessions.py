@@ -112,8 +112,8 @@ def _open_ort_format(path: Path, sess_options: Any, providers: Sequence[Any] | N
     return found
 
 
-from actswap.onnx.machine import machine_key, suits_this_machine
-from actswap.onnx.model_file import ModelFile, nodes_of, read_model
+def _open_for_this_machine(given: ModelFile, made_for: str, options: Any, way: str) -> Any:
+    if way != "native" or not suits_this_machine(made_for):
         raise LoadError(
             "the file was prepared for another machine",
             where=given.name,
