@@ -34,7 +34,7 @@ class Kernel:
 
     Attributes:
         backend: `native` or `triton`.
-        refuses: `refuses(args)` says in words why this call does not fit, "" where it does.
+        refuses: `refuses(args)` says in words why this call does not fit, "" if it does.
         forward: `forward(args) -> (y, aux)`; aux is a small tensor that saves work in backward, or None.
         backward: `backward(grad, args, aux, needs) -> gradients`, one per tensor argument, None where
             not needed.

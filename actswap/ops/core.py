@@ -22,7 +22,7 @@ _REMEMBERED = 2000  # kinds of calls that an operator keeps: shapes may change w
 
 
 class Status(NamedTuple):
-    """Whether the kernels are there: the instruction set in use, or what is lost and how to get it."""
+    """The kernels' state: the instruction set in use, or what is lost without them and how to get them."""
 
     available: bool
     isa: str

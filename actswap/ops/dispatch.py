@@ -44,7 +44,7 @@ def fast_path(name: str) -> FastPath | None:
 
 
 def forward(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor | None] | None:
-    """Compute (y, aux) by the kernel that fits, None where the formula must do it."""
+    """Compute (y, aux) by the kernel that fits; None if the formula must do it."""
     if switch._current == "auto" and (short := fast_path(name)) is not None and (found := short.forward(*args)):
         return found
     kernel = choose(name, args)
@@ -54,7 +54,7 @@ def forward(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor | None] | 
 def backward(
     name: str, grad: Tensor, args: tuple[Any, ...], aux: Tensor | None, needs: list[bool]
 ) -> list[Tensor | None] | None:
-    """Compute one gradient per tensor argument by the kernel that fits, None where the formula must do it."""
+    """Compute one gradient per tensor argument by the kernel that fits; None if the formula must do it."""
     if switch._current == "auto" and (short := fast_path(name)) and (found := short.backward(grad, args, aux, needs)):
         return found
     kernel = choose(name, args)

@@ -1,4 +1,4 @@
-"""How to get the CPU kernels where they are missing."""
+"""How to get the CPU kernels if they are missing."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Operator:
     def reference_gradients(
         self, grad: Tensor, args: Sequence[Any], needs: Sequence[bool], create_graph: bool
     ) -> list[Tensor | None]:
-        """Differentiate the formula: one gradient per tensor argument, None where not needed."""
+        """Differentiate the formula: one gradient per tensor argument, None if it is not needed."""
         held = list(args)
         with torch.enable_grad():
             if not create_graph:
@@ -82,7 +82,7 @@ def operators() -> dict[str, Operator]:
 
 
 def function_of(name: str) -> Callable[..., Tensor] | None:
-    """Return what `define` returned for an operator, None where nothing declared it."""
+    """Return what `define` returned for an operator, None if nothing declared it."""
     return _functions.get(name)
 
 
@@ -91,7 +91,7 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     Args:
         schema: `name(Tensor x, Tensor p, ..., int dim)`, the tensors first; the result is one tensor like x.
-        formula: the same arguments, plain PyTorch. It is differentiated where no kernel fits.
+        formula: the same arguments, plain PyTorch. It is differentiated if no kernel fits.
 
     Returns:
         A function with the operator's positional arguments.

@@ -15,11 +15,17 @@ class backend:  # noqa: N801 - reads as a function: `backend("native")`, `with b
     """Choose who computes the operators, for the process or for a `with` block.
 
     Args:
-        name: `auto` takes a kernel where one fits and the formula elsewhere; `reference` always the formula;
-            `native` and `triton` only that kernel, an error where it does not fit the call.
+        name: `auto` takes a kernel if one fits, else the formula; `reference` always the formula; `native` and
+            `triton` only that kernel, and it is an error if it does not fit the call.
 
     Raises:
         UsageError: the name is not one of these.
+
+    >>> with backend("reference"):
+    ...     current_backend()
+    'reference'
+    >>> current_backend()
+    'auto'
     """
 
     def __init__(self, name: str) -> None:

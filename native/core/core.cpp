@@ -74,12 +74,12 @@ static bool wants_sums(const actswap_call &c) {
     return false;
 }
 
-// Whether the pass that writes grad_x is made: that of the attention's weights goes with it.
+// True if there is a pass that writes grad_x. The gradient of the attention's weights is computed in the same pass.
 static bool wants_grad(const actswap_call &c) {
     return c.y || (c.op == ACTSWAP_DY_RELU && c.flags & ACTSWAP_ATTENTION && c.grad_param[6]);
 }
 
-// The mean of x: not where forward left it, nor where it is given.
+// True if this call computes the mean of x: it was not left by forward, and it is not given.
 static bool makes_mean(const actswap_call &c) { return !c.pooled && (!(c.flags & ACTSWAP_BACKWARD) || !c.mean); }
 
 static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
@@ -104,7 +104,7 @@ static int phases_of(const actswap_call &c, const Layout &l, Phase *p) {
     return n;
 }
 
-// Whether this pass over x makes it, with the convolution: the first one does.
+// True if this pass over x runs the convolution; only the first pass does.
 static bool convolves(const actswap_call &c, const Layout &l, Mode mode) {
     return c.convolution && mode == (l.gated && makes_mean(c) ? MEAN : FORWARD);
 }

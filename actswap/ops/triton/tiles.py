@@ -48,7 +48,7 @@ def tail(tails, channel, step, k: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def straight(v, within, slope_low, slope_high):  # type: ignore[no-untyped-def]
-    """What the lines beyond the range add to the value; 0 where there is no line, were v infinite."""
+    """What the lines beyond the range add to the value; 0 if a line is flat, even for an infinite v."""
     beyond = v - within
     slope = tl.where(beyond < 0, slope_low, slope_high)
     return tl.where((slope == 0) | (beyond == 0), 0.0, slope * beyond)
@@ -113,7 +113,7 @@ def like(x: Tensor, grad: Tensor) -> Tensor:
 
 
 def flat(parameter: Tensor, width: int = 1) -> tuple[Tensor, int]:
-    """Return a parameter as float32 and the step from channel to channel, 0 where it is shared."""
+    """Return a parameter as float32 and the step from channel to channel, 0 if it is shared."""
     p = parameter.detach().to(torch.float32).contiguous()
     return p, 0 if p.numel() == width else width
 
@@ -126,7 +126,7 @@ def per_parameter(total: Tensor, parameter: Tensor) -> Tensor:
 
 
 def refusal(args: Sequence[Any]) -> str:
-    """Say why no kernel takes this input, "" where they do."""
+    """Say why no kernel takes this input, "" if they do."""
     if args[0].dtype not in DTYPES:
         return f"the kernels compute float32, bfloat16 and float16, not {args[0].dtype}"
     if args[0].numel() == 0 or args[0].dim() == 0:
