@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from actswap.cli.verb import (
     table,
     verb,
 )
+from actswap.errors import UsageError
 from actswap.io.atomic import refuse_overwrite
 from actswap.sites import STARTS
 
@@ -61,7 +63,7 @@ from actswap.sites import STARTS
 )
 def command(
     path: str,
-    target: str,
+    targets: tuple[str, ...],
     output: str | None,
     spec: str | None,
     allow: tuple[str, ...],
@@ -89,8 +91,10 @@ def command(
 
         refused = {"--only": only, "--skip": skip, "--model": spec, "--format": form != "bundle", "--dry-run": dry_run}
         refused |= {"--start": start != "auto", "--input": specs}
-        return convert_file(path, target, output, tolerance, key_values(options), calibration, refused, force)
+        refused |= {"--to SELECTOR=NAME": not isinstance(targets_of(targets), str)}
+        return convert_file(path, targets[0], output, tolerance, key_values(options), calibration, refused, force)
     began = time.monotonic()
+    target = targets_of(targets)
     out = Path(output) if output else default_output(path, target, form)
     if not dry_run:
         refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
@@ -125,7 +129,7 @@ def command(
         "model": type(loaded.module).__name__,
         "input": inputs.said,
         "assumed_input": inputs.assumed,
-        "target": target,
+        "target": report["target"],
         "report": report,
         "cost": {"before": before.to_dict(), "after": after.to_dict()},
         "dry_run": dry_run,
@@ -140,12 +144,38 @@ def command(
     return Answer(data, shown)
 
 
-def default_output(path: str, target: str, form: str) -> Path:
+def targets_of(texts: Sequence[str]) -> str | dict[str, str]:
+    """Read the `--to` texts: one target, or targets by selector; one without a selector is for all other sites.
+
+    >>> targets_of(["layer4.*=meta_acon(space=layer)", "acon_c"])
+    {'layer4.*': 'meta_acon(space=layer)', '*': 'acon_c'}
+    """
+    from actswap.conversion.rules import split_rule
+
+    rules = [split_rule(text) for text in texts]
+    if len(rules) == 1 and not rules[0][0]:
+        return rules[0][1]
+    found: dict[str, str] = {}
+    for selector, target in rules:
+        if (selector or "*") in found:
+            raise UsageError(
+                f"two targets for {selector or 'all other sites'}: {found[selector or '*']} and {target}",
+                fix=f"--to 'SELECTOR={target}' says which sites it is for",
+            )
+        found[selector or "*"] = target
+    return found
+
+
+def default_output(path: str, target: str | dict[str, str], form: str) -> Path:
     """Return `squeezenet.meta_acon` for `squeezenet.pt`."""
+    from actswap.conversion.rules import read_target
+
+    texts = [target] if isinstance(target, str) else target.values()
+    name = "+".join(dict.fromkeys(read_target(text)[0] for text in texts))
     source = Path(path)
     stem = source.absolute().name if source.is_dir() else source.name.removesuffix(".index.json")
     stem = stem if source.is_dir() else Path(stem).stem
-    return source.parent / f"{stem}.{target}{'.pt2' if form == 'pt2' else ''}"
+    return source.parent / f"{stem}.{name}{'.pt2' if form == 'pt2' else ''}"
 
 
 def read_calibration(path: str | None) -> Any:

@@ -52,7 +52,9 @@ def command(
         say(f"{out} holds an interrupted run: going on with it")
         resume = True
     ready = prepare(read, out, resume=resume, name=recipe, allow=allow)
-    say(f"{read.title}: {type(ready.model).__name__} to {read.convert.target}, results in {out}")
+    rules = read.convert.targets
+    asked = ", ".join(f"{key}={target}" for key, target in rules.items()) if rules else read.convert.target
+    say(f"{read.title}: {type(ready.model).__name__} to {asked}, results in {out}")
     if dry_run:
         say("Dry run: nothing was written.")
         return Answer({"recipe": to_dict(read), "dry_run": True}, [f"{recipe}: no problems found"])

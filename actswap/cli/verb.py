@@ -133,7 +133,8 @@ def _complete_targets(ctx: click.Context, param: click.Parameter, incomplete: st
     names: set[str] = set()
     for file in folder.glob("*.py"):
         names |= set(re.findall(r"(?:\bPlain\(\s*|^    name=)\"(\w+)\"", file.read_text(encoding="utf-8"), re.M))
-    return sorted(name for name in names if name.startswith(incomplete))
+    selector, equals, begun = incomplete.rpartition("=")
+    return sorted(f"{selector}{equals}{name}" for name in names if name.startswith(begun))
 
 
 def _options(*options: Decorator) -> Decorator:
@@ -160,11 +161,13 @@ INPUT_OPTION = click.option(
 )
 TARGET_OPTION = click.option(
     "--to",
-    "target",
+    "targets",
     required=True,
-    metavar="NAME",
+    multiple=True,
+    metavar="[SELECTOR=]NAME",
     shell_complete=_complete_targets,
-    help="Activation: actswap list.",
+    help="Activation: actswap list. Repeatable with selectors, the first that matches holds: --to 'layer4.*=meta_acon' "
+    "--to acon_c.",
 )
 SELECT_OPTIONS = _options(
     click.option(

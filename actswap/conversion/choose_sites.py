@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from actswap.activations.base import Spec
+from collections.abc import Sequence
+
+from actswap.conversion.rules import Rule, assign
 from actswap.conversion.survey import Survey
 from actswap.errors import UsageError
-from actswap.select import Selectors, select
+from actswap.select import Selectors
 from actswap.sites import Site
 
 
 def choose_sites(
-    found: Survey, spec: Spec, only: Selectors, skip: Selectors, model: str
-) -> tuple[list[Site], list[tuple[Site, str]]]:
+    found: Survey, rules: Sequence[Rule], only: Selectors, skip: Selectors, model: str
+) -> tuple[dict[Site, Rule], list[tuple[Site, str]]]:
     """Split the sites into those to replace and those to leave, with reasons.
 
     Args:
         found: the survey of the model.
-        spec: the target.
+        rules: the targets.
         only: selectors of the sites to replace; default all that are no gates.
         skip: selectors of sites to leave.
         model: class name of the model, for messages.
+
+    Returns:
+        The rule of each site to replace, and the other sites with reasons.
 
     Raises:
         UsageError: there is nothing to replace.
@@ -38,21 +43,22 @@ def choose_sites(
             why=f"all {len(found.sites)} activation calls go to actswap modules",
             fix="revert it first: actswap.revert(model)",
         )
-    names = {s.name for s in select(found.sites, only, skip)}
-    chosen: list[Site] = []
+    assigned = assign(found.sites, rules, only, skip)
+    chosen: dict[Site, Rule] = {}
     left: list[tuple[Site, str]] = []
     for site in found.sites:
-        if site.name not in names:
+        rule = assigned.get(site.name)
+        if rule is None:
             gate = site.role == "gate" and not only
             left.append((site, site.reason or ("gate: left alone unless selected" if gate else "not selected")))
         elif site.how == "left":
             left.append((site, site.reason))
-        elif site.source.kind == spec.name:
-            left.append((site, f"is {spec.name} already"))
-        elif site.channels is None and not spec.per_layer:
-            left.append((site, f"its channel axis is not clear, and {spec.name} needs one"))
+        elif site.source.kind == rule.spec.name:
+            left.append((site, f"is {rule.spec.name} already"))
+        elif site.channels is None and not rule.spec.per_layer:
+            left.append((site, f"its channel axis is not clear, and {rule.spec.name} needs one"))
         else:
-            chosen.append(site)
+            chosen[site] = rule
     if not chosen:
         reasons = "; ".join(sorted({r for _, r in left}))
         raise UsageError(f"nothing to replace in {model}", why=reasons, fix="actswap scan MODEL shows every site")

@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from actswap.activations.base import Spec, StartContext
+from actswap import activations
+from actswap.activations.base import StartContext
 from actswap.activations.bounded import split
 from actswap.activations.plain import known
 from actswap.conversion.passes.replace import load_start
@@ -37,7 +38,6 @@ _SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees,
 def choose_starts(
     model: nn.Module,
     plan: Plan,
-    spec: Spec,
     kind: str,
     tolerance: float,
     histograms: Mapping[str, Histogram],
@@ -49,7 +49,6 @@ def choose_starts(
     Args:
         model: an isolated model, changed in place.
         plan: its plan, without starts.
-        spec: the target.
         kind: `auto`, or the start that every site must have.
         tolerance: relative error of the network's output.
         histograms: calibration by path, for fits.
@@ -62,7 +61,7 @@ def choose_starts(
     Raises:
         StartError: a site has no start of the asked-for kind.
     """
-    starter = _Starter(spec, histograms)
+    starter = _Starter(histograms)
     first = [starter.first(c, kind) for c in plan.choices]
     choices = [
         replace(c, start=s, histogram=histograms[c.path].coarse(_STORED_BINS) if c.path in histograms else None)
@@ -89,21 +88,21 @@ def choose_starts(
 
 
 class _Starter:
-    """Makes starts for one target from the statistics of each site."""
+    """Makes starts from the statistics of each site."""
 
-    def __init__(self, spec: Spec, histograms: Mapping[str, Histogram]) -> None:
-        self.spec, self.histograms = spec, histograms
+    def __init__(self, histograms: Mapping[str, Histogram]) -> None:
+        self.histograms = histograms
 
     def first(self, choice: Choice, kind: str) -> Start:
         """The start of the asked-for kind, or the best the pair promises."""
         core = split(choice.site.source).core
-        promise = self.spec.promise(core) if known(core) else "none"
+        promise = activations.get(choice.target).promise(core) if known(core) else "none"
         wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
         if wanted == "none":
             return Start("none", note="does not preserve the network's function")
         if wanted not in (promise, "morph"):
             raise StartError(
-                f"{self.spec.name} has no {wanted} start for {choice.site.source}",
+                f"{choice.target} has no {wanted} start for {choice.site.source}",
                 where=f"{choice.site.name} ({choice.site.line})",
                 why=f"the pair promises {promise}",
                 fix="start='auto', or start='morph', which is exact at t=0 for every pair",
@@ -126,7 +125,7 @@ class _Starter:
         beta = _two_digits(sharpness / std)
         if histogram is not None and shift:
             histogram = histogram.shifted(-shift)
-        start = self.spec.start(core, StartContext(beta, histogram, choice.options))
+        start = activations.get(choice.target).start(core, StartContext(beta, histogram, choice.options))
         return replace(start, beta=beta) if start.kind == "limit" else start
 
 

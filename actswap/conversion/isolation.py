@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from actswap.checks.parity import compare
 from actswap.checks.signal import Signal
 from actswap.conversion.passes.isolate import Originals, isolate, path_of
 from actswap.conversion.passes.revert import undo
+from actswap.conversion.rules import Rule
 from actswap.conversion.survey import Survey, island_of, rewrite_of
 from actswap.errors import CaptureError, first_line
 from actswap.plan import Choice, Island, Plan, keys_of
@@ -41,7 +41,8 @@ class _Isolation:
     Attributes:
         model: changed in place.
         found: its survey.
-        target, options: of the plan.
+        target: what was asked for, in words.
+        rules: the target of each site, by name.
         keys: digest of the model's parameters before anything was changed.
         expected: outputs of the model on the example inputs.
         signals: how these outputs vary.
@@ -53,7 +54,7 @@ class _Isolation:
     model: nn.Module
     found: Survey
     target: str
-    options: Mapping[str, Any]
+    rules: Mapping[str, Rule]
     keys: str
     expected: list[Tensor]
     signals: Sequence[Signal]
@@ -72,7 +73,8 @@ class _Isolation:
                 for s in self.found.sites
             )
             path = path_of(self.model, site.name, site.owner, site.child, site.how, shared)
-            choices.append(Choice(site, self.target, Start("none"), path, self.options))
+            rule = self.rules[site.name]
+            choices.append(Choice(site, rule.spec.name, Start("none"), path, rule.options))
         owners = {s.owner for s in sites if s.how == "island"}
         needed = tuple(island for owner, island in self.islands.items() if owner in owners)
         return Plan(self.target, tuple(choices), tuple(left), needed, type(self.model).__name__, self.keys)
@@ -152,7 +154,7 @@ def settle(
     chosen: Sequence[Site],
     left: Sequence[tuple[Site, str]],
     target: str,
-    options: Mapping[str, Any],
+    rules: Mapping[str, Rule],
     expected: list[Tensor],
     signals: Sequence[Signal],
     probe: Callable[[Plan], list[Tensor]],
@@ -164,8 +166,8 @@ def settle(
         found: its survey.
         chosen: the sites to isolate.
         left: the sites that stay, with reasons.
-        target: name of the target, for the plan.
-        options: its options, for the plan.
+        target: what was asked for, for the plan.
+        rules: the target of each site, by name.
         expected: outputs of the model on the example inputs.
         signals: how these outputs vary.
         probe: runs the isolated model on the example inputs.
@@ -179,7 +181,7 @@ def settle(
     """
     refuse_distributed(model)
     islands, traces = dict(found.islands), dict(found.traces)
-    work = _Isolation(model, found, target, options, keys_of(model), expected, signals, probe, islands, traces)
+    work = _Isolation(model, found, target, rules, keys_of(model), expected, signals, probe, islands, traces)
     sites, stay = list(chosen), list(left)
     limit = _rounding(signals)
     for _ in range(_ROUNDS):

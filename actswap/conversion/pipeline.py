@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from actswap import activations
-from actswap.activations.base import Spec
 from actswap.activations.bounded import split
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
@@ -31,6 +30,7 @@ from actswap.conversion.outcome import Conversion, Left, Replaced, Report
 from actswap.conversion.passes.isolate import Originals
 from actswap.conversion.passes.revert import undo
 from actswap.conversion.prove import comparable, final_checks, isolated, judge, subject_of
+from actswap.conversion.rules import Targets, read_rules
 from actswap.conversion.survey import Sites, Survey, survey
 from actswap.conversion.training_only import runs_in_eval
 from actswap.errors import UsageError
@@ -49,7 +49,7 @@ _PROBES = 4  # calibration batches on which the whole-network error is measured,
 @torch.inference_mode(False)
 def convert(
     model: nn.Module,
-    target: str,
+    target: Targets,
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -69,7 +69,8 @@ def convert(
 
     Args:
         model: any module; not changed unless `inplace`.
-        target: name of the activation, see `actswap.list_activations()`.
+        target: name of the activation, see `actswap.list_activations()`, or names by selector; the first selector that
+            matches a site holds: `{"layer4.*": "meta_acon(space=layer)", "type:silu": "hardswish", "*": "acon_c"}`.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments that the model accepts.
         example_kwargs: keyword arguments.
         only: selectors of the sites to replace; default all that are no gates.
@@ -78,7 +79,7 @@ def convert(
         tolerance: error of the network's output that the starts may cause, relative to how much the output varies; at
             least four roundings of the output, below which nothing can be told apart.
         calibration: batches of real inputs, for fits and for the search of beta; default the example inputs.
-        options: options of the target, e.g. `{"space": "layer"}`.
+        options: options of a single target, e.g. `{"space": "layer"}`; several targets have theirs in brackets.
         inplace: convert `model` itself, without a second copy of its weights.
         verify: True: compare outputs, outputs with moved weights, gradients and dtypes, and count calls in both modes;
             `"outputs"`: compare outputs and count calls in eval mode only; False: nothing.
@@ -97,13 +98,12 @@ def convert(
         VerificationError: the converted model fails its checks.
     """
     clock = _Clock()
-    spec = activations.get(target)
-    target = spec.name
+    rules = read_rules(target, options)
+    asked = ", ".join(map(str, rules))
     if start not in STARTS:
         raise UsageError(f"unknown start {start!r}", fix=f"start must be one of {', '.join(STARTS)}")
     if not tolerance > 0:
         raise UsageError(f"tolerance={tolerance}", why="it must be positive", fix="tolerance=1e-3")
-    spec.check_options(options or {})
     if verify not in (True, False, "outputs"):
         raise UsageError(f"verify={verify!r}", fix='verify=True, verify="outputs" or verify=False')
     args, kwargs = as_inputs(example_inputs, example_kwargs)
@@ -113,7 +113,8 @@ def convert(
     trained = train_once(work, args, kwargs, watch=anew) if verify is True else ""
     if found is None or anew:
         found = survey(work, args, kwargs, trained.tape if isinstance(trained, Pass) else None)
-    chosen, left = choose_sites(found, spec, only, skip, type(model).__name__)
+    assigned, left = choose_sites(found, rules, only, skip, type(model).__name__)
+    chosen, by_name = list(assigned), {site.name: rule for site, rule in assigned.items()}
     clock.lap("scan")
     counted = count(found.located.values())
     probes = [(args, kwargs)]
@@ -134,14 +135,14 @@ def convert(
 
     def probe(isolated: Plan) -> list[Tensor]:
         """Run the isolated model; what it is calibrated on is seen in the same run if that is all there is."""
-        statistics = calibration is None and measurable and _needs_statistics(spec, isolated.choices, start)
+        statistics = calibration is None and measurable and _needs_statistics(isolated.choices, start)
         with watching(work, _in_eval(isolated) if statistics else ()) as streams:
             outputs = run(work, args, kwargs)
         histograms.update({path: stream.finish() for path, stream in streams.items()})
         return outputs
 
     def settled(sites: Sequence[Site], stay: Sequence[tuple[Site, str]]) -> tuple[Plan, Originals]:
-        return settle(work, found, sites, stay, target, options or {}, references[0], signals, probe)
+        return settle(work, found, sites, stay, asked, by_name, references[0], signals, probe)
 
     subject = subject_of(work, found, chosen, args, kwargs, signals)
     seen = look(work, subject, comparable(work, chosen, subject, trained)) if verify is True else None
@@ -150,7 +151,7 @@ def convert(
     plan = replace(plan, choices=tuple(replace(choice, seed=seed) for choice in plan.choices))
     clock.lap("isolate")
     try:
-        if measurable and _needs_statistics(spec, plan.choices, start):
+        if measurable and _needs_statistics(plan.choices, start):
             if calibration is not None:
                 histograms = calibrate(work, _in_eval(plan), calibration, progress)
                 clock.lap("calibrate")
@@ -159,7 +160,7 @@ def convert(
         def error() -> float:
             return max(compare(ref, run(work, *p), signals).rel for ref, p in zip(references, probes, strict=True))
 
-        plan = choose_starts(work, plan, spec, start, tolerance, histograms, error if measurable else None, progress)
+        plan = choose_starts(work, plan, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
         parity = counts = in_training = None
         if verify:
@@ -175,7 +176,7 @@ def convert(
         if verify:
             clock.lap("verify")
         report = Report(
-            target,
+            asked,
             tuple(map(Replaced.of, plan.choices)),
             tuple(Left(site, reason) for site, reason in plan.left),
             parity,
@@ -212,9 +213,9 @@ def _surveyed(scanned: Sites, model: nn.Module) -> Survey:
     return scanned.survey
 
 
-def _needs_statistics(spec: Spec, choices: Iterable[Choice], start: str) -> bool:
+def _needs_statistics(choices: Iterable[Choice], start: str) -> bool:
     """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
-    promises = {spec.promise(split(c.site.source).core) for c in choices}
+    promises = {activations.get(c.target).promise(split(c.site.source).core) for c in choices}
     return start == "fit" or (start != "none" and bool(promises & {"limit", "fit"}))
 
 

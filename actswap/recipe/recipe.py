@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from actswap import activations
+from actswap.conversion.rules import read_rules
 from actswap.errors import ActswapError, UsageError, first_line
 from actswap.io.allowed import is_under
 from actswap.io.model_source import check_library_source, is_library_source
@@ -78,7 +78,7 @@ def read_recipe(
 
 
 def parse(document: dict[str, Any], problems: list[str], *, ready: bool = True) -> Recipe | None:
-    """Turn parsed TOML into a recipe; problems are appended, None where the tables cannot be built."""
+    """Turn parsed TOML into a recipe; problems are appended, and None is returned if the tables cannot be built."""
     schema = document.get("schema")
     if isinstance(schema, int) and schema != SCHEMA:
         problems.append(f"schema: is {schema}, this actswap reads {SCHEMA}")
@@ -101,12 +101,13 @@ def check(recipe: Recipe) -> list[str]:
         found.append(f"model.input: must be positive sizes like [1, 3, 224, 224], is {list(recipe.model.input)}")
     if recipe.data.size < 0:
         found.append(f"data.size: must not be negative, is {recipe.data.size}")
-    try:
-        spec = activations.get(recipe.convert.target)
-        unknown = [name for name in recipe.convert.options if name not in spec.options]
-        found += [f"convert.options.{name}: {spec.name} has {', '.join(spec.options) or 'none'}" for name in unknown]
-    except ActswapError as error:
-        found.append(f"convert.target: {error.what}" + (f"; {error.fix}" if error.fix else ""))
+    if bool(recipe.convert.target) == bool(recipe.convert.targets):
+        found.append("convert: needs either target, or targets by selector")
+    else:
+        try:
+            read_rules(recipe.convert.asked, recipe.convert.options)
+        except ActswapError as error:
+            found.append(f"convert: {error.what}" + (f"; {error.fix}" if error.fix else ""))
     if recipe.convert.start not in STARTS:
         found.append(f"convert.start: {recipe.convert.start!r}, one of {', '.join(STARTS)}")
     if recipe.convert.tolerance <= 0:

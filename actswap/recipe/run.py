@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from actswap.conversion.outcome import Conversion
 from actswap.conversion.pipeline import convert
+from actswap.conversion.rules import assign, read_rules
 from actswap.conversion.survey import scan
 from actswap.errors import ActswapError
 from actswap.io import bundle
@@ -24,7 +25,6 @@ from actswap.io.loading import build_model, load_model
 from actswap.recipe.recipe import RecipeError
 from actswap.recipe.tables import Recipe
 from actswap.report import gather, write_report
-from actswap.select import select
 from actswap.sites import Progress
 from actswap.train import Data, TuneReport, evaluate, load_data, tune
 from actswap.train.data import training_batches
@@ -37,8 +37,8 @@ class Prepared:
     Attributes:
         recipe: the recipe.
         model: the original network.
-        data: training and validation sets; None where the recipe names none.
-        example: example input of the shape in the recipe, real images where there are any.
+        data: training and validation sets; None if the recipe names none.
+        example: example input of the shape in the recipe: real images, if there are any.
         out: folder of the results.
     """
 
@@ -55,7 +55,7 @@ class RunReport:
 
     Attributes:
         conversion: the conversion.
-        tuning: the fine-tuning, None where the recipe has none.
+        tuning: the fine-tuning; None if the recipe has none.
         accuracy: scores in percent: `original`, `at conversion`, `after fine-tuning`.
         files: what was written, by name.
     """
@@ -103,7 +103,9 @@ def prepare(
         sites = _attempt("model.input", problems, lambda: scan(model, example))
         if sites is not None:
             wanted = recipe.convert
-            _attempt("convert", problems, lambda: select(sites, list(wanted.only), list(wanted.skip)))
+            _attempt(
+                "convert", problems, lambda: assign(sites, read_rules(wanted.asked), wanted.only or None, wanted.skip)
+            )
     if problems or model is None or example is None:
         raise RecipeError(name, problems)
     return Prepared(recipe, model, data, example, out)
@@ -125,7 +127,7 @@ def run_recipe(prepared: Prepared, *, resume: bool = False, progress: Progress |
     recipe, data, out = prepared.recipe, prepared.data, prepared.out
     conversion = convert(
         prepared.model,
-        recipe.convert.target,
+        recipe.convert.asked,
         prepared.example,
         only=list(recipe.convert.only) or None,
         skip=list(recipe.convert.skip) or None,
@@ -214,7 +216,7 @@ def _data(recipe: Recipe) -> Data:
 
 
 def _example(recipe: Recipe, data: Data | None) -> Tensor:
-    """Return real images of the recipe's input shape, or random numbers where there are none."""
+    """Return real images of the recipe's input shape, or random numbers if there are none."""
     shape = recipe.model.input
     if data is None:
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ def read_table(cls: type[T], table: Any, where: str, problems: list[str]) -> T |
         problems: one sentence is appended for each problem.
 
     Returns:
-        The dataclass, or None where anything in the table is wrong.
+        The dataclass, or None if anything in the table is wrong.
     """
     if not isinstance(table, Mapping):
         problems.append(f"{where}: must be a table, is {_shown(table)}")

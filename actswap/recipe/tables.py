@@ -17,7 +17,7 @@ class ModelTable:
 
     Attributes:
         source: `torchvision:NAME`, `timm:NAME`, `package.module:factory`, or a file that holds a whole model.
-        weights: file with the weights of `source`, where that only builds the network.
+        weights: file with the weights, if `source` only builds the network.
         input: shape of one example input, the batch first.
     """
 
@@ -31,7 +31,8 @@ class ConvertTable:
     """What becomes of the activations; see `actswap.convert`.
 
     Attributes:
-        target: the activation.
+        target: the activation, with its options in brackets or below; empty if `targets` is given.
+        targets: activations by selector, instead; the first selector that matches a site holds.
         only: selectors of the sites to replace; empty for all that are no gates.
         skip: selectors of sites to leave.
         start: `auto`, `exact`, `limit`, `fit`, `morph` or `none`.
@@ -39,12 +40,18 @@ class ConvertTable:
         options: options of the target.
     """
 
-    target: str
+    target: str = ""
+    targets: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     start: str = "auto"
     tolerance: float = 1e-3
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> str | Mapping[str, str]:
+        """What `actswap.convert` takes as its target."""
+        return self.targets or self.target
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,8 @@ class DataTable:
     """The images.
 
     Attributes:
-        source: `package.module:function` or an image folder with `train/CLASS/*` and `val/CLASS/*`; empty
-            where
-            the user has to name it: `actswap run RECIPE --data FOLDER`.
+        source: `package.module:function` or an image folder with `train/CLASS/*` and `val/CLASS/*`; empty if the user
+            has to name it: `actswap run RECIPE --data FOLDER`.
         size: side of the square images read from a folder; 0 takes the last number of `model.input`.
     """
 

@@ -130,3 +130,14 @@ def test_a_full_disk_leaves_the_old_bundle(folder, ask, monkeypatch):
     code, data, _ = ask("convert", "m.pt", "--to", "acon_b", "--input", "x.npz", "-o", "m.acon_c", "--force")
     assert code == 2 and "No space left" in data["error"]["why"]
     assert {p.name: p.read_bytes() for p in Path("m.acon_c").iterdir()} == before
+
+
+def test_another_target_per_selector(folder, ask):
+    code, data, _ = ask("convert", "m.pt", "--to", "3=meta_acon(space=layer)", "--to", "acon_c", "--input", "x.npz")
+    assert code == 0 and data["output"] == "m.meta_acon+acon_c"
+    assert [e["target"] for e in data["report"]["replaced"]] == ["acon_c", "meta_acon"]
+    assert bundle.read(data["output"])["plan"]["choices"][1]["options"] == {"space": "layer"}
+    code, data, _ = ask("convert", "m.pt", "--to", "9=pau", "--to", "acon_c", "--input", "x.npz")
+    assert code == 2 and "'9' matched 0 of 2" in data["error"]["what"]
+    code, data, _ = ask("convert", "m.pt", "--to", "pau", "--to", "acon_c", "--input", "x.npz")
+    assert code == 2 and "two targets for all other sites" in data["error"]["what"]
