@@ -107,7 +107,8 @@ def check(recipe: Recipe) -> list[str]:
         try:
             read_rules(recipe.convert.asked, recipe.convert.options)
         except ActswapError as error:
-            found.append(f"convert: {error.what}" + (f"; {error.fix}" if error.fix else ""))
+            key = "targets" if recipe.convert.targets else "target"
+            found.append(f"convert.{key}: {error.what}" + (f"; {error.fix}" if error.fix else ""))
     if recipe.convert.start not in STARTS:
         found.append(f"convert.start: {recipe.convert.start!r}, one of {', '.join(STARTS)}")
     if recipe.convert.tolerance <= 0:

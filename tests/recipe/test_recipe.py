@@ -93,7 +93,18 @@ def test_values_of_the_right_type_are_checked_too(tmp_path):
 
 def test_options_of_the_target_are_known(tmp_path):
     text = GOOD.replace('target = "acon_c"', 'target = "meta_acon"\noptions = {spce = "layer"}')
-    assert "convert.options.spce" in problems(write(tmp_path, text))
+    assert "meta_acon has no option spce" in problems(write(tmp_path, text))
+
+
+def test_targets_by_selector(tmp_path):
+    rules = 'targets = {"relu1" = "meta_acon(space=layer)", "*" = "acon_c"}'
+    read = read_recipe(write(tmp_path, GOOD.replace('target = "acon_c"', rules)))
+    assert read.convert.asked == {"relu1": "meta_acon(space=layer)", "*": "acon_c"}
+    assert "either target, or targets" in problems(write(tmp_path, GOOD.replace('target = "acon_c"', "")))
+    both = GOOD.replace('target = "acon_c"', f'target = "acon_c"\n{rules}')
+    assert "either target, or targets" in problems(write(tmp_path, both))
+    wrong = GOOD.replace('target = "acon_c"', rules.replace("acon_c", "acon_d"))
+    assert "convert.targets: there is no activation 'acon_d'" in problems(write(tmp_path, wrong))
 
 
 @pytest.mark.parametrize(
