@@ -42,6 +42,7 @@ fuzz: install
 	  round=$$(( round + 1 )); echo "make fuzz, round $$round: $$(( end - $$(date +%s) )) s left"; \
 	  $(PY) -m pytest -m hypothesis --hypothesis-profile=fuzz tests || exit 1; \
 	done; echo "make fuzz: $$round rounds passed"
+	PYTHONPATH=benchmarks $(PY) benchmarks/fuzz_loaders.py --minutes $$(( $(FUZZ_SECONDS) / 60 ))
 
 install: $(VENV)/installed
 
