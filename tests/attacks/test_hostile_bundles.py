@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from hostile import IMPORTING
 from safetensors.torch import save_file
 
+from actswap.cli.main import run
 from actswap.conversion.pipeline import convert
 from actswap.errors import ActswapError, LoadError
 from actswap.io import bundle
@@ -141,3 +143,44 @@ def test_aliases_that_lead_nowhere(alias, saved, small):
     save_file(tensors, saved / "model.safetensors", {**metadata, "alias": alias})
     with pytest.raises(LoadError):
         bundle.load(saved, small)
+
+
+REPORTS = {
+    "a number for the sites": {"report": {"replaced": 3, "left": []}},
+    "a site without a name": {"report": {"replaced": [{"site": {}}], "left": []}},
+    "a list for a name": {"report": {"replaced": [{"site": {"name": [], "source": {}, "channels": {}}}], "left": 1}},
+    "a text for the cost": {"cost": "x"},
+    "a text for a number": {"cost": {"before": {"parameters": "x", "flops": 1, "activations": 1}, "after": {}}},
+    "nothing": {"report": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS.keys())
+def test_reports_that_are_none_of_ours(report, saved, capsys):
+    edit_plan(saved, lambda d: d.update(report=report))
+    assert run(["show", str(saved)]) == 3
+    assert "Unexpected" not in capsys.readouterr().err
+
+
+def test_names_that_steer_a_terminal_or_are_markup(saved, capsys):
+    """A name from a stranger's file is shown as text: no escape sequence reaches the terminal, no markup is read."""
+    name = "\x1b[2J\x07[/red]\u202eevil"
+
+    def edit(document):
+        document["plan"]["model"] = name
+        site = {"name": name, "source": {"kind": "relu"}, "channels": 8}
+        document["report"] = {"report": {"replaced": [{"site": site, "target": name, "start": "exact"}], "left": []}}
+
+    edit_plan(saved, edit)
+    assert run(["show", str(saved)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/red]" in shown and not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
+def test_a_terminal_that_knows_only_ascii(saved, monkeypatch):
+    edit_plan(saved, lambda d: d["plan"].update(model="Größe"))
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    assert run(["show", str(saved)]) == 0
+    stream.flush()
+    assert rb"Gr\xf6\xdfe" in stream.buffer.getvalue()
