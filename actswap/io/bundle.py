@@ -240,6 +240,19 @@ def _write_tensors(
     tensors: dict[str, Tensor], alias: Mapping[str, str], file: Path, metadata: Mapping[str, str]
 ) -> None:
     save_file(tensors, file, {"format": "pt", "actswap": tool_version(), "alias": json.dumps(alias), **metadata})
+    _sort_header(file)
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the metadata, which safetensors writes in another order each time: the same model is the same bytes."""
+    with file.open("r+b") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        if len(text) <= length:  # else it was written in another way than this sorting knows
+            handle.seek(8)
+            handle.write(text.ljust(length))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
