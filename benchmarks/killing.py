@@ -56,6 +56,24 @@ def run_child(command: Callable[[], int], folder: Path, stop: int | None = None)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def answer_of(question: Callable[[], str]) -> str:
+    """Return what a function says in a child process: ONNX Runtime, once it has run, does not survive a fork."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = question()
+        except BaseException as error:
+            said = f"damaged: {type(error).__name__} {error}"[:200]
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
 def _arm(stop: int, root: str) -> None:
     count = 0
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 import torch
 from attack_toys import RECIPE, net
-from killing import kill_everywhere, run_child
+from killing import answer_of, kill_everywhere, run_child
 from torch import nn
 
 from actswap.cli.main import run
@@ -58,13 +58,12 @@ def content(path: Path) -> str:
 
 def judge(output: str, before: Path, after: Path) -> Callable[[Path], str]:
     """Return what names the state of an output, from what stood there before and what a whole run gives."""
-    old, new = content(before / output), content(after / output)
+    old, new = (answer_of(lambda folder=folder: content(folder / output)) for folder in (before, after))
 
     def state(folder: Path) -> str:
-        try:
-            seen = content(folder / output)
-        except Exception as error:
-            return f"damaged: {type(error).__name__} {error}"[:100]
+        seen = answer_of(lambda: content(folder / output))
+        if seen.startswith("damaged"):
+            return seen
         return {old: "old", new: "complete", "absent": "absent"}.get(seen, "another")
 
     return state
