@@ -39,7 +39,15 @@ def record_of(model: nn.Module) -> Record | None:
 
 
 def plan_of(model: nn.Module) -> Plan | None:
-    """Return the plan that a model was converted by, None for a model that was not."""
+    """Return the plan that a model was converted by, None for a model that was not.
+
+    >>> import torch, actswap
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    >>> actswap.plan_of(actswap.convert(model, "swish", torch.randn(8, 4), start="morph").model).target
+    'swish'
+    >>> actswap.plan_of(model) is None
+    True
+    """
     record = record_of(model)
     return None if record is None else record.plan
 

@@ -38,12 +38,14 @@ class Way:
         twice: on a batch of two made from a batch of one, which batch normalisation needs.
         inputs: with gradients of the inputs.
         accumulate: through `.grad`, which reentrant checkpointing needs.
+        small: gradients of the parameters of one axis alone (biases, norms), which cost half of a backward pass.
     """
 
     training: bool = True
     twice: bool = False
     inputs: bool = True
     accumulate: bool = False
+    small: bool = False
 
     def __str__(self) -> str:
         return ("in train mode" if self.training else "in eval mode") + (", on a batch of two" if self.twice else "")
@@ -117,7 +119,9 @@ def one_pass(
         inputs = made
     leaves: list[Tensor] = []
     inputs = pytree.tree_map(lambda v: _own(v, leaves if way.inputs else None), inputs)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in learned.items() if p.dim() < 2} if way.small else learned
+    parameters = parameters or learned
     wanted = [*parameters.values(), *leaves]
     outputs: list[Tensor] = []
     found: list[Tensor | None] = []

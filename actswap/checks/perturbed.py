@@ -7,7 +7,6 @@ numbers a traced forward reads from its module (`self.scale`) is moved too.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +28,9 @@ def moved(
 ) -> Iterator[None]:
     """Move the weights of a model inside the block, by the same amounts in every model that has the same names.
 
-    Every floating parameter and buffer w becomes w (1 + amount n) + amount s m, with s its root mean square (`amount`
-    itself if that is 0) and n, m normal numbers that depend on its name. A tensor without negative numbers stays so.
+    Every floating parameter and buffer w becomes w (1 + amount n) + amount s m. s is the root mean square of a sample
+    of it (`amount` itself if that is 0), n and m are normal numbers that depend on its name. A tensor without negative
+    numbers stays so.
 
     Args:
         model: its tensors are changed in place, and put back exactly.
@@ -78,16 +78,18 @@ def perturbed_run(
 def _move(t: Tensor, name: str, amount: float) -> None:
     """Move one tensor in place, with as few passes over it as can be: they are what this costs."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    positive = bool(t.amin() >= 0)
-    size = float(torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32))) / t.numel() ** 0.5
-    if not math.isfinite(size):
-        size = float(t[t.isfinite()].float().square().mean().sqrt()) if bool(t.isfinite().any()) else 0.0
     flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
+    some = flat[:: -(-flat.numel() // _PERIOD)]
+    some = some[some.isfinite()].float()
+    size = float(some.square().mean().sqrt()) if some.numel() else 0.0
+    positive = bool((some >= 0).all()) and bool(t.amin() >= 0)
     period = min(t.numel(), _PERIOD)
-    n, m = (torch.randn(period, generator=generator).clamp_(-3, 3).mul_(amount).to(t) for _ in range(2))
+    n, m = (torch.randn(period, generator=generator).clamp_(-3, 3).mul_(amount) for _ in range(2))
+    factor, added = (1 + n).to(t), (m * (size or amount)).to(t)
     whole = t.numel() // period * period
     for part in (flat[:whole].view(-1, period), flat[whole:]):
-        part.mul_(1 + n[: part.shape[-1]]).add_(m[: part.shape[-1]], alpha=size or amount)
+        width = part.shape[-1]
+        torch.addcmul(added[:width], part, factor[:width], out=part)
     if positive:
         flat.abs_()
     if not t.is_contiguous():

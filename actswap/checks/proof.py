@@ -193,7 +193,10 @@ def forgive(checks: Sequence[Check], noise: Mapping[str, float]) -> tuple[Check,
         own = noise.get(check.name, 0.0) * NOISE_FACTOR
         if check.passed is False and check.error is not None and not check.names and check.error <= own:
             said = f"{check.said}; the network differs from itself by {own / NOISE_FACTOR:.2g} after one rounding"
-            check = Check(check.name, True if own <= _MOST else None, said, check.error, own)
+            proved = own <= _MOST
+            check = Check(
+                check.name, True if proved else None, said if proved else f"not proved: {said}", check.error, own
+            )
         made.append(check)
     return tuple(made)
 
@@ -268,10 +271,11 @@ def _compare_gradients(before: Pass, after: Pass, subject: Subject, name: str, e
         return Check(name, False, f"requires_grad of {few_names(changed)} changed", names=tuple(changed))
     error, where = gradient_error(before, after)
     error = max(error, output_error(before, after) if exact else 0.0)
+    compared = len(before.gradients.keys() & after.gradients.keys())
     if before.way.training:
-        said = f"{before.way}, gradients of {len(before.gradients)} tensors"
+        said = f"{before.way}, gradients of {compared} tensors"
     else:
-        said = f"not proved in train mode ({before.why}); {before.way}, gradients of {len(before.gradients)} tensors"
+        said = f"not proved in train mode ({before.why}); {before.way}, gradients of {compared} tensors"
     if not exact:
         return Check(name, True, f"{said} are all there; they differ by {error:.2g} at most ({where})", error)
     eps = max((torch.finfo(t.dtype).eps for t in before.outputs if t.is_floating_point()), default=0.0)

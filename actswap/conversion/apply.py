@@ -29,6 +29,12 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     Raises:
         UsageError: the model does not have the plan's parameters, or is set up for distributed training.
         CaptureError: the forward of an island has changed since.
+
+    >>> import torch, actswap
+    >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU())
+    >>> plan = actswap.convert(build(), "acon_c", torch.randn(8, 4)).plan
+    >>> type(actswap.apply_plan(build(), plan)[1]).__name__
+    'AconC'
     """
     refuse_distributed(model)
     work = model if inplace else duplicate(model)

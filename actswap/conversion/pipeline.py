@@ -96,6 +96,14 @@ def convert(
         CaptureError: the model does not run on the inputs.
         StartError: the start asked for does not exist at some site.
         VerificationError: the converted model fails its checks.
+
+    >>> import torch, actswap
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(8, 4)
+    >>> result = actswap.convert(model, "acon_c", x)
+    >>> [(r.site.name, r.target, r.start) for r in result.report.replaced], result.report.ok
+    ([('1', 'acon_c', 'limit')], True)
+    >>> result.report.proof["gradients"].said
+    'in train mode, gradients of 3 tensors agree'
     """
     clock = _Clock()
     rules = read_rules(target, options)

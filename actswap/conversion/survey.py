@@ -210,7 +210,7 @@ def island_of(model: nn.Module, found: Located, tape: Tape) -> tuple[Island, lis
 def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None) -> Sites:
     """List every activation call of a model.
 
-    The model is run once, in eval mode and without gradients; it is not changed.
+    The model is run once in eval mode and once in train mode; it is not changed.
 
     Args:
         model: any module.
@@ -222,6 +222,11 @@ def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any
 
     Raises:
         CaptureError: the model does not run on these inputs.
+
+    >>> import torch, actswap
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    >>> [(s.name, s.source.kind, s.how) for s in actswap.scan(model, torch.randn(8, 4))]
+    [('1', 'relu', 'swap')]
     """
     args, kwargs = as_inputs(example_inputs, example_kwargs)
     return Sites(survey(model, args, kwargs))
