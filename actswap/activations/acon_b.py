@@ -45,7 +45,7 @@ class AconB(SharpActivation):
         beta: sharpness at first, or `log` or `raw`, which stand for beta_as with sharpness 1.
         beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
 
-    >>> float(AconB(1, p=0.5, beta=0)(torch.full((1, 1), 2.0)))
+    >>> AconB(1, p=0.5, beta=0)(torch.full((1, 1), 2.0)).item()
     1.5
     """
 

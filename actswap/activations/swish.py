@@ -39,7 +39,8 @@ class Swish(SharpActivation):
         trainable: whether beta is a parameter; else a buffer.
         beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
 
-    >>> float(Swish(beta=0)(torch.tensor(2.0)))
+    >>> import torch
+    >>> Swish(beta=0)(torch.tensor(2.0)).item()
     1.0
     """
 

@@ -120,7 +120,7 @@ def export_onnx(
         ExportError: the model cannot be exported, or the file does not agree with it; no file is left behind.
 
     Example:
-        >>> import torch
+        >>> import tempfile, torch
         >>> folder, model = tempfile.TemporaryDirectory(), nn.Sequential(nn.Linear(3, 2), nn.SiLU())
         >>> report = export_onnx(model, torch.zeros(1, 3), f"{folder.name}/model.onnx")
         >>> report.inputs, report.parity[0].relative < 1e-4

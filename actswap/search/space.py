@@ -44,6 +44,7 @@ class Space:
         unary: names of the unary functions, of `UNARY`.
         binary: names of the binary functions, of `BINARY`.
 
+    >>> from actswap.activations.grammar import text_of
     >>> space = Space(units=1)
     >>> space.size
     6250
