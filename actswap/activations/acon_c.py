@@ -52,7 +52,7 @@ class AconC(SharpActivation):
         beta: sharpness at first, or `log` or `raw`, which stand for beta_as with sharpness 1.
         beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
 
-    >>> float(AconC(1, p1=1.0, p2=0.25, beta=0)(torch.full((1, 1), 2.0)))
+    >>> AconC(1, p1=1.0, p2=0.25, beta=0)(torch.full((1, 1), 2.0)).item()
     1.25
     """
 
