@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.activations.base import Activation
+from actswap.activations.hooks import hooked
 from actswap.activations.plain import PLAIN, SourceModule, evaluate
 from actswap.sites import Source
 
@@ -71,13 +72,9 @@ def simplify(model: nn.Module, run: Callable[[], object], tolerance: float = 1e-
     def look(module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
         seen.setdefault(module, (args[0].detach(), y.detach()))
 
-    handles = [m.register_forward_hook(look) for m in model.modules() if isinstance(m, Activation)]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = [m for m in model.modules() if isinstance(m, Activation)]
+    with hooked(m.register_forward_hook(look) for m in watched), torch.no_grad():
+        run()
 
     replaced = {}
     for name, parent in list(model.named_modules()):

@@ -9,10 +9,9 @@ is one FLOP, and sums and products outside of layers and activations are free; a
 from __future__ import annotations
 
 import functools
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -24,12 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from actswap.activations import known
 from actswap.activations.base import Activation
 from actswap.activations.dy_relu import lines_flops
+from actswap.activations.hooks import hooked
 from actswap.activations.meta_acon import meta_acon_flops
 from actswap.activations.opau import opau_flops
 from actswap.activations.pau import pau_flops
 from actswap.activations.plain import PLAIN, SourceModule
 from actswap.activations.smooth_maximum import SMOOTH_FLOPS
+from actswap.capture.evaluating import modes_kept, set_modes
 from actswap.capture.observe import tensors_of
+from actswap.capture.quiet import quiet
 from actswap.errors import first_line
 
 Shapes = list[tuple[int, ...]]
@@ -86,18 +88,13 @@ def measure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] |
         Cost(parameters=16, flops=32, activations=16, note='')
     """
     parameters = sum(p.numel() for p in model.parameters())
-    training = {module: module.training for module in model.modules()}
     own = _OwnCounts(model)
     try:
-        for module in training:
-            module.training = False
-        with own, torch.no_grad():
+        with modes_kept(model), own.watching(), torch.no_grad():
+            set_modes([(module, False) for module in model.modules()])
             counted = _trace(model, args, dict(kwargs or {}), own)
     except Exception as problem:  # torch.jit.trace fails in many ways; the table then says so
         return Cost(parameters, None, None, first_line(problem, 160))
-    finally:
-        for module, was in training.items():
-            module.training = was
     return Cost(parameters, counted["flops"], counted["activations"])
 
 
@@ -189,14 +186,10 @@ class _OwnCounts:
             elif isinstance(module, Activation) and (spec := known(module.name)) is not None and spec.flops:
                 self.modules[name], self._flops[module.name] = module, spec.flops
         self.seen: list[tuple[nn.Module, tuple[int, ...]]] = []
-        self._handles: list[Any] = []
 
-    def __enter__(self) -> None:
-        self._handles = [module.register_forward_hook(self._note) for module in self.modules.values()]
-
-    def __exit__(self, *problem: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def watching(self) -> AbstractContextManager[None]:
+        """Note the calls in the block."""
+        return hooked(module.register_forward_hook(self._note) for module in self.modules.values())
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         self.seen.append((module, tuple(int(n) for n in inputs[0].shape)))
@@ -231,13 +224,12 @@ class _Called(nn.Module):
 
 
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own: _OwnCounts) -> Counter[str]:
-    with warnings.catch_warnings():  # fvcore uses torch.jit, which announces its end on every call
-        warnings.simplefilter("ignore")
+    # fvcore uses torch.jit, which announces its end on every call, and names every operator that it does not know.
+    with quiet("fvcore.nn.jit_analysis"):
         from fvcore.nn.activation_count import _DEFAULT_SUPPORTED_OPS as ACTIVATIONS
         from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS as FLOPS
         from fvcore.nn.jit_analysis import JitModelAnalysis
 
-        logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
         called = _Called(model, args, kwargs)
         analysis = JitModelAnalysis(called, called.inputs())
         for name in {**FLOPS, **ACTIVATIONS}:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actswap.activations.hooks import hooked
 from actswap.capture.evaluating import evaluating
 from actswap.capture.observe import tensors_of
 from actswap.checks.check import Proof
@@ -179,7 +180,6 @@ def _outputs(
 ) -> dict[tuple[str, int], list[Tensor]]:
     seen: dict[tuple[str, int], list[Tensor]] = {}
     counts: dict[str, int] = {}
-    handles = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -188,13 +188,7 @@ def _outputs(
 
         return hook
 
-    for name, module in model.named_modules():
-        if name in names:
-            handles.append(module.register_forward_hook(watch(name)))
-    try:
-        with evaluating(model):
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = [(name, module) for name, module in model.named_modules() if name in names]
+    with hooked(m.register_forward_hook(watch(n)) for n, m in watched), evaluating(model):
+        model(*args, **kwargs)
     return seen

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from actswap.activations.hooks import hooked
 from actswap.capture.evaluating import evaluating
 from actswap.conversion.training_only import observe_training
 from actswap.errors import UsageError
@@ -78,9 +79,5 @@ def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, Histo
 
         return hook
 
-    handles = [model.get_submodule(path).register_forward_pre_hook(watch(s)) for path, s in streams.items()]
-    try:
+    with hooked(model.get_submodule(path).register_forward_pre_hook(watch(s)) for path, s in streams.items()):
         yield streams
-    finally:
-        for handle in handles:
-            handle.remove()

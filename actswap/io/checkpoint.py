@@ -8,13 +8,13 @@ with modules is built here, from the names that `allowed` lists.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
 from actswap.io import allowed, rebuild, tensor_layout
 from actswap.io.archive import check_zip
@@ -137,8 +137,7 @@ def _is_weight(name: Name) -> bool:
 
 def _load_weights(described: Any, path: Path, size: int) -> Any:
     _check_calls(described, size)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

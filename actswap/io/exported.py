@@ -13,8 +13,6 @@ import dataclasses
 import enum
 import json
 import keyword
-import logging
-import os
 import re
 import types
 import typing
@@ -28,6 +26,8 @@ from torch._export.serde import schema
 from torch._export.serde.union import _Union
 from torch.export.pt2_archive._package import PT2ArchiveReader
 
+from actswap.capture.own_thread import patched
+from actswap.capture.quiet import quiet
 from actswap.errors import LoadError
 from actswap.io.archive import check_zip
 from actswap.io.checkpoint import check_weights
@@ -200,6 +200,10 @@ def check_exported(path: Path) -> None:
     _check_numbers(program["graph_module"]["graph"], path)
 
 
+def _weights_only(load: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: load(*args, **{**kwargs, "weights_only": True})
+
+
 def load_exported(path: Path) -> nn.Module:
     """Load an exported program as a module.
 
@@ -209,18 +213,9 @@ def load_exported(path: Path) -> nn.Module:
     import actswap.activations  # noqa: F401 (declares the operators that a converted program calls)
 
     check_exported(path)
-    log = logging.getLogger("torch.export")
-    level, before = log.level, os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    log.setLevel(logging.CRITICAL)  # it logs the whole program if one node fails
-    try:
+    # It asks for pickles with any content in places, and logs the whole program if one node fails.
+    with patched(torch, "load", _weights_only), quiet("torch.export"):
         program = torch.export.load(path)
-    finally:
-        log.setLevel(level)
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
     module = program.module()
     for name in ("train", "eval"):  # they only raise; the mode is fixed in the program, and setting it is harmless
         module.__dict__.pop(name, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
 from actswap.io.allowed import is_under
 from actswap.io.checkpoint import read_checkpoint, read_legacy
@@ -167,8 +167,7 @@ def _as_load_error(path: Path) -> Any:
 
 def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: bool) -> Any:
     if trust_pickle:
-        with from_current_folder(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with from_current_folder(), quiet():
             return torch.load(path, map_location="cpu", weights_only=False)
     if legacy:
         return read_legacy(path)

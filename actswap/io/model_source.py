@@ -14,13 +14,15 @@ import inspect
 import os
 import re
 import sys
-import warnings
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
 from actswap.io.torchvision_import import import_library
 
@@ -73,6 +75,10 @@ def check_library_source(text: str, where: str) -> str:
     return text
 
 
+_lock = threading.RLock()
+_added: Counter[str] = Counter()  # folders put on sys.path, by the number of blocks that need them
+
+
 def build_model(spec: str) -> nn.Module:
     """Build a model without weights.
 
@@ -92,8 +98,7 @@ def build_model(spec: str) -> nn.Module:
         raise LoadError(f"--model {spec!r} is not understood", fix=_EXAMPLES)
     options = dict(_option(part) for part in query.split("&") if part)
     try:
-        with from_current_folder(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with from_current_folder(), quiet():
             if place == "torchvision":
                 built = _of_torchvision(name, options)
             elif place == "timm":
@@ -128,13 +133,20 @@ def _option(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def from_current_folder() -> Iterator[None]:
-    """Let `--model` and `--allow` find modules of the current folder, as `python -c` would."""
+    """Let `--model` and `--allow` find modules of the current folder, as `python -c` would.
+
+    Threads may overlap: the last one takes the folder off the path again.
+    """
     here = os.getcwd()
-    if here in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
+    with _lock:
+        ours = _added[here] > 0 or not (here in sys.path or "" in sys.path)
+        if ours and not _added[here]:
+            sys.path.insert(0, here)
+        _added[here] += ours
     try:
         yield
     finally:
-        sys.path.remove(here)
+        with _lock:
+            _added[here] -= ours
+            if ours and not _added[here] and here in sys.path:
+                sys.path.remove(here)

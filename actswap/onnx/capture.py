@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import onnx_ir as ir
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from actswap.capture.quiet import quiet
 from actswap.errors import ExportError, first_line
 from actswap.onnx.translate import translation_table
 
@@ -80,7 +79,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
     named = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     shapes = pytree.tree_map(lambda leaf: dynamic_axes(leaf, batch, dynamic_batch, dynamic_size), dict(named))
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet_exporter():
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         wanted = " and ".join(n for n, on in (("batch", dynamic_batch), ("size", dynamic_size)) if on)
@@ -94,7 +93,7 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
 def to_graph(program: Any, opset: int) -> ir.Model:
     """Translate an exported program to ONNX; the project's activations become raw nodes (see `translate`)."""
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet_exporter():
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -113,17 +112,6 @@ def to_graph(program: Any, opset: int) -> ir.Model:
     return graph
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet_exporter() -> AbstractContextManager[None]:
     """Silence the exporter's warnings and log lines about its own internals."""
-    names: Mapping[str, logging.Logger] = {n: logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")}
-    levels = {name: logger.level for name, logger in names.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in names.values():
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for name, logger in names.items():
-                logger.setLevel(levels[name])
+    return quiet("torch.onnx", "onnxscript", "onnx_ir")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.activations.describe import describe
+from actswap.activations.hooks import hooked
 from actswap.activations.plain import evaluate, known
 from actswap.capture.evaluating import evaluating
 from actswap.checks.cost import Cost, measure
@@ -157,13 +158,9 @@ def _pictures(model: nn.Module, plan: Plan, args: tuple[Any, ...], kwargs: Mappi
 
         return hook
 
-    handles = [model.get_submodule(c.path).register_forward_hook(watch(c.path)) for c in plan.choices]
-    try:
-        with evaluating(model):
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = {c.path: model.get_submodule(c.path) for c in plan.choices}
+    with hooked(m.register_forward_hook(watch(p)) for p, m in watched.items()), evaluating(model):
+        model(*args, **kwargs)
     sources = {choice.path: choice.site.source for choice in plan.choices}
     return {path: _picture(x, y, sources[path]) for path, (x, y) in seen.items() if np.isfinite(x).any()}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from actswap.activations.base import Activation
+from actswap.activations.hooks import hooked
 from actswap.errors import UsageError
 from actswap.record import plan_of
 
@@ -74,11 +75,12 @@ class FeaturePairs:
                 fix="distill_features = 0",
             )
         self._outputs: tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]] = ({}, {})
-        self._hooks = [
+        self._hooks = hooked(
             model.get_submodule(name).register_forward_hook(self._recorder(side, name))
             for side, model in enumerate((student, teacher))
             for name in self.names
-        ]
+        )
+        self._hooks.__enter__()
 
     def _recorder(self, side: int, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -111,5 +113,4 @@ class FeaturePairs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.__exit__(kind, error, trace)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from actswap.activations.base import Activation
+from actswap.activations.hooks import hooked
 
 # No training loss that is worth continuing is so many times its first value, or the loss of a constant guess.
 _LOSS = 30.0
@@ -87,12 +88,8 @@ class Watch:
 
             return record
 
-        hooks = [module.register_forward_hook(recorder(name)) for name, module in self._watched.items()]
-        try:
+        with hooked(module.register_forward_hook(recorder(name)) for name, module in self._watched.items()):
             yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def begin(self, loss: float, constant_guess: float, outputs: Mapping[str, Tensor]) -> None:
         """Take the first step as what is ordinary.

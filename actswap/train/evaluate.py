@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from actswap.capture.evaluating import modes_kept
 from actswap.train.data import evaluation_batches
 
 
@@ -37,13 +38,9 @@ def evaluate(model: nn.Module, dataset: Dataset[Any], batch: int = 500) -> float
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Put all modules into one mode, and each back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
+    with modes_kept(model):
+        model.train(training)
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

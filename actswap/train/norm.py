@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from actswap.capture.evaluating import modes_kept
+
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Return the BatchNorm modules that keep running statistics."""
@@ -101,19 +103,19 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
     norms = batch_norms(model)
     if not norms:
         return 0
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
     seen = 0
-    for x in inputs:
-        model(x)
-        seen += 1
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
+    with modes_kept(model):
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        try:
+            for x in inputs:
+                model(x)
+                seen += 1
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     return seen
