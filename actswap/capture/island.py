@@ -28,14 +28,13 @@ from actswap.capture.installed import uninstall_methods
 from actswap.capture.losses import refusing_losses
 from actswap.capture.methods import instance_forward
 from actswap.capture.own_trace import ThreadTracer, in_mode, kept_calls
-from actswap.capture.randomness import Drawn, alone, random_kept
+from actswap.capture.randomness import random_kept
 from actswap.capture.same_signature import same_signature
 from actswap.capture.state import State
 from actswap.capture.tape import Op, Ref, Value
 from actswap.errors import CaptureError, first_line
 
 _CONSTANT = "_actswap_constant"
-_TRIES = 3  # a forward that draws from Python's generator moves it every time; another thread may have, once
 
 
 class _Weight(fx.Proxy):
@@ -145,23 +144,11 @@ def _trace(
     module: nn.Module, arguments: Arguments, inline: frozenset[str], strict: bool, training: bool
 ) -> tuple[fx.Graph, dict[str, Tensor], bool]:
     """Trace one mode; also return the constants made, and whether the forward asked for the mode."""
-    for _ in range(_TRIES):
-        graph, made, asked, drawn = _traced_once(module, arguments, inline, strict, training)
-        if drawn.torch or (drawn.python and alone()):
-            break
-        if not drawn.python:
-            return graph, made, asked
-    raise _refused(module, "its forward draws random numbers that a trace would freeze")
-
-
-def _traced_once(
-    module: nn.Module, arguments: Arguments, inline: frozenset[str], strict: bool, training: bool
-) -> tuple[fx.Graph, dict[str, Tensor], bool, Drawn]:
     state = State(module)
     try:
         with (
             in_mode(module, training) as asked,
-            random_kept() as drawn,
+            random_kept(closely=True) as drawn,
             kept_calls(),
             (refusing_losses if strict else _not_refusing)() as passed,
         ):
@@ -171,7 +158,9 @@ def _traced_once(
         kept = [k for k in changed if k not in made]
         if kept:
             raise _refused(module, f"its forward sets self.{kept[0]}, which a trace does not keep")
-        return graph, made, bool(asked), drawn
+        if drawn.torch or drawn.python:
+            raise _refused(module, "its forward draws random numbers that a trace would freeze")
+        return graph, made, bool(asked)
     except CaptureError:
         raise
     except Exception as error:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,9 +35,8 @@ def _may_draw(name: str) -> bool:
 
 
 class Drawn(TorchFunctionMode):
-    """What a block has drawn: `torch` from torch's generator; `python`, at its end, that Python's has moved.
+    """What this thread has drawn in a block: `torch` from torch's generator, `python` from Python's.
 
-    Which thread has moved Python's is not known.
     As any torch function mode it also turns torch's fused attention off in this thread. That kernel would hide the
     activation, and leave zeros at the padding.
     """
@@ -56,13 +57,24 @@ class Drawn(TorchFunctionMode):
         finally:
             self.torch = not torch.equal(before, torch.get_rng_state())
 
+    def profile(self, frame: FrameType, event: str, called: Any) -> None:
+        """Notice a method of Python's generator, as a profile function."""
+        if event == "call":
+            self.python |= frame.f_code.co_filename == random.__file__ and frame.f_locals.get("self") is _PYTHON
+        elif event == "c_call":
+            self.python |= getattr(called, "__self__", None) is _PYTHON
+
     def rewind(self) -> None:
         """Put the generators back where they stood, if this thread has moved them."""
-        self.python = random.getstate() != self._python
+        if alone():
+            self.python = random.getstate() != self._python
         if self.torch:
             torch.set_rng_state(self._torch)
-        if self.python and alone():
+        if self.python:
             random.setstate(self._python)
+
+
+_PYTHON: Any = random._inst  # of which the functions of `random` are methods
 
 
 def alone() -> bool:
@@ -72,8 +84,12 @@ def alone() -> bool:
 
 
 @contextmanager
-def random_kept() -> Iterator[Drawn]:
+def random_kept(closely: bool = False) -> Iterator[Drawn]:
     """Undo what the block draws from the random generators of torch (CPU) and Python.
+
+    Args:
+        closely: see draws from Python's generator also if other threads may draw from it. That takes a profile
+            function, which slows the block down. Without it such draws stay unseen while other threads run.
 
     >>> before = torch.get_rng_state()
     >>> with random_kept() as drawn:
@@ -82,8 +98,14 @@ def random_kept() -> Iterator[Drawn]:
     (True, True)
     """
     drawn = Drawn()
+    others = sys.getprofile()
+    profiled = closely and others is None and not alone()
     try:
+        if profiled:
+            sys.setprofile(drawn.profile)
         with drawn:
             yield drawn
     finally:
+        if profiled:
+            sys.setprofile(others)
         drawn.rewind()
