@@ -27,6 +27,7 @@ from actswap.activations.plain import SourceModule
 from actswap.capture.canonical import Canonical, canonical
 from actswap.capture.evaluating import evaluating
 from actswap.capture.own_thread import patched
+from actswap.capture.private_random import private_random
 from actswap.capture.spots import Spot, Spots
 from actswap.capture.tape import Call, Op, Ref, Tape, Value
 from actswap.errors import CaptureError, first_line
@@ -272,7 +273,10 @@ def observe(
     for tensor in tree_leaves((args, dict(kwargs or {}))):
         if isinstance(tensor, Tensor):
             recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
-    with evaluating(model), _watched(recorder, _runs_script(model)), torch.set_grad_enabled(training):
+    # A run in train mode draws: from generators of this thread, not from those of the process.
+    drawing = private_random() if training else nullcontext()
+    watched = _watched(recorder, _runs_script(model))
+    with evaluating(model), drawing, watched, torch.set_grad_enabled(training):
         if training:
             model.train()
         try:

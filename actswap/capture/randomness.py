@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Functions of Python that draw; those of the dispatcher say so themselves.
 _COMPOSITES = frozenset(
@@ -24,14 +25,38 @@ _COMPOSITES = frozenset(
     + ("fractional_max_pool2d_with_indices", "fractional_max_pool3d_with_indices")
 )
 
+# They draw in train mode only, and runs in train mode draw from generators of their thread.
+_TRAINING = frozenset(("lstm", "gru", "rnn_tanh", "rnn_relu"))
+
 
 @functools.lru_cache(maxsize=4096)
 def _may_draw(name: str) -> bool:
     if name in _COMPOSITES:
         return True
+    if name in _TRAINING:
+        return False
     packet = None if name.startswith("__") else getattr(torch.ops.aten, name, None)
     tag = torch.Tag.nondeterministic_seeded
     return packet is not None and any(tag in getattr(packet, o).tags for o in packet.overloads())
+
+
+class _Here(threading.local):
+    private = False  # this thread draws from generators of its own
+
+
+here = _Here()
+
+
+class _Noted(TorchDispatchMode):
+    """Whether this thread has called an operator that can draw."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.drew = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.drew |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))
 
 
 class Drawn(TorchFunctionMode):
@@ -49,13 +74,15 @@ class Drawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if self.torch or not _may_draw(getattr(func, "__name__", "")):
+        if self.torch or here.private or not _may_draw(getattr(func, "__name__", "")):
             return func(*args, **(kwargs or {}))
-        before = torch.get_rng_state()
+        before, noted = torch.get_rng_state(), _Noted()
         try:
-            return func(*args, **(kwargs or {}))
+            with noted:
+                return func(*args, **(kwargs or {}))
         finally:
-            self.torch = not torch.equal(before, torch.get_rng_state())
+            # Operators that could draw do not always; that the state has moved may be another thread's doing.
+            self.torch = noted.drew and not torch.equal(before, torch.get_rng_state())
 
     def profile(self, frame: FrameType, event: str, called: Any) -> None:
         """Notice a method of Python's generator, as a profile function."""

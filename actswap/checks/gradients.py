@@ -7,7 +7,6 @@ it returns, so that a lost `no_grad`, a lost `checkpoint` and a lost autocast re
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from actswap.capture.evaluating import evaluating
 from actswap.capture.observe import observe, tensors_of
+from actswap.capture.private_random import private_random
 from actswap.capture.tape import Tape
 from actswap.checks.parity import compare
 from actswap.errors import CaptureError, first_line
@@ -136,7 +136,7 @@ def one_pass(
 
     tape = None
     try:
-        with _seeded(model), evaluating(model), torch.enable_grad(), _noted(model, calls):
+        with private_random(), evaluating(model), torch.enable_grad(), _noted(model, calls):
             if watch and way.training:
                 tape = observe(model, inputs[0], inputs[1], training=True, then=backward)
             else:
@@ -260,22 +260,6 @@ def _accumulated(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:
 def _sample(g: Tensor) -> Tensor:
     g = (g.to_dense() if g.layout is not torch.strided else g).detach().reshape(-1)
     return g[:: -(-g.numel() // _LARGEST_KEPT) or 1].double().cpu()
-
-
-@contextmanager
-def _seeded(model: nn.Module) -> Iterator[None]:
-    """Start the random generators of torch, Python and numpy from the same state; put them back afterwards."""
-    devices = [t.device for t in model.parameters() if t.device.type == "cuda"][:1]
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
 
 
 @contextmanager
