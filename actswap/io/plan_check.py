@@ -150,7 +150,7 @@ class _Check:
         """Check a source: its kind, and its parameters by name."""
         self.expect(isinstance(data, dict) and "kind" in data, data, key, "an object with a kind")
         for name, value in data.items():
-            self.value(str if name == "kind" else float | tuple[float, ...], value, f"{key}.{name[:40]}")
+            self.value(_SOURCE.get(name, float | tuple[float, ...]), value, f"{key}.{name[:40]}")
 
     def arguments(self, data: Any, key: str) -> None:
         """Check the arguments that a forward is traced with."""
@@ -173,6 +173,7 @@ class _Check:
             raise LoadError(f"{key} in {self.where} is {_shown(data)}", why=f"it must be {wanted}", fix=_FIX)
 
 
+_SOURCE: dict[str, Any] = {"kind": str, "formula": str, "trained": tuple[tuple[str, str], ...]}  # other keys: constants
 _SPECIAL: dict[Any, Any] = {Source: _Check.source, Arguments: _Check.arguments}
 
 
