@@ -69,7 +69,7 @@ def command(
     if only_activations:
         given["train"] = "activations"
     out = Path(output)
-    if not resume and not (out / "bundle").exists() and any((out / "tune" / "checkpoints").glob("step-[0-9]*")):
+    if not resume and not (out / "bundle").exists() and (out / "tune").is_dir():
         say(f"{out} holds an interrupted run: going on with it")
         resume = True
     config = read_config(settings, given, str(out / "tune"), resume)
