@@ -74,7 +74,10 @@ def spot_of_ops(root: Op, ops: Sequence[Op], x: int, functions: CalledFunctions)
     found = _spelled(root, spot, ops, x)
     if found is None and len(ops) == 1:
         found = _with_beside(spot, [spot.place])
-    return _NOT_ONE if found is None else replace(found, inplace=root.inplace)
+    if found is None:
+        return _NOT_ONE
+    read = _read_around(found) if len(ops) > 1 else ""
+    return f"the formula also reads {read}, which may change" if read else replace(found, inplace=root.inplace)
 
 
 def _whole_call(spot: Spot, callee: Callee, ops: Sequence[Op], x: int, functions: CalledFunctions) -> Spot | str:
@@ -132,6 +135,29 @@ def _spelled(root: Op, spot: Spot, ops: Sequence[Op], x: int) -> Spot | None:
     if all(_inside(place, spot.place) for place in places):
         return _with_beside(spot, places)
     return _with_earlier(spot, places, found) if root.spot is not None and isinstance(found, ast.Name) else None
+
+
+def _read_around(spot: Spot) -> str:
+    """The attribute of the module that scales or shifts the whole formula, "" if none does.
+
+    Constants inside (`x * sigmoid(self.beta * x)`) are the activation's own, as the slope of a LeakyReLU is.
+    """
+    owner = spot.code.co_varnames[0]
+    node: ast.AST | None = _expressions(spot.code).get(spot.place)
+    while isinstance(node, ast.BinOp):
+        sides = {side: {n.id for n in ast.walk(side) if isinstance(n, ast.Name)} for side in (node.left, node.right)}
+        around = [side for side, names in sides.items() if names <= {owner} and not _calls(side)]
+        if len(around) != 1:
+            return ""
+        (side,) = around
+        if sides[side]:
+            return ast.unparse(side)
+        node = next(other for other in sides if other is not side)
+    return ""
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Call) for n in ast.walk(node))
 
 
 def _with_earlier(spot: Spot, places: Sequence[Place], x: ast.Name) -> Spot | None:

@@ -12,9 +12,8 @@ from actswap.sites import Site
 
 _WAYS = {
     "swap": "replaced by swapping the module: it is called exactly once",
-    "island": "replaced in an island: the forward of {owner} is traced and rewritten, "
-    "because the call is shared, functional or a formula",
-    "rewrite": "replaced in the source of {owner}, at this very call: torch.fx cannot follow its forward",
+    "island": "replaced in an island: the forward of {owner} is traced, since no expression of its own makes the call",
+    "rewrite": "replaced in the source of {owner}, at this very call; all around it stays as it is",
 }
 NO_FEATURES = "no activation: it limits values that no layer made or none reads (boxes, indices, positions)"
 
