@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import actswap
 from actswap.activations.base import Activation
+from actswap.conversion.passes.replace import surroundings
 from actswap.errors import CaptureError, UsageError, first_line
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
@@ -268,6 +270,13 @@ def test_a_plain_function_on_the_instance_is_left_with_its_reason_and_the_rest_i
     assert [r.site.name for r in result.report.replaced] == ["1"]
     (left,) = result.report.left
     assert "on the instance" in left.reason
+
+
+def test_new_parameters_stand_where_a_model_with_offloaded_weights_computes() -> None:
+    model = OnTheInstance().to("meta")
+    assert surroundings(model, model) == (torch.device("meta"), torch.float32)
+    model._hf_hook = types.SimpleNamespace(hooks=[types.SimpleNamespace(execution_device="cpu")])
+    assert surroundings(model, model) == (torch.device("cpu"), torch.float32)
 
 
 class FSDPModule:

@@ -67,7 +67,7 @@ def load_start(placed: nn.Module, params: Mapping[str, Number]) -> None:
 def replace(model: nn.Module, choice: Choice) -> nn.Module:
     """Put the target of a choice into the model, and return it."""
     parent = model.get_submodule(choice.path.rpartition(".")[0])
-    device, dtype = _surroundings(model, parent)
+    device, dtype = surroundings(model, parent)
     standing = model.get_submodule(choice.path)
     placed = build(choice, standing)
     if device is not None and device.type == "meta":
@@ -79,10 +79,22 @@ def replace(model: nn.Module, choice: Choice) -> nn.Module:
     return placed
 
 
-def _surroundings(model: nn.Module, parent: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+def surroundings(model: nn.Module, parent: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
     """Device and floating dtype of the parameters nearest to the site."""
     for module in (parent, model):
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
+                device = _execution_device(model) if tensor.is_meta else None
+                return device or tensor.device, tensor.dtype
     return None, None
+
+
+def _execution_device(model: nn.Module) -> torch.device | None:
+    """Where a model computes whose weights accelerate keeps elsewhere: they are on the meta device between two runs."""
+    for module in model.modules():
+        hook = vars(module).get("_hf_hook")
+        for one in (hook, *getattr(hook, "hooks", ())):
+            device = getattr(one, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+    return None
