@@ -32,7 +32,7 @@ _STEPS = 12  # operations between a formula's input and its result, along one wa
 _CANDIDATES = 40
 _CUTS = frozenset(("clamp", "hardtanh", "maximum", "minimum", "fmax", "fmin"))
 _CLIPS = _CUTS | {"relu"}
-_WHOLE = frozenset(("silu", "gelu", "mish", "hardswish"))  # calls of these are no part of another known function
+_WHOLE = frozenset(("silu", "gelu", "mish", "hardswish"))  # calls of these are no part of another of them
 _DIRECT = (frozenset(PLAIN) & frozenset(FUNCTIONS)) | {"gelu", "rrelu", "prelu", "glu", "hardtanh"}
 _ROOTS = ELEMENTWISE - PASS
 _ASKS = frozenset(("size", "dim", "getattr", "shape", "ndim", "numel"))  # they read no value
@@ -198,7 +198,7 @@ class _Finder:
             return None  # a guard against large numbers: the ReLU is the activation, and the guard stays
         if source.kind in ("relu", "relu6", "hardtanh") and self._clipped_twice(reading.ops):
             return None
-        if any(o.name in _WHOLE for o in reading.ops if o is not op):
+        if source.kind in (*_WHOLE, "swish") and any(o.name in _WHOLE for o in reading.ops if o is not op):
             return None  # silu(x + x) * self.half is a SiLU, and what is around it stays
         return Match(_with_names(source, leaves), x, op, reading.ops, axis[0])
 
