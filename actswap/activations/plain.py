@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from actswap.activations import formula
+from actswap.activations import formula, stable
 from actswap.sites import Source
 
 At = Callable[[float], Tensor]  # the values of a function at one point, one for each channel
@@ -75,10 +75,6 @@ def _hardsigmoid(x: Tensor, slope: Tensor | float) -> Tensor:
 def _acon_c(x: Tensor, p1: Tensor | float, p2: Tensor | float, beta: Tensor | float) -> Tensor:
     d = (p1 - p2) * x
     return d * torch.sigmoid(beta * d) + p2 * x
-
-
-def _eis(x: Tensor, alpha: float, beta: float, gamma: float, delta: float, theta: float) -> Tensor:
-    return x * F.softplus(x) ** alpha / (torch.sqrt(beta + gamma * x * x) + delta * torch.exp(-theta * x))
 
 
 # How the constants follow from values of the function. `at(x)` has one value for each channel.
@@ -211,7 +207,7 @@ _TABLE = [
         "Biswas et al. 2020",
         solve=lambda at: {"alpha": 2 * torch.atanh(at(0.5) / F.softplus(torch.tensor(0.5, dtype=torch.float64)))},
     ),
-    Plain("tanhexp", lambda x: x * torch.tanh(torch.exp(x)), paper="Liu and Di 2020, TanhExp"),
+    Plain("tanhexp", stable.tanh_exp, paper="Liu and Di 2020, TanhExp"),
     Plain("phish", lambda x: x * torch.tanh(F.gelu(x)), paper="Naveen 2022, Phish"),
     Plain("lisht", lambda x: x * torch.tanh(x), paper="Roy et al. 2019, LiSHT"),
     Plain(
@@ -223,14 +219,14 @@ _TABLE = [
     ),
     Plain(
         "tanhsoft2",
-        lambda x, beta, gamma: x * torch.tanh(beta * torch.exp(gamma * x)),
+        stable.tanh_exp,
         {"beta": 0.6, "gamma": 1.0},
         solve=_solve_tanhsoft2,
     ),
     Plain(
         "eis",
-        _eis,
-        {"alpha": 1.0, "beta": 1.16, "gamma": 0.0, "delta": 0.16, "theta": 0.0},
+        stable.eis,
+        {"alpha": 1.0, "beta": 0.0, "gamma": 1.0, "delta": 1.16, "theta": 1.0},
         "Biswas et al. 2020, EIS",
     ),
     Plain("max_sigmoid", lambda x: torch.maximum(x, torch.sigmoid(x)), paper="Ramachandran et al. 2017, Table 1"),
