@@ -13,6 +13,7 @@ last losses exceed twice the first one. Exit code 1 if a target diverges at a ra
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import json
 import math
@@ -127,12 +128,18 @@ def main() -> int:
     torch.set_num_threads(1)
     images, labels = data()
     rows: list[dict] = []
+    file = RESULTS / f"curves-{datetime.date.today().isoformat()}.jsonl"
+    if file.exists() and not arguments.no_write:  # finished pairs are not run again
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    finished = {(row["source"], row["target"]) for row in rows}
     for source in arguments.sources:
         for target in [source, *arguments.targets]:
-            shown = []
+            if (source, target) in finished:
+                continue
+            shown, new, model = [], [], start(source, target, images)
             for rate in RATES:
-                runs = [train(start(source, target, images), images, labels, rate, s) for s in range(arguments.seeds)]
-                rows += [
+                runs = [train(copy.deepcopy(model), images, labels, rate, s) for s in range(arguments.seeds)]
+                new += [
                     {
                         "source": source,
                         "target": target,
@@ -146,6 +153,10 @@ def main() -> int:
                 last = statistics.mean(statistics.mean(run[-LAST:]) for run in runs)
                 shown.append(f"{last:.3f} ({sum(map(diverged, runs))})")
             print(f"{source:5} {target:12} " + "  ".join(shown), flush=True)
+            rows += new
+            if not arguments.no_write:
+                with file.open("a") as out:
+                    out.writelines(json.dumps({**r, "losses": [round(v, 4) for v in r["losses"]]}) + "\n" for r in new)
     plain = {(r["source"], r["rate"]): False for r in rows}
     for r in rows:
         plain[r["source"], r["rate"]] |= r["diverged"] and r["target"] == r["source"]
@@ -153,11 +164,7 @@ def main() -> int:
     print(f"{len(rows)} runs, {len(bad)} diverged where the plain network does not: mean of the last {LAST} losses at "
           f"rates {RATES}, diverged runs in brackets")  # fmt: skip
     if not arguments.no_write:
-        name = f"curves-{datetime.date.today().isoformat()}"
-        with (RESULTS / f"{name}.jsonl").open("w") as file:
-            for r in rows:
-                file.write(json.dumps({**r, "losses": [round(v, 4) for v in r["losses"]]}) + "\n")
-        draw(rows, RESULTS / f"{name}.png")
+        draw(rows, file.with_suffix(".png"))
     return 1 if bad else 0
 
 
