@@ -21,16 +21,24 @@ from pathlib import Path
 
 import numpy as np
 import scipy
+import torch
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import erf, expit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from actswap import activations
+from actswap.activations.base import StartContext
+from actswap.activations.fitted import as_function, fit_restricted
+from actswap.activations.plain import PLAIN
+from actswap.fit.acon import fit_acon
 from actswap.fit.histogram import Histogram
+from actswap.fit.orthogonal import fit_orthogonal
 from actswap.fit.rational import fit_pade
 from actswap.fit.search import Frame
 from actswap.fit.starts import bends, starts
 from actswap.fit.varpro import march
+from actswap.sites import Source
 
 TARGETS = {
     "relu": lambda x: np.maximum(x, 0.0),
@@ -50,7 +58,15 @@ TARGETS = {
     "tanh": np.tanh,
     "sigmoid": expit,
 }
-LIMITS = {"rms": 1.02, "minimax": 1.1, "worse": 0.005, "ms": {"A": 8.0, "B": 20.0}, "tail": 0.02}
+LIMITS = {
+    "convert": 1.05,
+    "gap": 0.05,
+    "rms": 1.02,
+    "minimax": 1.1,
+    "worse": 0.005,
+    "ms": {"A": 8.0, "B": 20.0},
+    "tail": 0.02,
+}
 ROUNDING = 1e-13  # relative to the largest |f|: below it two fits are equally exact
 
 
@@ -191,10 +207,53 @@ def tails() -> list[dict]:
     return rows
 
 
+def inside_convert(count: int) -> dict:
+    """What holding range, ends and guards costs in a start, against the free fit: RMS error on the data, as a factor."""
+    summary: dict = {}
+    for target in ("pau", "opau", "hp1", "hp2", "acon_c", "acon_b"):
+        spec, factors, gaps = activations.get(target), [], []
+        for index in range(count):
+            name, h = site(7 * index + 3)
+            kind, _, slope = name.partition("_0.")
+            source = Source.of(kind, **({"slope": float(f"0.{slope}")} if slope else PLAIN[kind].constants))
+            if kind == "relu6" or spec.promise(source) != "fit":
+                continue
+            f = as_function(source)
+            start = spec.start(source, StartContext(histogram=h))
+            free = free_rms(target, f, h)
+            floor = np.finfo(np.float32).eps / 2 * np.sqrt(h.weights @ f(h.centroids) ** 2) + 1e-300
+            factors.append(max(start.rms, floor) / max(free, floor))
+            unit = spec.build(1, 1).double()
+            unit.load_start(start.params)
+            with torch.no_grad():
+                found = unit(torch.from_numpy(np.array(h.centroids))[:, None])[:, 0].numpy()
+            gaps.append(abs(np.sqrt(h.weights @ (found - f(h.centroids)) ** 2) - start.rms) / (start.rms + 4 * floor))
+        summary[target] = {
+            "sites": len(factors),
+            "p50": float(np.median(factors)),
+            "max": max(factors),
+            "gap": max(gaps),
+        }
+    return summary
+
+
+def free_rms(target: str, f, h: Histogram) -> float:
+    """RMS error on the data of the fitter's own fit, without range extension, end weights or guards."""
+    x, w = h.centroids, h.weights
+    if target == "pau":
+        return min(fit_pade(f, x, w, form=form).rms_error for form in "AB")
+    if target.startswith("acon"):
+        fit = fit_acon(f, x, w) if target == "acon_c" else fit_restricted(f, x, w, "p2")
+        return float(np.sqrt(w @ (fit.evaluate(x) - f(x)) ** 2))
+    basis = {"opau": "chebyshev_t", "hp1": "hermite_prob", "hp2": "hermite_phys"}[target]
+    return fit_orthogonal(f, x, w, basis).rms_error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, default=Path("../shared/reference/fit_reference.json"))
     parser.add_argument("--sites", type=int, default=1000)
+    parser.add_argument("--starts", type=int, default=200, help="sites on which starts are compared with free fits")
     parser.add_argument("--many", type=int, default=16, help="random starts that a fit is compared with")
     parser.add_argument("--peers", type=int, default=100, help="sites on which curve_fit runs too")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a limit is missed")
@@ -255,6 +314,13 @@ def main() -> int:
             missed.append(f"{form}: {found[form]['worse_1.5']:.2%} of fits 1.5 times worse > {LIMITS['worse']:.1%}")
         if found[form]["ms_p50"] > LIMITS["ms"][form]:
             missed.append(f"{form}: {found[form]['ms_p50']:.1f} ms per fit > {LIMITS['ms'][form]}")
+    lines += ["", "## Inside convert: RMS error on the data as a factor of the free fit's", ""]
+    lines += ["| target | sites | p50 | max | plan's rms against the module |", "|---|---|---|---|---|"]
+    for target, row in inside_convert(arguments.starts).items():
+        lines.append(f"| {target} | {row['sites']} | {row['p50']:.4f} | {row['max']:.4f} | {row['gap']:.2%} |")
+        for key, limit in (("max", LIMITS["convert"]), ("gap", LIMITS["gap"])):
+            if row[key] > limit:
+                missed.append(f"{target} inside convert: {key} {row[key]:.3f} > {limit}")
     lines += ["", "Limits missed: " + ("; ".join(missed) if missed else "none") + "."]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -146,7 +146,7 @@ def fit_acon_c(source: Source, context: StartContext, slopes: str) -> tuple[Numb
     Returns:
         p1, p2, beta (numbers, or tuples by channel) and a Start without parameters.
     """
-    fitter = fit_acon if slopes == "p1 p2" else partial(_fit_restricted, slopes=slopes)
+    fitter = fit_acon if slopes == "p1 p2" else partial(fit_restricted, slopes=slopes)
     sources = [as_function(each) for each in channels_of_source(source)]
     fits = [_guarded(fitter, f, context) for f in sources]
     p1, p2, beta = (tuple(getattr(fit, name) for fit in fits) for name in ("p1", "p2", "beta"))
@@ -174,7 +174,7 @@ def _beyond(f: Callable[[Array], Array], x: Array, w: Array, share: float) -> tu
     return mixed(x, w, np.linspace(-end, end, 128), share)
 
 
-def _fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str) -> AconFit:
+def fit_restricted(f: Callable[[Array], Array], x: Array, w: Array, slopes: str) -> AconFit:
     """ACON-B (p2 and beta vary) or ACON-A (beta alone); beta is positive."""
 
     def unit(v: Array) -> AconFit:
