@@ -208,7 +208,7 @@ def tails() -> list[dict]:
 
 
 def inside_convert(count: int) -> dict:
-    """What holding range, ends and guards costs in a start, against the free fit: RMS error on the data, as a factor."""
+    """RMS error on the data of a start, with its range, ends and guards, as a factor of the free fit's."""
     summary: dict = {}
     for target in ("pau", "opau", "hp1", "hp2", "acon_c", "acon_b"):
         spec, factors, gaps = activations.get(target), [], []
