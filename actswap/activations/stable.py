@@ -44,7 +44,7 @@ def eis(x: Tensor, alpha: float, beta: float, gamma: float, delta: float, theta:
         theta: rate of the exponential.
 
     >>> eis(torch.tensor([-200.0, 0.0, 200.0]), 1.0, 0.0, 1.0, 1.16, 1.0)
-    tensor([-0.,   0., 200.])
+    tensor([ -0.,   0., 200.])
     """
     t = widened(x)
     root = _root(t, beta, gamma)
