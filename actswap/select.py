@@ -1,8 +1,9 @@
-r"""Selectors: which sites a request means.
+r"""Selectors: which sites a request means. A word before a colon is the field of `Site` that it looks at.
 
 layer3.*            glob on site names            re:layer[12]\.   regular expression on site names
-layer1.0.relu@1     one call                      type:relu        source activation
-kind:functional     form of the call (module, function, method, formula, functional)
+layer1.0.relu@1     one call                      source:relu      source activation; `type:relu` is the same
+form:formula        form of the call: module, function, method, formula, or functional for function and method;
+                    `kind:formula` is the same
 role:gate           gates, which are otherwise left alone
 first:2  last:1     the first or last sites in the order in which they run
 """
@@ -21,10 +22,29 @@ Selectors = str | Sequence[str] | None
 
 
 def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None) -> list[Site]:
-    """Return the chosen sites in order; gates only where a selector names them.
+    """Return the chosen sites in order; gates only if a selector names them.
+
+    Args:
+        sites: the sites of a model.
+        only: selectors of the sites to take; all that are no gates if None.
+        skip: selectors of sites to leave out.
+
+    Returns:
+        The chosen sites, in the order of `sites`.
 
     Raises:
         SelectionError: some selectors match nothing (all of them are named), or a selector cannot be read.
+
+    >>> from actswap.sites import Source
+    >>> sites = [
+    ...     Site("a.act", Source("relu"), "activation", "module", "a", "swap"),
+    ...     Site("b.gelu", Source("gelu"), "activation", "function", "b", "island"),
+    ...     Site("b.gate", Source("sigmoid"), "gate", "module", "b", "swap"),
+    ... ]
+    >>> [site.name for site in select(sites)]
+    ['a.act', 'b.gelu']
+    >>> [site.name for site in select(sites, only=["source:relu", "role:gate"])]
+    ['a.act', 'b.gate']
     """
     keep, drop = _as_list(only), _as_list(skip)
     chosen = {s.name for s in sites if s.role != "gate"} if not keep else set()
@@ -44,7 +64,18 @@ def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None
 
 
 def matching(sites: Sequence[Site], selector: str) -> list[Site]:
-    """Return the sites that one selector means."""
+    """Return the sites that one selector means.
+
+    Args:
+        sites: the sites of a model.
+        selector: one selector.
+
+    Returns:
+        The sites it means, in order; none if it means none.
+
+    Raises:
+        SelectionError: the selector cannot be read.
+    """
     key, _, value = selector.partition(":")
     if key in ("first", "last"):
         if not value.isdigit():
@@ -62,9 +93,9 @@ def _test(selector: str, key: str, value: str) -> Callable[[Site], bool]:
         except re.error as error:
             raise SelectionError(f"cannot read selector {selector!r}", why=str(error), fix="re:layer[12]\\.") from None
         return lambda s: bool(pattern.search(s.name)) and s.role != "gate"
-    if key == "type":
+    if key in ("source", "type"):
         return lambda s: s.source.kind == value and (s.role != "gate" or value in ("sigmoid", "hardsigmoid", "glu"))
-    if key == "kind":
+    if key in ("form", "kind"):
         forms = {"functional": ("function", "method")}.get(value, (value,))
         return lambda s: s.form in forms and s.role != "gate"
     if key == "role":

@@ -1,31 +1,95 @@
 """Recognise the static activations of an ONNX graph: single nodes, and formulas of several nodes.
 
-A formula is recognised by what it computes, not by how it is written: the nodes between a value x and a value y that
-depend on nothing else are evaluated on a grid and compared with the known functions. That covers Sigmoid times x, the
-Erf and Tanh forms of GELU, and Hardswish with its Clip or HardSigmoid, whatever the order of their constants.
+The nodes between a value x and a value y that depend on nothing else are read as an expression, the same as operations
+of PyTorch are. `recognize.identify` says which function of the one table it is: what counts is what they compute, not
+how they are written.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import torch
 from onnx import NodeProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from actswap.activations.plain import evaluate
+from actswap.activations import formula
+from actswap.activations.formula import Expr, X
 from actswap.onnx.functions import Array
+from actswap.recognize.identify import identify
 from actswap.sites import Source
 
-_ANCHORS = ("Erf", "Tanh", "Sigmoid", "HardSigmoid", "Clip")
-_ELEMENTWISE = (*_ANCHORS, "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Min", "Max", "Relu", "Identity", "Cast")
-_FORMULAS = tuple(Source(kind) for kind in ("silu", "gelu", "gelu_tanh", "hardswish", "quick_gelu"))
+_Attributes = Mapping[str, float]
+_UNARY = {
+    "Abs": "abs",
+    "Asinh": "asinh",
+    "Atan": "atan",
+    "Cos": "cos",
+    "Erf": "erf",
+    "Exp": "exp",
+    "Log": "log",
+    "Neg": "neg",
+    "Reciprocal": "reciprocal",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Sign": "sign",
+    "Sin": "sin",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "Sqrt": "sqrt",
+    "Tanh": "tanh",
+}
+_BINARY = {
+    "Add": "add",
+    "Sub": "sub",
+    "Mul": "mul",
+    "Div": "div",
+    "Pow": "pow",
+    "Max": "maximum",
+    "Min": "minimum",
+    "Greater": "gt",
+    "GreaterOrEqual": "ge",
+    "Less": "lt",
+    "LessOrEqual": "le",
+    "Equal": "eq",
+}
+_WITH_ATTRIBUTES: Mapping[str, Callable[[Expr, _Attributes], Expr]] = {
+    "HardSigmoid": lambda a, k: (
+        "clamp",
+        ("add", ("mul", k.get("alpha", 0.2), a), k.get("beta", 0.5)),
+        0.0,
+        1.0,
+    ),
+    "Elu": lambda a, k: ("elu", a, k.get("alpha", 1.0)),
+    "Celu": lambda a, k: ("celu", a, k.get("alpha", 1.0)),
+    "LeakyRelu": lambda a, k: ("leaky_relu", a, k.get("alpha", 0.01)),
+    "Selu": lambda a, k: ("selu", a),
+    "Mish": lambda a, k: ("mish", a),
+    "HardSwish": lambda a, k: ("hardswish", a),
+}
+_PASS = ("Identity", "Cast")
+_ELEMENTWISE = frozenset((*_UNARY, *_BINARY, *_WITH_ATTRIBUTES, *_PASS, "Clip", "Where"))
+# A formula is looked for around these: the others stand in any arithmetic.
+_ANCHORS = (
+    "Erf",
+    "Tanh",
+    "Sigmoid",
+    "HardSigmoid",
+    "Clip",
+    "Exp",
+    "Softplus",
+    "Sin",
+    "Cos",
+    "Atan",
+    "Asinh",
+    "Where",
+    "Relu",
+)
+_GATES = ("sigmoid", "hardsigmoid", "tanh", "softplus", "softsign", "logsigmoid")  # by themselves they may be gates
+_CAPS = ("hardtanh", "threshold")  # over a ReLU they guard against large numbers: the ReLU is the site
 _DEPTH = 8
-_GRID = np.linspace(-9, 9, 181, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -111,10 +175,8 @@ def _single(view: _View, node: NodeProto) -> Source | None:
         return None
     if node.op_type == "Relu":
         return Source("relu")
-    if node.op_type == "LeakyRelu":
-        return Source.of("leaky_relu", slope=float(attributes.get("alpha", 0.01)))
-    if node.op_type == "HardSwish":
-        return Source("hardswish")
+    if node.op_type in _WITH_ATTRIBUTES and node.op_type != "HardSigmoid":
+        return identify(_WITH_ATTRIBUTES[node.op_type](X, _numbers(node)))
     if node.op_type == "Gelu":
         return Source("gelu_tanh" if attributes.get("approximate") == b"tanh" else "gelu")
     if node.op_type == "PRelu" and node.input[1] in view.constants:
@@ -158,8 +220,11 @@ def _formula(view: _View, anchor: int) -> GraphSite | None:
             nodes = _between(view, x, y)
             if len(nodes) < 2 or anchor not in nodes or _leaks(view, nodes, y):
                 continue
-            source = _identify(_evaluate(view, nodes, x, view.nodes[y].output[0]))
-            if source is not None:
+            expression = _read(view, view.nodes[y].output[0], x)
+            if expression is None or formula.degree(expression) <= 1:
+                continue
+            source = identify(expression)
+            if source is not None and source.kind not in (*_GATES, *_CAPS):
                 last = view.nodes[y]
                 return GraphSite(last.name or last.output[0], source, x, last.output[0], tuple(sorted(nodes)))
     return None
@@ -215,28 +280,38 @@ def _leaks(view: _View, nodes: set[int], y: int) -> bool:
     return any(name in view.outputs or set(view.consumers[name]) - nodes for name in inside)
 
 
-def _evaluate(view: _View, nodes: set[int], x: str, y: str) -> Array:
-    chosen = [view.nodes[k] for k in sorted(nodes)]
-    used = {name for node in chosen for name in node.input if name in view.constants}
-    graph = helper.make_graph(
-        chosen,
-        "formula",
-        [helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [None])],
-        [helper.make_tensor_value_info(y, onnx.TensorProto.FLOAT, [None])],
-        [numpy_helper.from_array(view.constants[name].reshape(()), name) for name in used],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", view.opset)])
-    with np.errstate(all="ignore"):
-        result: Array = np.asarray(next(iter(ReferenceEvaluator(model).run([y], {x: _GRID}))))
-    return result
+def _read(view: _View, value: str, x: str) -> Expr | None:
+    """Read a value as an expression in x; constants are single numbers."""
+    if value == x:
+        return X
+    if value in view.constants:
+        constant = view.constants[value]
+        return float(constant.reshape(())) if constant.size == 1 else None
+    node = view.nodes[view.producer[value]]
+    kind = node.op_type
+    if kind == "Clip":
+        bounds = [_read(view, name, x) if name else None for name in node.input[1:3]]
+        attributes = _numbers(node)
+        low = bounds[0] if bounds and bounds[0] is not None else attributes.get("min", -np.inf)
+        high = bounds[1] if len(bounds) > 1 and bounds[1] is not None else attributes.get("max", np.inf)
+        inner = _read(view, node.input[0], x)
+        return (
+            None if inner is None or isinstance(low, tuple) or isinstance(high, tuple) else ("clamp", inner, low, high)
+        )
+    parts = [_read(view, name, x) for name in node.input]
+    if any(part is None for part in parts):
+        return None
+    if kind in _PASS:
+        return parts[0]
+    if kind == "Where":
+        return ("where", *parts)
+    if kind in _WITH_ATTRIBUTES and parts[0] is not None:
+        return _WITH_ATTRIBUTES[kind](parts[0], _numbers(node))
+    if kind in _UNARY:
+        return (_UNARY[kind], *parts)
+    return (_BINARY[kind], *parts) if len(parts) == 2 else None
 
 
-def _identify(values: Array) -> Source | None:
-    """The known function with these values on the grid; Swish of any beta by its value at 1."""
-    at_one = float(values[np.abs(_GRID - 1).argmin()])
-    beta = float(np.log(at_one / (1 - at_one))) if 0 < at_one < 1 else 1.0
-    for source in (*_FORMULAS, Source.of("swish", beta=beta)):
-        expected = evaluate(source, torch.from_numpy(_GRID)).numpy()
-        if np.allclose(values, expected, rtol=1e-5, atol=2e-5):
-            return source
-    return None
+def _numbers(node: NodeProto) -> dict[str, float]:
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {name: float(v) for name, v in values.items() if isinstance(v, (int, float))}

@@ -29,7 +29,7 @@ def explain_site(site: Site, tape: Tape, located: Located | None, rewritten: boo
         lines.append(f"  at {site.line}")
     shape = "x".join(map(str, site.shape)) or "of unknown shape"
     lines.append(f"  input {shape}{f', in {site.calls} calls' if site.calls > 1 else ''}; {_axis(site, match, tape)}")
-    gate = ": its output multiplies something, or reaches no layer; --only takes it" if site.role == "gate" else ""
+    gate = ": its result multiplies another tensor, or reaches no layer; --only takes it" if site.role == "gate" else ""
     lines.append(f"  role {site.role}{gate}")
     way = _WAYS["rewrite" if rewritten and site.how == "island" else site.how] if site.how in _WAYS else ""
     lines.append(f"  {way.format(owner=owner)}" if way else f"  left: {site.reason}")
@@ -53,6 +53,8 @@ def _matched(match: Match) -> str:
         inplace = ", in place" if match.root.inplace else ""
         return f"the operation {match.root.name} ({match.root.form}{inplace})"
     steps = ", ".join(op.name for op in match.ops)
+    if match.source.formula:
+        return f"{match.source}, which is no function of the table, in {len(match.ops)} operations: {steps}"
     return f"the formula of {match.source.kind} in {len(match.ops)} operations: {steps}"
 
 

@@ -28,6 +28,13 @@ FORMS = {
         one = Constant <value_float = 1.0> ()\n half = Constant <value_float = 0.5> ()\n x2 = Mul (x, x)
         x3 = Mul (x2, x)\n k3 = Mul (x3, k)\n i = Add (x, k3)\n ci = Mul (i, c)\n t = Tanh (ci)
         p = Add (t, one)\n h = Mul (x, half)\n y = Mul (h, p)""",
+    "elu": "y = Elu <alpha = 0.7> (x)",
+    "selu": "y = Selu (x)",
+    "mish": "s = Softplus (x)\n t = Tanh (s)\n y = Mul (x, t)",
+    "tanhexp": "e = Exp (x)\n t = Tanh (e)\n y = Mul (t, x)",
+    "relu2": "r = Relu (x)\n y = Mul (r, r)",
+    "snake": """a = Constant <value_float = 1.5> ()\n z = Mul (a, x)\n s = Sin (z)\n q = Mul (s, s)
+        d = Div (q, a)\n y = Add (x, d)""",
     "hardswish": "y = HardSwish (x)",
     "hardswish_sigmoid": "h = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x)\n y = Mul (x, h)",
     "hardswish_clip": """three = Constant <value_float = 3.0> ()\n zero = Constant <value_float = 0.0> ()
