@@ -100,6 +100,8 @@ def _named(plain: Plain, constants: Mapping[str, Number], per_channel: bool) -> 
         return Source.of("prelu" if per_channel else "leaky_relu", **constants)
     if plain.name == "swish" and constants["beta"] == 1.0 and not per_channel:
         return Source("silu")
+    if plain.name in ("hardshrink", "softshrink") and constants["lambd"] == 0.0:
+        return None  # it is x
     if plain.name == "star_relu" and not per_channel and constants["bias"] == 0.0:
         return None  # a scaled square: the scale stays in the graph
     if plain.name == "hardsigmoid" and constants.get("slope") == _rounded(1 / 6):
