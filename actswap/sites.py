@@ -70,11 +70,11 @@ class Start:
             calibration data), `morph` (exact while t = 0), `none` (does not preserve).
         params: values for the parameters and buffers of the target module, by name: a float fills the tensor, a tuple
             is reshaped to it.
-        bound: the largest |target - source| over all inputs, where known in closed form.
+        bound: the largest |target - source| over all inputs, if it is known in closed form.
         error: the largest |target - source| measured on the calibration range, for `fit`.
         rms: the root-mean-square error on the calibration data, for `fit`.
         beta: the sharpness a `limit` start was given.
-        note: one sentence for the table, where something should be said.
+        note: one sentence for the table, if there is something to say.
     """
 
     kind: StartKind
@@ -97,9 +97,9 @@ class Site:
         form: how it is called: `module`, `function`, `method` or `formula`.
         owner: fully qualified name of the innermost module whose forward makes the call ("" is the model itself).
         how: `swap` (a child of the owner is replaced), `island` (the owner's forward is rewritten) or `left`.
-        reason: why it is left, where it is.
+        reason: why it is left, if it is.
         shape: the first observed input shape.
-        channels: width of the channel axis, None where there is no clear one (parameters are then per layer).
+        channels: width of the channel axis; None if there is no clear one: parameters are then per layer.
         channel_dim: index of the channel axis, counted from the front for axis 1, from the back (-1) for a last axis.
         calls: how often the site ran in the observed forward pass (a head on several levels runs more than once).
         inplace: the call overwrites its input.

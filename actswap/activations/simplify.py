@@ -28,7 +28,7 @@ def closest_plain(module: nn.Module, x: Tensor, tolerance: float, channel_dim: i
         channel_dim: the channel axis of x.
 
     Returns:
-        The plain activation, None where none is close enough.
+        The plain activation, None if none is close enough.
     """
     with torch.no_grad():
         return _closest(x, module(x), tolerance, channel_dim)

@@ -174,7 +174,7 @@ SELECT_OPTIONS = _options(
         "--only",
         multiple=True,
         metavar="SELECTOR",
-        help="Sites to replace: layer3.*, type:relu, first:4, ...",
+        help="Sites to replace: layer3.*, source:relu, first:4, ...",
     ),
     click.option("--skip", multiple=True, metavar="SELECTOR", help="Sites to leave."),
 )

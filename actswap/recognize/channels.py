@@ -1,7 +1,7 @@
 """Which axis of a tensor is the channel axis: read off the dataflow, never guessed from the rank.
 
 From the activation's input the walk goes back to the layer that made it (convolution and batch norm: behind the batch;
-linear and layer norm: last), through every permute, reshape, cat and slice on the way; where that finds nothing it goes
+linear and layer norm: last), through every permute, reshape, cat and slice on the way. If that finds nothing, it goes
 forward to the layer that reads the result.
 """
 
@@ -29,7 +29,7 @@ class ChannelFinder:
         self._witness: dict[int, Op] = {}
 
     def axis(self, value: int) -> int | None:
-        """Return the channel axis of a value counted from the front, or None where there is no clear one."""
+        """Return the channel axis of a value counted from the front, or None if there is no clear one."""
         back = self.back(value, 0)
         return self.forward(value, 0, frozenset()) if back is None else back
 
@@ -101,7 +101,7 @@ class ChannelFinder:
 
 
 def _layer_axis(op: Op, rank: int) -> int | None:
-    """Channel axis of a layer's input and output of this rank, None where the op is no layer."""
+    """Channel axis of a layer's input and output of this rank, None if the op is no layer."""
     name = op.name
     if name.startswith("conv"):
         spatial = next((int(c) for c in name if c.isdigit()), 2)
@@ -222,7 +222,7 @@ def _reshaped(axis: int, before: Sequence[int], after: Sequence[int]) -> int | N
 
 
 def common_width(shapes: Sequence[Sequence[int]], dims: Sequence[int | None]) -> tuple[int | None, int]:
-    """Return (channels, channel_dim) over all calls of a site: per layer where they disagree."""
+    """Return (channels, channel_dim) over all calls of a site: (None, 1), one set per layer, if they disagree."""
     if not shapes or any(d is None for d in dims):
         return None, 1
     widths = {shape[d] for shape, d in zip(shapes, dims, strict=True) if d is not None}

@@ -52,7 +52,7 @@ class Located:
 
     Attributes:
         sites: the sites of this owner in order; None stands for a clamp that is not an activation.
-        sources: the source at each position, also where there is no site.
+        sources: the source at each position, also if there is no site.
         when: for each position, the operation on the tape that first made the call.
         runs: numbers of the owner's calls on the tape.
         inline: children of the owner in which a part of one of its formulas happens.
@@ -301,7 +301,7 @@ def _common_call(match: Match, tape: Tape) -> int:
 
 
 def _is_whole(match: Match, call: Call, tape: Tape, constants: Constants) -> bool:
-    """True where the module call is this activation and nothing else."""
+    """True if the module call is this activation and nothing else."""
     if match.source.kind.startswith("actswap."):
         return True
     inputs = [v for v in call.inputs if tape.values[v].constant is None or v == match.x]
