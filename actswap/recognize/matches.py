@@ -90,6 +90,12 @@ def find(
     return finder.chains(found, activated) if chains else found
 
 
+def single_calls(ops: Sequence[Op], values: Mapping[int, Value]) -> list[Match]:
+    """Return every call of a function that torch has, also those that are a part of a longer formula."""
+    finder = _Finder(ops, values, ())
+    return [match for op in ops if op.outs and (match := finder.single(op)) is not None]
+
+
 class _Finder:
     """The operations with what is looked up again and again."""
 
@@ -110,7 +116,7 @@ class _Finder:
         for op in reversed(self.ops):
             if op.index in consumed or not op.outs:
                 continue
-            match = self._single(op) or self._formula(op)
+            match = self.single(op) or self._formula(op)
             if match is not None:
                 found.append(match)
                 consumed |= self._inside(match)
@@ -124,7 +130,8 @@ class _Finder:
 
     # One operation
 
-    def _single(self, op: Op) -> Match | None:
+    def single(self, op: Op) -> Match | None:
+        """Return a call of a function that torch has."""
         x = op.args.get("input")
         if op.name.startswith("actswap."):
             return Match(Source(op.name), x.id, op, (op,)) if isinstance(x, Ref) else None

@@ -12,7 +12,7 @@ from actswap.capture.arguments import Arguments
 from actswap.capture.island import Graph, Traced, Variant, compile_graph, forward_of, graph_ops, share_constants
 from actswap.errors import CaptureError
 from actswap.plan import Choice, Island
-from actswap.recognize.matches import Match, find
+from actswap.recognize.matches import Match, find, single_calls
 
 
 def traced_forward_of(
@@ -66,11 +66,38 @@ def matches(traced: Graph, owner: nn.Module, island: Island) -> list[tuple[int, 
     found.sort(key=lambda entry: entry[0])
     seen = [str(n.target) if m is None else m.source.kind for _, m, n in found]
     if seen != _labels(island):
+        # A plan made before a formula was recognised as a whole names the calls inside it.
+        roots = {i for i, _, _ in found}
+        inner = [(m.root.index, m, m.root.node) for m in single_calls(ops, values) if m.root.index not in roots]
+        every = sorted([*found, *inner], key=lambda entry: entry[0])
+        kinds = [str(n.target) if m is None else m.source.kind for _, m, n in every]
+        chosen = only_way(kinds, _labels(island))
+        if chosen is not None:
+            return [every[i] for i in chosen]
         raise CaptureError(
             f"the trace of {island.owner or type(owner).__name__} does not show the activation calls that really ran",
             why=f"observed {', '.join(_labels(island)) or 'none'}; traced {', '.join(seen) or 'none'}",
         )
     return found
+
+
+def only_way(kinds: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """Return the positions at which `wanted` stands in `kinds`, in order, if there is exactly one way to choose them.
+
+    >>> only_way(["relu", "relu2", "tanh"], ["relu", "tanh"]), only_way(["relu", "relu"], ["relu"])
+    ([0, 2], None)
+    """
+
+    def leftmost(kinds: Sequence[str], wanted: Sequence[str]) -> list[int]:
+        found: list[int] = []
+        for i, kind in enumerate(kinds):
+            if len(found) < len(wanted) and kind == wanted[len(found)]:
+                found.append(i)
+        return found
+
+    first = leftmost(kinds, wanted)
+    last = [len(kinds) - 1 - i for i in leftmost(kinds[::-1], wanted[::-1])][::-1]
+    return first if first == last and len(first) == len(wanted) else None
 
 
 def redirect(traced: Graph, owner: nn.Module, island: Island, chosen: Mapping[int, Choice]) -> None:
