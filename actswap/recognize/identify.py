@@ -148,14 +148,14 @@ def _solved(plain: Plain, at: Callable[[float], Tensor]) -> dict[str, Tensor]:
     return {} if positive and not bool((found[positive] > 1e-3).all()) else found
 
 
-_LATEST: list[tuple[Expr, tuple[int, ...], Tensor | None, Tensor]] = []
+_LATEST: list[tuple[Expr, tuple[Tensor, ...], Tensor | None, Tensor]] = []
 
 
 def _computed(e: Expr, values: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:
     """The formula on the grid, (points, channels), and where it is finite; None if it overflows where it bends."""
-    key = tuple(id(v) for v in values)
-    for known, ids, result, usable in _LATEST:
-        if known is e and ids == key:
+    key = tuple(values)
+    for known, tensors, result, usable in _LATEST:
+        if known is e and len(tensors) == len(key) and all(a is b for a, b in zip(tensors, key, strict=True)):
             return result, usable
     try:
         with torch.no_grad():
