@@ -28,7 +28,7 @@ class Inputs:
         args: positional inputs.
         kwargs: keyword inputs.
         said: one line for the user: what was given, or assumed and why.
-        assumed: True where the user gave nothing.
+        assumed: True if the user gave nothing.
     """
 
     args: tuple[Any, ...]
@@ -65,8 +65,8 @@ def varied(
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Return inputs of the same kind with other values: the same numbers in another order.
 
-    Few numbers, and equal ones, are drawn anew with their mean and deviation instead. Integers (token ids) change only
-    where nothing else can; truth values and masks never do.
+    If there are few numbers, or all are equal, they are drawn anew with the same mean and deviation. Integers (token
+    ids) change only if nothing else can. Truth values and masks never change.
 
     Args:
         args: positional inputs.
@@ -74,7 +74,7 @@ def varied(
         seed: another one gives other values.
 
     Returns:
-        The inputs; None where nothing in them can change.
+        The inputs; None if nothing in them can change.
     """
     generator = torch.Generator().manual_seed(seed)
     given = [t for t in pytree.tree_leaves((args, dict(kwargs))) if isinstance(t, Tensor) and _can_vary(t)]

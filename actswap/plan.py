@@ -43,7 +43,7 @@ class Choice:
         options: options of the target, e.g. `{"space": "layer"}`.
         start: how the target begins.
         path: where its module stands, below the model.
-        histogram: what the site saw during calibration, None where nothing was calibrated.
+        histogram: what the site saw during calibration, None if nothing was calibrated.
         seed: of the random numbers that its module starts with, together with `path`.
     """
 

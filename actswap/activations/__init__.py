@@ -105,7 +105,16 @@ class Listed:
 
 
 def list_activations() -> list[Listed]:
-    """List every activation: its name, its paper, its options, and the start it promises for each source."""
+    """List every activation: its name, its paper, its options, and the start it promises for each source.
+
+    Returns:
+        The trainable activations, then the plain ones.
+
+    >>> import actswap
+    >>> acon = {listed.name: listed for listed in actswap.list_activations()}["acon_c"]
+    >>> acon.starts["silu"], acon.starts["relu"]
+    ('exact', 'limit')
+    """
     table = starts_table(targets=SPECS)
     return [
         Listed(
@@ -122,7 +131,7 @@ def list_activations() -> list[Listed]:
 def starts_table(
     sources: Iterable[Source] | None = None, targets: Iterable[str] | None = None
 ) -> dict[tuple[str, str], str]:
-    """The best start of every (source, target) pair: exact, limit, fit, or morph where no other preserves.
+    """The best start of every (source, target) pair: exact, limit, fit, or morph if no other preserves.
 
     Args:
         sources: sources to list, all plain activations with their default constants if None.

@@ -29,7 +29,7 @@ class Arguments:
         return cls(spec, tuple(_leaf(v, free_numbers) for v in leaves))
 
     def accepts(self, leaves: Sequence[Any], spec: TreeSpec) -> bool:
-        """True where a call with these leaves is the one described."""
+        """True if a call with these leaves is the one described."""
         return (
             spec == self.spec
             and len(leaves) == len(self.leaves)
@@ -37,7 +37,7 @@ class Arguments:
         )
 
     def free(self, leaves: Sequence[Any]) -> list[Any]:
-        """Return the leaves that are placeholders of the graph."""
+        """Return the values of the leaves that are placeholders in the graph."""
         return [have for want, have in zip(self.leaves, leaves, strict=True) if isinstance(want, Marker)]
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Marker:
-    """What stands for a free leaf of a call."""
+    """A placeholder for a leaf whose value differs from call to call."""
 
     name: str
 
@@ -78,12 +78,12 @@ def _fits(want: Any, have: Any) -> bool:
 
 @dataclass(frozen=True)
 class Signature:
-    """How a forward is called: f(x), f(x=x), f(x, mask=None) are one call if None is what the mask is anyway.
+    """The parameters of a forward: f(x), f(x=x) and f(x, mask=None) are the same call if None is the mask's default.
 
     Attributes:
         names: the parameters that can be passed by position.
         defaults: their default values.
-        keywords: the default values of those that cannot.
+        keywords: the default values of the keyword-only parameters.
     """
 
     names: tuple[str, ...]
@@ -92,7 +92,7 @@ class Signature:
 
     @classmethod
     def of(cls, module: nn.Module) -> Signature:
-        """Read the signature of a module's class; what a decorator takes, not the forward that it hides."""
+        """Read the signature of a module's class. If the forward is decorated, that of the decorator's wrapper."""
         found = inspect.signature(type(module).forward, follow_wrapped=False).parameters.values()
         keywords = {p.name: p.default for p in found if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
         if any(p.kind is p.VAR_POSITIONAL for p in found):
@@ -102,7 +102,7 @@ class Signature:
         return cls(tuple(p.name for p in named), defaults, keywords)
 
     def normalize(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Pass by position what can be passed by position, defaults included; by keyword no defaults."""
+        """Return the call in one form: as many arguments as possible by position, keywords only if not the default."""
         positional = list(args)
         rest = {k: v for k, v in kwargs.items() if k not in self.keywords or v is not self.keywords[k]}
         for name in self.names[len(positional) :]:

@@ -1,4 +1,4 @@
-"""One name and one argument list for every spelling of an operation.
+"""Give every spelling of an operation one name and one argument list.
 
 `F.relu(x, inplace=True)`, `torch.relu(x)`, `x.relu_()` and `aten.relu` are all `relu(input)`; `2 * x`, `x.mul(2)`,
 `torch.mul(x, 2)` and `x *= 2` are all `mul(input, other)`.
@@ -169,5 +169,5 @@ def canonical(func: Callable[..., Any] | str, args: Sequence[Any], kwargs: Mappi
 
 
 def is_number(value: Any) -> bool:
-    """True for a finite Python number that is not a truth value."""
+    """Return True for a finite Python number that is no `bool`."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Copy a model, also one that keeps computed tensors around; and say which models take no new parameters."""
+"""Copy a model, even if it holds computed tensors, and refuse models that cannot take new parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WRAPPERS = ("FSDPModule", "FullyShardedDataParallel", "DistributedDataParallel"
 
 
 def refuse_distributed(model: nn.Module) -> None:
-    """Refuse a model whose gradients torch.distributed reduces: it would not know of the new parameters.
+    """Refuse a model whose gradients torch.distributed reduces: it would not reduce those of new parameters.
 
     Raises:
         UsageError: the model is sharded by `fully_shard`, or wrapped in FSDP or DDP.
@@ -35,8 +35,8 @@ def refuse_distributed(model: nn.Module) -> None:
 def duplicate(model: nn.Module) -> nn.Module:
     """Return a deep copy of a model.
 
-    Tensors with a gradient history that it keeps beside its parameters (a cache, an old-style weight norm) are copied
-    as they stand, without their history: torch refuses to copy that.
+    A model may hold tensors with a gradient history beside its parameters (a cache, an old-style weight norm). torch
+    refuses to copy such a history, so only their values are copied.
 
     Raises:
         UsageError: the model cannot be copied.
@@ -54,7 +54,7 @@ def duplicate(model: nn.Module) -> nn.Module:
             why=first_line(error),
             fix="actswap.convert(model, ..., inplace=True)",
         ) from error
-    # torchvision's feature extractors copy themselves to training.
+    # A copy of torchvision's feature extractor is in train mode, whatever the original was in.
     set_modes([(new, old.training) for new, old in zip(copied.modules(), model.modules(), strict=False)])
     return copied
 

@@ -1,9 +1,10 @@
 """The fx graph of one module's forward, with its children as leaves: an island.
 
-The forward is traced with exactly the arguments that were observed: tensors (and numbers) become placeholders, every
-other argument is bound to its observed value. It is traced in training and in eval mode, so that nothing of
-`self.training` is frozen; a forward that draws random numbers, or keeps something on itself, is refused, since a trace
-would keep one draw, or lose it. The module keeps its class: its new forward is a method of a subclass made for it.
+The forward is traced with exactly the arguments that were observed. Tensors (and numbers) become placeholders; every
+other argument is bound to its observed value. The forward is traced in train mode and in eval mode, so that
+`self.training` is not frozen. A forward that draws random numbers is refused: the trace would repeat one draw for
+ever. A forward that sets an attribute of its module is refused: the trace would not set it. The new forward is a method
+of a subclass made for the module, so `isinstance` still holds.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class _Weight(fx.Proxy):
 
 
 class IslandTracer(ThreadTracer):
-    """Trace one module; children are leaves, modules that are not registered are traced through."""
+    """Trace one module. Its children are leaves; modules that are not registered are traced through."""
 
     # A buffer is read when the graph runs, and what the forward writes to it is part of the graph.
     proxy_buffer_attributes = True
@@ -63,11 +64,11 @@ class IslandTracer(ThreadTracer):
         self._tensors: dict[str, Tensor] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Every registered child is a leaf, unless it is part of a formula of the owner."""
+        """Return True for a registered child, unless it is part of a formula of the owner."""
         return module_qualified_name not in self.inline
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
-        """Parameters and buffers have a shape that forwards may ask for."""
+        """Give the proxies of parameters and buffers their shape, which a forward may read."""
         if kind == "get_attr":
             if not self._tensors:  # by name: reading the attribute would make another proxy
                 self._tensors = {**dict(self.root.named_parameters()), **dict(self.root.named_buffers())}
@@ -84,7 +85,7 @@ class IslandTracer(ThreadTracer):
         return super().call_module(m, forward, args, kwargs)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
-        """Placeholders for the free leaves, observed values for the others."""
+        """Make placeholders for the free leaves; the others keep their observed values."""
         leaves: list[Any] = []
         for want in self.arguments.leaves:
             if isinstance(want, Marker):
@@ -102,7 +103,7 @@ class IslandTracer(ThreadTracer):
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph, and the tensors that the forward makes without looking at its input, by the name of their `get_attr`."""
+    """A graph, and the tensors that do not depend on the input, by the name of their `get_attr` node."""
 
     graph: fx.Graph
     constants: dict[str, Tensor]
@@ -114,7 +115,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Traced:
-    """A forward in both modes; `train` is None where the forward never asks for the mode."""
+    """A forward in both modes; `train` is None if the forward never reads `training`."""
 
     evaluate: Graph
     train: Graph | None
@@ -127,10 +128,10 @@ def trace(module: nn.Module, arguments: Arguments, inline: frozenset[str], stric
         module: the module.
         arguments: how it is called.
         inline: children that are traced through.
-        strict: refuse a forward that does more than a trace keeps; plans of earlier versions did not ask for it.
+        strict: refuse a forward with effects that a trace loses; False for plans of earlier versions.
 
     Raises:
-        CaptureError: torch.fx cannot follow the forward, or what it does is more than what it returns.
+        CaptureError: torch.fx cannot follow the forward, or the forward has effects beside its result.
     """
     if instance_forward(module):
         raise _refused(module, f"its forward is set on the instance: {instance_forward(module)}")
@@ -179,7 +180,7 @@ def _refused(module: nn.Module, why: str) -> CaptureError:
 
 
 def share_constants(traced: Graph, shared: dict[str, Tensor]) -> None:
-    """Let a graph read its constants under names of `shared`, which has every tensor once."""
+    """Rename the constants of a graph to their names in `shared`, which holds every tensor once."""
     for node in traced.graph.find_nodes(op="get_attr"):
         tensor = traced.constants.get(str(node.target))
         if tensor is not None:
@@ -226,7 +227,7 @@ def graph_ops(traced: Graph, root: nn.Module) -> tuple[list[Op], dict[int, Value
 
 
 def compile_graph(graph: fx.Graph, label: str) -> Callable[..., Any]:
-    """Return the graph as a function `forward(self, *placeholders)`; its source shows up in tracebacks."""
+    """Return the graph as a function `forward(self, *placeholders)`; tracebacks show its source."""
     code = graph.python_code("self")
     name = f"<actswap island {label}>"
     linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)

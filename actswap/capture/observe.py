@@ -1,8 +1,8 @@
 """Run a model once and write down what happens: the tape.
 
-Every torch call is seen through a torch function mode, every module call through `nn.Module.__call__`, registered
-or not; both see the calls of the observing thread only. Nothing of the model is changed, and nothing but numbers,
-shapes and the model's own constants is kept, so the memory needed is that of the forward pass.
+A torch function mode sees every torch call. A patched `nn.Module.__call__` sees every module call, even of modules that
+are not registered. Both see the calls of the observing thread only. The model is not changed. The tape keeps only
+numbers, shapes and the model's own constants, so the memory needed is that of the forward pass.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _VIEWS: dict[str, tuple[str, dict[str, int]]] = {
 
 
 class _Numbers:
-    """Number tensors by identity; an in-place operation gives its tensor a new number."""
+    """Number tensors by identity. An in-place operation gives its tensor a new number."""
 
     def __init__(self, tape: Tape, model: nn.Module) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -79,7 +79,7 @@ def _user_line(depth: int = 2) -> str:
     while frame is not None:
         file = frame.f_code.co_filename
         if frame.f_code is observe.__code__:
-            return ""  # the model itself is torch's own code: nn.Sequential
+            return ""  # the whole stack is torch's own code: the model is an nn.Sequential
         if not file.startswith((_TORCH, _HERE)):
             return f"{file}:{frame.f_lineno}"
         if frame.f_back is None:
@@ -93,7 +93,7 @@ _HERE = __file__.rpartition("/")[0] + "/"
 
 
 class _Scripted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notice the operations that TorchScript makes: they reach the dispatcher without a torch call in Python."""
+    """Record the operations that TorchScript runs: they reach the dispatcher without a torch call in Python."""
 
     def __init__(self, recorder: _Recorder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ class _Recorder(TorchFunctionMode):
             self.running -= 1
 
     def record(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make one torch call, and write it down."""
+        """Run one torch call and record it."""
         name = getattr(func, "__name__", "")
         view = _VIEWS.get(getattr(func.__self__, "__name__", "")) if name == "__get__" else None
         if self.opaque or not self.stack or (view is None and name in ("__get__", "size", "dim", "stride")):
@@ -184,7 +184,7 @@ class _Recorder(TorchFunctionMode):
         return out
 
     def spot(self, call: int) -> Spot | None:
-        """Where the user's code is, inside a method of the innermost registered module that runs."""
+        """Return the place in the user's code, in a method of the innermost registered module that runs."""
         if self.spots is None:
             return None
         while self.tape.calls[call].name is None:
@@ -211,7 +211,7 @@ class _Recorder(TorchFunctionMode):
             out = original(module, *args, **kwargs)
             lazy = isinstance(out, GeneratorType)
             if lazy:
-                out = list(out)  # what it computes belongs to this call
+                out = list(out)  # run the generator now, so that its operations belong to this call
         finally:
             self.opaque -= hidden
             self.stack.pop()
@@ -231,7 +231,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def _target_name(module: nn.Module) -> str:
-    """Name of the activation inside the wrappers."""
+    """Return the name of the activation inside the wrappers."""
     while isinstance(module, (Morph, Bounded)):
         module = module.target if isinstance(module, Morph) else module.inner
     return module.source.kind if isinstance(module, SourceModule) else str(module.name)
@@ -263,8 +263,16 @@ def observe(
 ) -> Tape:
     """Run `model(*args, **kwargs)` once in eval mode, without gradients, and return its tape.
 
-    With `spots` the place of every call in the source is written down too. With `training` it runs in train mode, with
-    gradients. `then` is called with the tensors of the output, while the model is as it was run.
+    Args:
+        model: any module; it is not changed.
+        args: positional inputs.
+        kwargs: keyword inputs.
+        spots: also record the place of every call in the source.
+        training: run in train mode, with gradients.
+        then: called with the tensors of the output, while the model is still in the mode of the run.
+
+    Returns:
+        The tape.
 
     Raises:
         CaptureError: the model does not run on these inputs.
@@ -272,8 +280,8 @@ def observe(
     recorder = _Recorder(model, spots)
     for tensor in tree_leaves((args, dict(kwargs or {}))):
         if isinstance(tensor, Tensor):
-            recorder.numbers.of(tensor, fresh=True)  # what comes in is no constant of the model
-    # A run in train mode draws: from generators of this thread, not from those of the process.
+            recorder.numbers.of(tensor, fresh=True)  # an input is no constant of the model
+    # A run in train mode draws random numbers. It takes them from private generators, so the global state is unchanged.
     drawing = private_random() if training else nullcontext()
     watched = _watched(recorder, _runs_script(model))
     with evaluating(model), drawing, watched, torch.set_grad_enabled(training):
@@ -283,7 +291,7 @@ def observe(
             out = model(*args, **dict(kwargs or {}))
             tensors = list(tensors_of(out))
             if then is not None:
-                recorder.opaque += 1  # what it calls again is no part of the run
+                recorder.opaque += 1  # its calls are no part of the run
                 with _disable_current_modes():
                     then(tensors)
             results = tuple(t.detach().clone() for t in tensors)

@@ -1,8 +1,8 @@
-"""What a model keeps beside its weights, so that running or tracing it leaves it as it was.
+"""Snapshot what a model keeps beside its weights, so that running or tracing it changes nothing.
 
-Forwards count their calls, fill caches, append to lists, move running statistics. `State` remembers the buffers,
-attributes and containers (dicts, lists, sets, and plain objects such as a cache) of all modules and puts them back.
-Parameters are not copied: a forward that trains is beyond this.
+A forward may count its calls, fill a cache, append to a list or update running statistics. `State` remembers the
+buffers, attributes and containers (dicts, lists, sets, and plain objects such as a cache) of all modules, and restores
+them. Parameters are not copied: a forward that trains the model is not undone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 _LARGEST = 1 << 23  # elements; larger tensors are quantised weights rather than state, and would double the memory
-_MOST = 4096  # entries of a container that are looked into; data sets and vocabularies are not
+_MOST = 4096  # entries; larger containers are data sets and vocabularies, and are not searched
 _DEPTH = 4
 _OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters", "_modules"}  # mode and hooks, nn.Module's own
-_PLAIN = frozenset((type(None), bool, int, float, str))  # most of what modules hold; a look-up is all they cost
+_PLAIN = frozenset((type(None), bool, int, float, str))  # most attributes are of these types; one look-up skips them
 _HOOKS = tuple(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict) and k.endswith("_hooks"))
 _OPAQUE = (type, FunctionType, MethodType, ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
 _FOREIGN = ("torch", "logging", "threading", "functools")
@@ -28,7 +28,7 @@ _MISSING = object()
 
 
 class State:
-    """A snapshot of the state of a module and everything below it; parameters excepted."""
+    """A snapshot of the state of a module and its submodules, without the parameters."""
 
     def __init__(self, root: nn.Module) -> None:
         self._containers: list[tuple[str, Any, Any]] = []
@@ -62,14 +62,15 @@ class State:
             self._keep(name, getattr(item, "__dict__", None), depth + 1, seen)
 
     def changes(self) -> list[str]:
-        """Names of attributes, entries and tensors that are not as they were."""
+        """Return the names of the attributes, entries and tensors that have changed."""
         changed = [_below(name, key) for name, item, before in self._containers for key in _differing(item, before)]
         return changed + [name for name, tensor, version, was in self._tensors if _changed(tensor, version, was)]
 
     def restore(self) -> None:
-        """Put everything back. Training mode is not restored; the caller does that.
+        """Restore everything except the training mode; the caller restores that.
 
-        Hooks that a forward installs go with the flag that says so: transformers would install them again.
+        Hooks that a forward installed are removed. transformers marks with a flag that it has installed hooks; if only
+        the flag were restored, the next forward would install them twice.
         """
         for hooks, kept in self._hooks:
             if len(hooks) != len(kept) or hooks.keys() != kept.keys():
@@ -93,7 +94,7 @@ class State:
 
 
 def _changed(tensor: Tensor, version: int, before: Tensor) -> bool:
-    """True if a tensor was written to; batch normalisation moves its statistics without counting a version."""
+    """Return True if a tensor was written to. Batch normalisation updates its statistics without a new version."""
     if tensor._version != version or tensor.shape != before.shape:
         return True
     return tensor.layout is torch.strided and not torch.equal(tensor, before)
@@ -108,7 +109,7 @@ def _entries(item: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _differing(item: Any, before: Any) -> list[Any]:
-    """Keys of a container at which it is not what it was."""
+    """Return the keys at which a container has changed."""
     if isinstance(item, set):
         return sorted(map(str, item ^ before))
     if isinstance(item, dict):

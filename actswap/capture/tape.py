@@ -1,6 +1,6 @@
-"""The tape: what one forward pass really did, as plain data.
+"""The tape: the record of one forward pass, as plain data.
 
-A tape is a list of operations on numbered values, and the tree of module calls they happened in. The same `Op` also
+A tape is a list of operations on numbered values, and the tree of module calls that made them. The same `Op` also
 describes an fx graph (see `island`), so that one recognizer reads both.
 """
 
@@ -16,7 +16,7 @@ from actswap.capture.spots import Spot
 
 
 class Ref(NamedTuple):
-    """A tensor argument: the number of the value it is."""
+    """A tensor argument, given by the number of its value."""
 
     id: int
 
@@ -43,12 +43,12 @@ class Op:
         name: canonical name (`relu`, `mul`, `sigmoid`), see `recognize.canonical`.
         args: arguments by name, tensors as `Ref`.
         outs: numbers of the tensors it returns.
-        inplace: it overwrites its first argument.
+        inplace: True if it overwrites its first argument.
         call: number of the module call it happened in.
         line: `file:line` of the user's code.
         form: `function` or `method`.
-        node: the fx node, where the op comes from a graph.
-        spot: the place of the call in the source, where the run was observed with places.
+        node: the fx node, if the op comes from a graph.
+        spot: the place of the call in the source, if the run was observed with places.
     """
 
     index: int
@@ -83,7 +83,7 @@ class Call:
         index: number of the call; 0 is the model itself.
         module: the module called.
         parent: number of the call it was made from, -1 for the model.
-        name: fully qualified name, None where the module is not registered in the model.
+        name: fully qualified name, None if the module is not registered in the model.
         inputs, outputs: numbers of the tensors passed in and returned, in order.
         ops: first and last operation index inside (half open).
         args, kwargs: the arguments with every tensor replaced by `Ref`.
@@ -111,8 +111,8 @@ class Tape:
     Attributes:
         ops, values, calls: what happened.
         outputs: numbers of the tensors it returned.
-        results: copies of them.
-        scripted: (module call, operation) of what TorchScript computed.
+        results: copies of those tensors.
+        scripted: (number of the module call, operation name) of each operation that TorchScript ran.
     """
 
     ops: list[Op] = field(default_factory=list)

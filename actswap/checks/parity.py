@@ -1,4 +1,4 @@
-"""Parity: do two models compute the same on the same inputs, and where do they part."""
+"""Parity: whether two models compute the same on the same inputs, and the first site that differs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Parity:
         max_abs: largest absolute difference of any output element.
         rel: error relative to how much the output varies (see `signal`), the largest of 2-norm, maximum norm and worst
             feature, worst output. Of outputs that are integers, the share that differs.
-        top1_agreement: share of samples with the same largest class, where an output is (samples, classes).
+        top1_agreement: share of samples with the same largest class, if an output is (samples, classes).
         first_divergent_site: first module, in the order of execution, whose outputs differ by more than `rel` allows;
-            None where the outputs agree.
+            None if the outputs agree.
         outputs: number of output tensors compared.
         rel_to_size: the larger of |a-b| / |a| in the maximum norm and in the 2-norm, worst output; says nothing about
             the signal of an output with a large constant part.
@@ -76,7 +76,7 @@ def compare(a: Sequence[Tensor], b: Sequence[Tensor], signals: Sequence[Signal] 
         signals: how the outputs vary, one for each of `a`; by default as they vary in `a` itself.
 
     Returns:
-        The parity; infinitely apart where shapes or the places of NaN and infinity differ.
+        The parity; infinitely apart if shapes or the places of NaN and infinity differ.
     """
     apart = Parity(math.inf, math.inf, None, outputs=len(a), rel_to_size=math.inf)
     if len(a) != len(b) or any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
@@ -135,7 +135,7 @@ def verify(
         tolerance: relative error from which a module counts as divergent.
 
     Returns:
-        The parity; `first_divergent_site` is looked for only where `rel` exceeds the tolerance.
+        The parity; `first_divergent_site` is looked for only if `rel` exceeds the tolerance.
 
     Raises:
         UsageError: a model does not run on the inputs.

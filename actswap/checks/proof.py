@@ -144,8 +144,8 @@ def compare_functions(
 def compare_start(seen: Seen, after: Pass | str, subject: Subject, exact: bool) -> Check:
     """Hold the gradients of the converted network against the original's.
 
-    Exact starts have the same gradients to rounding. The gradient of a smoothed kink differs from that of the kink
-    where its inputs are, however small the difference of the outputs: it is measured and told, not judged.
+    Exact starts have the same gradients to rounding. A smoothed kink has another gradient than the kink, however little
+    the outputs differ. That difference is reported; it fails no check.
 
     Args:
         seen: what the original did.
@@ -207,7 +207,7 @@ def rounding_limit(signals: Sequence[Signal]) -> float:
 
 
 def names_of(model: nn.Module) -> frozenset[str]:
-    """Return the names of all parameters and buffers, once where they are shared."""
+    """Return the names of all parameters and buffers; a shared tensor is named once."""
     return frozenset((*dict(model.named_parameters()), *dict(model.named_buffers())))
 
 

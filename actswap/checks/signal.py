@@ -121,7 +121,7 @@ def more_runs(
     A batch of one has no samples to vary over, and one number cannot vary at all.
 
     Returns:
-        (inputs, outputs) of every run; none where the given ones tell enough, or where others do not run.
+        (inputs, outputs) of every run; none if the given inputs suffice, or if the model does not run on others.
     """
     runs = []
     for seed in range(_runs_needed(results)):

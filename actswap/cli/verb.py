@@ -106,7 +106,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress | None]:
-    """Give a progress callback that draws a bar on stderr; None where stderr is no terminal."""
+    """Give a progress callback that draws a bar on stderr; None if stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,6 +1,6 @@
 """Choose how each target begins, so that the whole network stays within its tolerance.
 
-1. Every site gets the best start its pair promises: exact, limit, fit; `morph` where there is none.
+1. Every site gets the best start its pair promises: exact, limit, fit; `morph` if it promises none.
 2. Fits together may use half of the tolerance; the worst are turned into `morph` until they do.
 3. Limits share one relative sharpness k, beta = k / std(site): the smallest, so the most trainable, that keeps the
    network within tolerance. Relative, because a knee is as sharp as its inputs are wide: networks whose activations
@@ -52,7 +52,7 @@ def choose_starts(
         kind: `auto`, or the start that every site must have.
         tolerance: relative error of the network's output.
         histograms: calibration by path, for fits.
-        error: measures the network's relative output error; None where nothing can be run (meta device).
+        error: measures the network's relative output error; None if nothing can be run (meta device).
         progress: called with (done, total, text).
 
     Returns:

@@ -59,7 +59,7 @@ class Survey:
 
     @property
     def portable(self) -> bool:
-        """True where it holds for a copy of the model too: no island is bound to an object of the model's own."""
+        """True if it holds for a copy of the model too: no island is bound to an object of the model."""
         leaves = (leaf for island in self.islands.values() for call in island.calls for leaf in call.leaves)
         return all(leaf is None or isinstance(leaf, _PLAIN) for leaf in leaves)
 

@@ -47,7 +47,7 @@ class Base:
     Attributes:
         file: name of its file or model folder, without folders; looked for beside the bundle and in the current folder.
         sha256: digest of that file, or of the weights in that folder.
-        model: the `--model` text that builds it, where its file holds weights only.
+        model: the `--model` text that builds it, if its file holds weights only.
     """
 
     file: str | None = None
@@ -88,6 +88,14 @@ def save(
     Raises:
         UsageError: the model was not converted, or its state holds something that is no tensor.
         FileError: the folder exists, or cannot be written; what stood there is unchanged.
+
+    >>> import tempfile, torch, actswap
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    >>> converted = actswap.convert(model, "acon_c", torch.randn(8, 4)).model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle = actswap.save(converted, folder + "/bundle")
+    ...     sorted(file.name for file in bundle.iterdir())
+    ['model.safetensors', 'plan.json']
     """
     out = Path(out_dir)
     plan = plan_of(model)
@@ -193,8 +201,20 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
         base_model: a model of the architecture that was converted; its weights do not matter.
         inplace: change `base_model` itself.
 
+    Returns:
+        The converted model, with the weights of the bundle.
+
     Raises:
         LoadError: the bundle is damaged, of an unknown version, or does not fit the model.
+
+    >>> import tempfile, torch, actswap
+    >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+    >>> x = torch.randn(8, 4)
+    >>> converted = actswap.convert(build(), "acon_c", x).model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     loaded = actswap.load(actswap.save(converted, folder + "/bundle"), build())
+    >>> torch.equal(loaded(x), converted(x))
+    True
     """
     folder = Path(path)
     document = read(folder)

@@ -32,7 +32,7 @@ class LoadedModel:
     Attributes:
         module: the model, in eval mode, on the CPU.
         kind: `pickle`, `state_dict`, `safetensors`, `exported`, `folder` or `bundle`.
-        source: the path, and the `--model` text where one was needed.
+        source: the path, and the `--model` text if one was needed.
     """
 
     module: nn.Module
@@ -57,7 +57,7 @@ def load_model(
             `timm:resnet18?num_classes=10` or `package.module:factory`.
         allow: packages whose classes a pickle may use, beside torch, torchvision, timm and transformers.
         trust_pickle: load a pickle without any check. It can run any program.
-        base: file of the model that a bundle was made from, where the bundle's own note does not find it.
+        base: file of the model that a bundle was made from, if the bundle's own note does not find it.
 
     Returns:
         The model, its kind and its source.

@@ -1,10 +1,10 @@
 """Read a pickle as a description of what it would build; nothing is imported, called or built.
 
-A pickle is a program for a small stack machine. This machine runs the same opcodes, but where Python's own would import
-a class or call a function, it notes the name and the arguments (`Name`, `Made`, `Stored`). `actswap.io.allowed` says
-which of the names may be used, `actswap.io.rebuild` builds the objects.
+A pickle is a program for a small stack machine. This machine runs the same opcodes. When Python's own would import a
+class or call a function, this one notes the name and the arguments (`Name`, `Made`, `Stored`). `actswap.io.allowed`
+says which names may be used. `actswap.io.rebuild` builds the objects.
 
-Memory is bounded by the file: an opcode makes at most one object, and numbers of opcodes and bytes are limited.
+The file bounds the memory: an opcode makes at most one object, and the numbers of opcodes and bytes are limited.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Import libraries that build models, torchvision also where its compiled part does not fit the installed torch."""
+"""Import libraries that build models, torchvision even if its compiled part does not fit the installed torch."""
 
 from __future__ import annotations
 

@@ -55,6 +55,15 @@ def session(
     Raises:
         LoadError: the file is not there, is damaged, lacks its external data, or was prepared for another
             machine.
+
+    >>> import tempfile, numpy, torch, actswap
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), actswap.nn.Swish()).eval(), torch.ones(1, 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = actswap.export_onnx(model, x, folder + "/model.onnx")
+    ...     opened = actswap.onnx.session(folder + "/model.onnx", cache_folder=folder)
+    >>> (y,) = opened.run(None, {opened.get_inputs()[0].name: x.numpy()})
+    >>> numpy.allclose(y, model(x).detach().numpy(), atol=1e-6)
+    True
     """
     import onnxruntime
 

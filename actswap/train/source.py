@@ -18,7 +18,7 @@ def load_data(source: str, size: int | None = None) -> Data:
     Args:
         source: `package.module:function` (called without arguments, returns `Data`, a dataset, or a (train,
             valid) pair), or a folder with `train/CLASS/*` and, if there is one, `val/CLASS/*`.
-        size: side of the square images that a folder is read as, 224 where None.
+        size: side of the square images that a folder is read as; None is 224.
 
     Raises:
         UsageError: no such folder, module or function, or it returned something else.

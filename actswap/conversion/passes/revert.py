@@ -27,8 +27,17 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
         model: a converted model; it keeps its class, its weights and its mode.
         inplace: change `model` itself instead of a copy.
 
+    Returns:
+        The model with the modules and forwards that it had before its first conversion.
+
     Raises:
         UsageError: the model was not converted by actswap.
+
+    >>> import torch, actswap
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(8, 4)
+    >>> again = actswap.revert(actswap.convert(model, "acon_c", x).model)
+    >>> again[1], torch.equal(again(x), model(x))
+    (ReLU(), True)
     """
     if record_of(model) is None:
         raise UsageError(
