@@ -26,14 +26,15 @@ def calibrate(
     Args:
         model: a model in which a module of its own stands at every path.
         paths: names of the modules to watch.
-        batches: inputs as `scan` takes them; of a (inputs, label) pair from a data loader the inputs are used.
+        batches: inputs as `scan` takes them, or [inputs, labels] lists of a data loader, whose labels are ignored.
         progress: called with (batch, total or 0, text).
 
     Returns:
-        One histogram per path, in bounded memory whatever the number of batches.
+        One histogram per path, in bounded memory for any number of batches; its `count` is 0 if the module did not run
+        or saw no finite value.
 
     Raises:
-        UsageError: there are no batches, or a site saw no finite value.
+        UsageError: there are no batches.
     """
     total = len(batches) if isinstance(batches, Sized) else 0
     seen = 0
@@ -52,13 +53,16 @@ def calibrate(
 def calibrate_in_training(
     model: nn.Module, paths: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Histogram]:
-    """Record what modules that run only in training see in one pass in train mode; nothing for those that do not run.
+    """Record the inputs of modules that run only in training, in one pass in train mode.
 
     Args:
         model: a model in which a module of its own stands at every path.
         paths: names of the modules to watch.
         args: positional inputs.
         kwargs: keyword inputs.
+
+    Returns:
+        One histogram per path; none for a module that did not run or saw no finite value.
     """
     if not paths:
         return {}
@@ -69,7 +73,7 @@ def calibrate_in_training(
 
 @contextmanager
 def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, HistogramStream]]:
-    """Record the inputs of the modules at `paths` in every run of the model meanwhile."""
+    """Record the inputs of the modules at `paths` in every run of the model inside the block."""
     streams = {path: HistogramStream() for path in paths}
 
     def watch(stream: HistogramStream) -> Callable[[nn.Module, tuple[Any, ...]], None]:
