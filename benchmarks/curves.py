@@ -101,20 +101,24 @@ def draw(rows: list[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     sources = list(dict.fromkeys(row["source"] for row in rows))
+    names = [spec.name for spec in TRAINABLE]  # a target has the same colour in every panel
     figure, axes = pyplot.subplots(
         len(sources), len(RATES), figsize=(4 * len(RATES), 3.2 * len(sources)), squeeze=False, layout="constrained"
     )
     for line, source in zip(axes, sources, strict=True):
         for panel, rate in zip(line, RATES, strict=True):
-            for k, target in enumerate(dict.fromkeys(row["target"] for row in rows if row["source"] == source)):
+            for k, target in enumerate([source, *names]):
                 runs = [r["losses"] for r in rows if (r["source"], r["target"], r["rate"]) == (source, target, rate)]
+                if not runs:
+                    continue
                 mean = [statistics.mean(step) for step in zip(*runs, strict=False)]
                 plain = target == source
                 panel.plot(mean, color="k" if plain else f"C{k % 10}", lw=2.5 if plain else 1, label=target,
                            ls="-" if k <= 10 else "--")  # fmt: skip
             panel.set_title(f"{source} network, lr {rate:g}", fontsize=9)
             panel.set_ylim(0.5, 2.0)
-    axes[0][-1].legend(fontsize=6, ncols=2)
+    for line in axes:
+        line[-1].legend(fontsize=6, ncols=2)
     figure.savefig(path, dpi=110)
 
 
