@@ -5,8 +5,10 @@
 
 G = mean over the data of (dy/dp)(dy/dp)' for the parameters p of the unit that `convert` would put there, by autograd
 in float64. `before` are the paper's coefficients (what was trained until 2026-11), `after` the coordinates trained now.
-Printed are G's condition number and its largest eigenvalue; a gradient step of rate r is stable on a quadratic loss
-only if r times that eigenvalue is small. Exit code 1 if a condition number is above 100 or an eigenvalue above 10.
+Printed are G's condition number, its largest eigenvalue and how many coordinates train. A coordinate that float32
+cannot represent is constant (`fit.coordinates`): G leaves it out. A gradient step of rate r is stable on a quadratic
+loss only if r times the largest eigenvalue is small. Exit code 1 if a condition number is above 100 or an eigenvalue
+above 10.
 """
 
 from __future__ import annotations
@@ -47,13 +49,18 @@ def distributions(count: int = 20_000) -> dict[str, np.ndarray]:
     }
 
 
+def trained(unit: RationalActivation) -> Tensor:
+    """True for the coordinates that move the coefficients: (k,)."""
+    return unit.mix.ne(0.0).any(dim=0)
+
+
 def spectrum(unit: RationalActivation, x: Tensor, coordinates: bool) -> tuple[float, float]:
     """Condition number and largest eigenvalue of the mean squared gradient.
 
     Args:
         unit: a unit per layer.
         x: (N,) inputs.
-        coordinates: of the trained coordinates; else of the paper's coefficients.
+        coordinates: of the coordinates that train; else of the paper's coefficients.
     """
     row = unit.coordinates.detach() if coordinates else torch.cat(unit.coefficients()).detach()
     each = row.repeat(len(x), 1).requires_grad_()  # a set of its own for every input: one backward gives all gradients
@@ -69,6 +76,8 @@ def spectrum(unit: RationalActivation, x: Tensor, coordinates: bool) -> tuple[fl
     else:
         y = opau_formula(x[None], top, bottom, tails, basis, form == "A", 1)
     (gradient,) = torch.autograd.grad(y.sum(), each)
+    if coordinates:
+        gradient = gradient[:, trained(unit)]
     values = np.linalg.svd(gradient.numpy(), compute_uv=False) ** 2 / len(x)
     return float(values[0] / max(values[-1], 1e-300)), float(values[0])
 
@@ -78,10 +87,10 @@ def unit_for(name: str, source: str, histogram: Histogram, degrees: tuple[int, i
     target, options = UNITS[name]
     spec, options = activations.get(target), {"degrees": degrees, **options}
     start = spec.start(Source(source), StartContext(histogram=histogram, options=options))
-    unit = spec.build(None, 1, **options).double()
+    unit = spec.build(None, 1, **options)
     assert isinstance(unit, RationalActivation)
     unit.load_start(start.params)
-    return unit
+    return unit.double()  # the float32 numbers that train, their gradients in float64
 
 
 def main() -> int:
@@ -92,8 +101,9 @@ def main() -> int:
     degrees = tuple(arguments.degrees)
     lines = [
         f"Padé units of degrees {degrees}: condition number (largest eigenvalue) of the mean squared gradient",
-        f"{'unit':14}{'source':8}{'inputs':20}{'before':>22}{'after':>18}",
+        f"{'unit':14}{'source':8}{'inputs':20}{'before':>22}{'after':>18}{'train':>8}",
     ]
+    fewest = 10**9
     worst = {"before": [0.0, 0.0], "after": [0.0, 0.0]}
     show: Callable[[tuple[float, float]], str] = lambda pair: f"{pair[0]:.2g} ({pair[1]:.2g})"  # noqa: E731
     for name in UNITS:
@@ -103,8 +113,12 @@ def main() -> int:
                 found = {"before": spectrum(unit, x, False), "after": spectrum(unit, x, True)}
                 for when, pair in found.items():
                     worst[when] = [max(a, b) for a, b in zip(worst[when], pair, strict=True)]
-                lines.append(f"{name:14}{source:8}{label:20}{show(found['before']):>22}{show(found['after']):>18}")
+                count = int(trained(unit).sum())
+                fewest = min(fewest, count)
+                shown = f"{show(found['before']):>22}{show(found['after']):>18}{f'{count}/{len(unit.radius)}':>8}"
+                lines.append(f"{name:14}{source:8}{label:20}{shown}")
     lines.append("worst: " + ", ".join(f"{when} {show(tuple(pair))}" for when, pair in worst.items()))
+    lines.append(f"fewest coordinates that train: {fewest} of {sum(degrees) + 1}")
     print("\n".join(lines))
     if not arguments.no_write:
         suffix = "" if degrees == (5, 4) else f"-{degrees[0]}_{degrees[1]}"

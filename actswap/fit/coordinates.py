@@ -10,6 +10,9 @@ So the trained parameters are u, with v = centre + mix asinh(u / radius), and u 
 2. The eigenvalues of the mean squared gradient of u lie between LARGEST / CONDITION and LARGEST.
 3. `radius` is the step of u that changes F by its own largest value, or Q by half, somewhere on the range. Beyond it a
    step counts less and less: a linear step would leave the region in which v -> F is close to linear.
+4. The gradient of a direction that hardly changes F is a small difference of large numbers. If rounding `mix` to
+   float32 would change it by more than MOST_ROUNDED of itself, that column of mix is 0: the coordinate does not train.
+   This happens at high degrees if the fit is exact to rounding, so that lower degrees would do.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from actswap.fit.points import Array, weighted_points
 LARGEST = 0.05  # 1 would be plain gradient descent on the values of F
 CONDITION = 20.0
 DAMPING = 1e-2
+MOST_ROUNDED = 0.5
 _CHANGE_OF_F, _CHANGE_OF_Q = 1.0, 0.5
 _DENSE = 257
 _FAINTEST = 1e-7  # below it the rounding of a float32 mix would be larger than the direction
@@ -77,7 +81,8 @@ def coordinates(unit: Unit, x: Array, w: Array) -> tuple[Array, Array]:
         w: (N,) their weights, of sum 1.
 
     Returns:
-        mix (k, k), already multiplied by the radius, and radius (k,): v = centre + mix asinh(u / radius).
+        mix (k, k), already multiplied by the radius, and radius (k,): v = centre + mix asinh(u / radius). Columns of
+        mix that float32 cannot represent are 0.
     """
     x, w = weighted_points(x, w)
     with np.errstate(all="ignore"):
@@ -95,6 +100,7 @@ def _coordinates(unit: Unit, x: Array, w: Array) -> tuple[Array, Array]:
     _, found, turned = np.linalg.svd(root * (gradient @ whitened), full_matrices=False)
     directions = whitened @ turned.T
     directions *= np.sqrt(LARGEST) * np.maximum(1.0, 1.0 / (np.sqrt(CONDITION) * np.maximum(found, _FAINTEST)))
+    directions[:, _rounded(root * gradient, directions) > MOST_ROUNDED] = 0.0
 
     lo, hi = max(unit.lo, float(x.min())), min(unit.hi, float(x.max()))
     if np.isfinite([unit.lo, unit.hi]).all():
@@ -123,6 +129,16 @@ def _finite(unit: Unit, x: Array, w: Array) -> tuple[Array, Array, Array, Array]
     gradient = np.concatenate([top, -f[:, None] * change], axis=1)
     kept = np.isfinite(gradient).all(axis=1) & np.isfinite(change).all(axis=1)
     return gradient[kept], change[kept], f[kept], w[kept]
+
+
+def _rounded(gradient: Array, directions: Array) -> Array:
+    """How far rounding each column of `directions` to float32 changes its gradient, relative to that gradient.
+
+    Entry i of a column changes by at most eps / 2 of itself; the changes are independent, so their squares add.
+    """
+    change = np.linalg.norm(np.linalg.norm(gradient, axis=0)[:, None] * directions, axis=0)
+    size = np.linalg.norm(gradient @ directions, axis=0)
+    return np.asarray(np.finfo(np.float32).eps / 2 * change / np.maximum(size, np.finfo(np.float64).tiny))
 
 
 def _whitening(rows: Array) -> Array:

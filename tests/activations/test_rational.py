@@ -70,6 +70,26 @@ def test_the_mean_squared_gradient_is_well_conditioned(name: str, source: str, p
     assert size[0] <= 10 and size[0] <= 100 * size[-1]
 
 
+@pytest.mark.parametrize("source", ["silu", "tanh"])
+def test_coordinates_below_the_rounding_of_float32_do_not_train(source: str) -> None:
+    """A fit of degrees (7, 6) on a narrow range is exact to 1e-13: some directions are below what `mix` resolves."""
+    values = np.random.default_rng(0).normal(0.2, 0.3, 5000)
+    options = {"degrees": (7, 6)}
+    spec = activations.get("pau")
+    unit = spec.build(None, 1, **options)
+    assert isinstance(unit, RationalActivation)
+    unit.load_start(spec.start(Source(source), StartContext(histogram=Histogram.of(values), options=options)).params)
+    trains = unit.mix.ne(0.0).any(dim=0)
+    # Degrees (5, 4), which these contain, have 10 coordinates, and all of them train.
+    assert 10 <= int(trains.sum()) < 14
+    unit(torch.randn(200, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    assert unit.coordinates.grad is not None
+    assert torch.equal(unit.coordinates.grad.ne(0.0), trains)
+    found = gradients(unit.double(), torch.from_numpy(values))[:, trains].numpy()
+    size = np.linalg.svd(found, compute_uv=False) ** 2 / len(values)
+    assert size[0] <= 10 and size[0] <= 100 * size[-1]
+
+
 @EVERY_UNIT
 def test_coordinates_begin_at_the_coefficients_and_move_them(name: str) -> None:
     unit = UNITS[name](4).double()
