@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from activation_modules import C, built, sample
 from operator_cases import operator, parameters
 
+from actswap import nn as AN
 from actswap import ops
+from actswap.activations import TRAINABLE
 from actswap.errors import UsageError
-from actswap.ops import core
+from actswap.ops import core, native
 from actswap.ops.abi import Call
 
 pytestmark = pytest.mark.skipif(not core.status().available, reason=core.status().note)
@@ -73,3 +76,36 @@ def test_the_core_itself_refuses_what_no_host_should_send():
         changed = Call.from_buffer_copy(call)
         setattr(changed, field, value)
         assert check(changed), field
+
+
+def kernels_used(monkeypatch: pytest.MonkeyPatch, module: torch.nn.Module) -> list[tuple[str, str]]:
+    """The operators, and their directions, whose native kernels a training step of the module runs."""
+    used: list[tuple[str, str]] = []
+    names = {id(kernel.forward.__self__): name for name, kernel in native.KERNELS.items()}
+    run = core.Calls.run
+
+    def spy(self, plan, key, args, y, grad, *rest):
+        used.append((names[id(self)], "forward" if grad is None else "backward"))
+        return run(self, plan, key, args, y, grad, *rest)
+
+    with monkeypatch.context() as patched, ops.backend("native"):  # a call that the kernel refuses raises
+        patched.setattr(core.Calls, "run", spy)
+        module(sample().requires_grad_()).square().sum().backward()
+    return used
+
+
+# ACON-FReLU is the maximum of convolutions: it has no operator of its own.
+@pytest.mark.parametrize("name", [spec.name for spec in TRAINABLE if spec.name != "acon_frelu"])
+def test_every_trainable_unit_reaches_its_kernel(name, monkeypatch):
+    used = kernels_used(monkeypatch, built(name))
+    assert len({operator for operator, _ in used}) == 1 and [way for _, way in used] == ["forward", "backward"]
+
+
+def test_dy_relu_a_reaches_its_kernel_with_centres_stored_per_channel(monkeypatch):
+    """Earlier versions stored equal centres as (2K, C), which the kernel refuses: such state dicts are narrowed."""
+    module = built("dy_relu_a")
+    assert kernels_used(monkeypatch, module) == [("dy_relu", "forward"), ("dy_relu", "backward")]
+    old = {**module.state_dict(), "init": module.init.repeat(1, C)}
+    again = AN.DyReLUA(C)
+    again.load_state_dict(old)
+    assert kernels_used(monkeypatch, again) == [("dy_relu", "forward"), ("dy_relu", "backward")]
