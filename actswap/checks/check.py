@@ -13,11 +13,11 @@ class Check:
 
     Attributes:
         name: what was compared: `perturbed weights`, `gradients`, ...
-        passed: whether it agrees; None if it could not be proved.
-        said: one sentence: what was found, or why nothing was proved.
+        passed: True if both agree, False if not, None if nothing could be proved.
+        said: one sentence that says what was found, or why nothing was proved.
         error: the largest error measured, None if there is no number.
-        limit: what the error may be.
-        names: the parameters or modules that are at odds.
+        limit: the largest error that passes.
+        names: the parameters or modules that differ.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """All checks of a pair of models beside their outputs and their census.
+    """All checks of a pair of models except the outputs and the census.
 
     Attributes:
         checks: the checks, in the order in which they were made.
@@ -44,7 +44,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
-        """True if no check failed; what was not proved did not fail."""
+        """True if no check failed. A check that proved nothing did not fail."""
         return all(check.passed is not False for check in self.checks)
 
     @property

@@ -1,9 +1,9 @@
 """What a conversion costs: parameters, FLOPs and activations before and after, counted by fvcore.
 
 fvcore counts a trace with one handle per operator, and has none for activation functions. `handles` gives it one for
-each of torch's and of actswap's own. `measure` goes further: a module of actswap counts what its own file says
-(`Spec.flops`), and a plain function counts every operation of its formula, once per call. As in fvcore a multiply-add
-is one FLOP, and sums and products outside of layers and activations are free; a sigmoid is four FLOPs per element.
+each activation operator of torch and of actswap. `measure` is more exact: a module of actswap counts what its own file
+says (`Spec.flops`), and a plain function counts every operation of its formula, once per call. A multiply-add is one
+FLOP, as in fvcore. Sums and products outside of layers and activations are free. A sigmoid is four FLOPs per element.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ELEMENTWISE: Mapping[str, int] = {
     "gelu": 8, "mish": 12, "softplus": 4, "hardswish": 5, "hardsigmoid": 4, "hardshrink": 2, "softshrink": 3,
     "glu": 5,
 }  # fmt: skip
-# Functions that formulas of activations are made of. They count no activations: the formula has one result.
+# Functions that formulas of activations are made of. They add no activations, since the formula has one result.
 PRIMITIVES: Mapping[str, int] = {
     "abs": 1, "exp": 1, "expm1": 2, "log": 1, "log1p": 2, "sqrt": 1, "rsqrt": 2, "square": 1, "pow": 1, "sin": 1,
     "cos": 1, "atan": 1, "asinh": 4, "sinc": 3, "erf": 6, "maximum": 1, "minimum": 1, "clamp": 2, "clamp_min": 1,
@@ -58,7 +58,7 @@ class Cost:
     Attributes:
         parameters: distinct trained numbers.
         flops: operations of one run; None if the model cannot be traced.
-        activations: numbers that convolutions, products and activation functions put out.
+        activations: numbers that convolutions, matrix products and activation functions return.
         note: why `flops` and `activations` are missing.
     """
 
@@ -147,7 +147,7 @@ _FREE = {"detach", "alias", "clone", "scalar_tensor", "_to_copy", "lift_fresh", 
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the operations per element of what runs below it; sums, products and comparisons count one."""
+    """Count the operations per element of what runs inside; sums, products and comparisons count one each."""
 
     count = 0
 
@@ -160,7 +160,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @functools.cache
 def plain_flops(kind: str) -> int:
-    """Operations per element of a plain activation: of its own operator, or of its formula.
+    """Return the operations per element of a plain activation, from its operator or else from its formula.
 
     >>> plain_flops("silu"), plain_flops("softsign")  # softsign: an absolute value, a sum, a quotient
     (5, 3)
@@ -175,7 +175,7 @@ def plain_flops(kind: str) -> int:
 
 
 class _OwnCounts:
-    """Adds up what the modules of actswap say of themselves, call by call."""
+    """Add up the counts that the modules of actswap state for themselves, call by call."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[str, nn.Module] = {}
@@ -188,14 +188,14 @@ class _OwnCounts:
         self.seen: list[tuple[nn.Module, tuple[int, ...]]] = []
 
     def watching(self) -> AbstractContextManager[None]:
-        """Note the calls in the block."""
+        """Record the calls in the block."""
         return hooked(module.register_forward_hook(self._note) for module in self.modules.values())
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         self.seen.append((module, tuple(int(n) for n in inputs[0].shape)))
 
     def total(self) -> Counter[str]:
-        """Add up; after the trace, in which every size is a tensor."""
+        """Return the sums. Call it after the trace: during a trace every size is a tensor."""
         flops = sum(self._count(module, shape) for module, shape in self.seen)
         return Counter(flops=flops, activations=sum(prod(shape) for _, shape in self.seen))
 
@@ -207,7 +207,7 @@ class _OwnCounts:
 
 
 class _Called(nn.Module):
-    """The model as a function of tensors to tensors, which is all that the trace can hold."""
+    """The model as a function from tensors to tensors, because a trace can hold nothing else."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class _Called(nn.Module):
 
 
 def _trace(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], own: _OwnCounts) -> Counter[str]:
-    # fvcore uses torch.jit, which announces its end on every call, and names every operator that it does not know.
+    # fvcore uses torch.jit, which warns of its deprecation on every call, and logs every operator it does not know.
     with quiet("fvcore.nn.jit_analysis"):
         from fvcore.nn.activation_count import _DEFAULT_SUPPORTED_OPS as ACTIVATIONS
         from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS as FLOPS

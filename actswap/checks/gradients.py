@@ -1,8 +1,8 @@
-"""Gradients: one forward and backward pass in train mode, the same for every network that is compared.
+"""Gradients: one forward and backward pass in train mode, run alike on every network that is compared.
 
-The random numbers are the same in every pass, and the loss is a seeded random sum of all outputs. Beside the gradients
-of parameters and inputs a pass notes how often every module is called (checkpointing calls it again) and which dtypes
-it returns, so that a lost `no_grad`, a lost `checkpoint` and a lost autocast region show.
+The random numbers are the same in every pass. The loss is a random sum of all outputs, with a fixed seed. A pass
+records the gradients of parameters and inputs. It also records how often each module is called (checkpointing calls it
+again) and which dtypes it returns. So a lost `no_grad`, a lost `checkpoint` or a lost autocast region is found.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from actswap.errors import CaptureError, first_line
 from actswap.inputs import doubled
 
 _LARGEST_KEPT = 1 << 16  # numbers of one gradient that are kept for comparison, evenly spaced
-_FAINT = 1e-3  # of the median gradient: what a gradient that is smaller by itself is held to
+_FAINT = 1e-3  # of the median gradient: the error of a smaller gradient is measured relative to this
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a pass is run: what works for the first network is used for the others.
+    """How a pass is run. The way that works for the first network is used for all others.
 
     Attributes:
-        training: in train mode; in eval mode otherwise.
-        twice: on a batch of two made from a batch of one, which batch normalisation needs.
-        inputs: with gradients of the inputs.
-        accumulate: through `.grad`, which reentrant checkpointing needs.
-        small: gradients of the parameters of one axis alone (biases, norms), which cost half of a backward pass.
+        training: run in train mode; False is eval mode.
+        twice: make a batch of two from a batch of one, because batch normalisation needs two.
+        inputs: compute gradients of the inputs too.
+        accumulate: read the gradients from `.grad`, because reentrant checkpointing needs `backward()`.
+        small: compute only the gradients of parameters with one axis (biases, norms), at half the cost.
     """
 
     training: bool = True
@@ -51,7 +51,7 @@ class Way:
         return ("in train mode" if self.training else "in eval mode") + (", on a batch of two" if self.twice else "")
 
 
-# In this order; the first that works is taken.
+# Tried in this order until one works.
 WAYS = (
     Way(),
     Way(inputs=False),
@@ -68,11 +68,11 @@ class Pass:
     Attributes:
         way: how it was run.
         outputs: copies of the output tensors.
-        gradients: by name of the parameter (`input 0` for inputs); None if it gets none. Of large ones a sample.
+        gradients: by name of the parameter (`input 0` for inputs); None if it gets none. Large gradients are sampled.
         frozen: names of the parameters that require no gradient.
         calls: by module name, the dtypes that each of its calls returned.
-        tape: the forward pass, if it was watched.
-        why: why the earlier ways did not work.
+        tape: the tape of the forward pass, if one was asked for.
+        why: why the first way did not work, "" if it did.
     """
 
     way: Way
@@ -85,7 +85,7 @@ class Pass:
 
 
 def first_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: bool = False) -> Pass | str:
-    """Make a pass in the first way that works; the reason in words if none does."""
+    """Make a pass in the first way that works; return the reason in words if none does."""
     why = ""
     for way in WAYS:
         found = one_pass(model, args, kwargs, way, watch)
@@ -98,14 +98,14 @@ def first_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 def one_pass(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], way: Way, watch: bool = False
 ) -> Pass | str:
-    """Make a forward and backward pass; the model is left as it was.
+    """Make a forward and backward pass; the model is not changed.
 
     Args:
         model: any module.
         args: positional inputs.
         kwargs: keyword inputs.
-        way: how.
-        watch: write down a tape of the forward pass, in train mode.
+        way: how the pass is run.
+        watch: record a tape of the forward pass, in train mode only.
 
     Returns:
         The pass, or the reason in words if the model does not run this way.
@@ -155,10 +155,10 @@ def one_pass(
 
 
 def gradient_error(a: Pass, b: Pass) -> tuple[float, str]:
-    """Return the largest relative difference of a gradient, and whose it is.
+    """Return the largest relative difference of a gradient, and the name of its parameter.
 
-    A gradient that is small beside the others is mostly rounding (a bias before batch normalisation): it is held to a
-    thousandth of the median one.
+    A gradient that is far smaller than the others (a bias before batch normalisation) is mostly rounding. Its
+    difference is taken relative to a thousandth of the median gradient.
     """
     sizes = {name: float(g.square().mean().sqrt()) for name, g in a.gradients.items() if g is not None and g.numel()}
     floor = _FAINT * float(np.median([*sizes.values()])) if sizes else 0.0
@@ -175,7 +175,7 @@ def gradient_error(a: Pass, b: Pass) -> tuple[float, str]:
 
 
 def output_error(a: Pass, b: Pass) -> float:
-    """Return how far the outputs of two passes are apart, for what they vary."""
+    """Return how far the outputs of two passes are apart, relative to how much they vary."""
     return compare(list(a.outputs), list(b.outputs)).rel
 
 
@@ -193,7 +193,7 @@ def other_calls(a: Pass, b: Pass, but: Callable[[str], bool]) -> tuple[str, ...]
     Args:
         a: the reference.
         b: the other network.
-        but: true for the names of modules that are not compared.
+        but: returns True for the name of a module that is not compared.
     """
     names = [n for n in a.calls if not but(n)]
     return tuple(n for n in names if sorted(a.calls[n]) != sorted(b.calls.get(n, ())))
@@ -202,7 +202,7 @@ def other_calls(a: Pass, b: Pass, but: Callable[[str], bool]) -> tuple[str, ...]
 def types_under_autocast(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Mapping[str, tuple[str, ...]] | str:
-    """Run a model once in eval mode under autocast; the dtypes that the calls of each module return, or why not."""
+    """Run a model once in eval mode under autocast; return the dtypes of each module's calls, or why it failed."""
     calls: dict[str, list[str]] = {}
     device = next((t.device.type for t in (*model.parameters(), *model.buffers())), "cpu")
     try:
@@ -214,7 +214,7 @@ def types_under_autocast(
 
 
 def _own(value: Any, leaves: list[Tensor] | None) -> Any:
-    """Copy an input, since a forward may write to it; with a list, as the result of a leaf that is added to it."""
+    """Copy an input, because a forward may write to it. If `leaves` is given, the copy is made from a new leaf."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         return value
     if leaves is None or not value.is_floating_point():
@@ -264,9 +264,9 @@ def _sample(g: Tensor) -> Tensor:
 
 @contextmanager
 def _noted(model: nn.Module, calls: dict[str, list[str]]) -> Iterator[None]:
-    """Note every call of a registered module, and the dtypes that it returns; "" if it does not return.
+    """Record every call of a registered module, and the dtypes that it returns; "" if it does not return.
 
-    A checkpointed module is called again in the backward pass, and stopped as soon as nothing more is needed.
+    A checkpointed module is called again in the backward pass. That call ends early, once nothing more is needed.
     """
     handles = []
 

@@ -25,8 +25,8 @@ class Parity:
 
     Attributes:
         max_abs: largest absolute difference of any output element.
-        rel: error relative to how much the output varies (see `signal`), the largest of 2-norm, maximum norm and worst
-            feature, worst output. Of outputs that are integers, the share that differs.
+        rel: error of the worst output, relative to how much it varies (see `signal`): the largest of 2-norm, maximum
+            norm and worst feature. For an output of integers, the share that differs.
         top1_agreement: share of samples with the same largest class, if an output is (samples, classes).
         first_divergent_site: first module, in the order of execution, whose outputs differ by more than `rel` allows;
             None if the outputs agree.
@@ -34,8 +34,8 @@ class Parity:
         rel_to_size: the larger of |a-b| / |a| in the maximum norm and in the 2-norm, worst output; says nothing about
             the signal of an output with a large constant part.
         spread: standard deviation of the output that is worst.
-        rounding: what a few roundings of the outputs amount to in `rel`; below that no two runs can be told apart.
-        note: what else is to be said: that an output is constant, or one number.
+        rounding: the `rel` of a few roundings of the outputs; a smaller error cannot be measured.
+        note: a remark if an output is constant or one number.
         proof: the checks beside the outputs, if they were made.
     """
 
@@ -51,7 +51,7 @@ class Parity:
     proof: Proof | None = None
 
     def within(self, tolerance: float) -> bool:
-        """Return whether the outputs agree to a tolerance, or to their own rounding."""
+        """Return True if the outputs agree to the tolerance, or to their own rounding."""
         return self.rel <= max(tolerance, self.rounding)
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Parity:
 
 
 def run(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Tensor]:
-    """Run a model in eval mode without gradients; the tensors of its output, copied."""
+    """Run a model in eval mode without gradients; return copies of the tensors of its output."""
     with evaluating(model):
         return [t.detach().clone() for t in tensors_of(model(*args, **dict(kwargs or {})))]
 
@@ -73,7 +73,7 @@ def compare(a: Sequence[Tensor], b: Sequence[Tensor], signals: Sequence[Signal] 
     Args:
         a: the reference.
         b: what is compared with it.
-        signals: how the outputs vary, one for each of `a`; by default as they vary in `a` itself.
+        signals: how each output of `a` varies; by default this is estimated from `a` itself.
 
     Returns:
         The parity; infinitely apart if shapes or the places of NaN and infinity differ.

@@ -1,8 +1,8 @@
-"""Perturbed weights: what was folded into a constant shows when every parameter and buffer is moved.
+"""Perturbed weights: move every parameter and buffer, to find those that were folded into a constant.
 
-Two networks that agree as they stand may be different functions of their weights: a gain of 1 that was left out, a
-bias of 0 that became a constant. So both are moved by the same amounts, and their outputs compared again. What Python
-numbers a traced forward reads from its module (`self.scale`) is moved too.
+Two networks that agree on their present weights may be different functions of them: a gain of 1 was left out, or a bias
+of 0 became a constant. So the weights of both are moved by the same amounts, and the outputs are compared again. The
+Python numbers that a traced forward reads from its module (`self.scale`) are moved too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from actswap.checks.parity import run
 
-MOVED = 0.05  # relative, and of the typical size of a tensor: far above rounding, and the network still works
-_PERIOD = 8191  # numbers after which the pattern repeats; a prime, so that rows differ
+MOVED = 0.05  # relative to a tensor's typical size: far above rounding, yet the network still works
+_PERIOD = 8191  # the random pattern repeats after this many numbers; a prime, so that rows differ
 _NOT_MOVED = frozenset(("training", "eps", "momentum"))
 
 
@@ -29,12 +29,12 @@ def moved(
     """Move the weights of a model inside the block, by the same amounts in every model that has the same names.
 
     Every floating parameter and buffer w becomes w (1 + amount n) + amount s m. s is the root mean square of a sample
-    of it (`amount` itself if that is 0), n and m are normal numbers that depend on its name. A tensor without negative
-    numbers stays so.
+    of w (`amount` itself if that is 0). n and m are normal random numbers that depend on the tensor's name. A tensor
+    without negative numbers gets none.
 
     Args:
         model: its tensors are changed in place, and put back exactly.
-        names: the parameters and buffers to move; those that the model does not have are left out.
+        names: the parameters and buffers to move; names that the model does not have are ignored.
         amount: how far they are moved.
         owners: names of modules whose float attributes are moved too.
     """
@@ -76,7 +76,7 @@ def perturbed_run(
 
 
 def _move(t: Tensor, name: str, amount: float) -> None:
-    """Move one tensor in place, with as few passes over it as can be: they are what this costs."""
+    """Move one tensor in place. The passes over its memory are the cost, so there are as few as possible."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
     some = flat[:: -(-flat.numel() // _PERIOD)]

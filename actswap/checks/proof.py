@@ -1,8 +1,10 @@
-"""The proof: what outputs in eval mode cannot show, compared between two networks.
+"""The proof: compare two networks in what their outputs in eval mode do not show.
 
-`look` runs the original, `compare_functions` holds a network against it that claims to be the same function (the
-isolated one, in which every activation is a module that still computes the source), and `compare_start` holds the
-converted network against it, whose targets may differ from the sources by what their starts allow.
+- `look` runs the original.
+- `compare_functions` compares it with a network that must be the same function: the isolated one, in which every
+  activation is a module that still computes the source.
+- `compare_start` compares it with the converted network, whose targets may differ from the sources as far as their
+  starts allow.
 
 The cost: three forward and backward passes (original, isolated, converted) and two forward passes with moved weights.
 """
@@ -34,9 +36,9 @@ from actswap.errors import first_line
 
 NOISE_FACTOR = 8  # a deviation below 8x the network's own rounding noise is no fault
 _REASSOCIATED = 250  # times a few roundings: what another order of the same operations may change in a deep network
-_MOST = 0.05  # of the signal: more than that is no rounding, whatever the precision
+_MOST = 0.05  # of the signal: a larger error is no rounding, in any precision
 _META = "on the meta device there are no values"
-_LARGEST = 1 << 31  # parameters; the gradients of a larger network would not fit beside it
+_LARGEST = 1 << 31  # parameters; the gradients of a larger network may not fit into memory
 
 PERTURBED, GRADIENTS, CALLS, AUTOCAST, START = (
     "perturbed weights",
@@ -56,8 +58,9 @@ class Subject:
         kwargs: keyword inputs.
         signals: how the outputs of the original vary on them.
         names: the parameters and buffers that are moved.
-        skip: those that become part of targets, which are not.
-        traced: modules whose forward is traced: their attributes are moved too, and they are run under autocast.
+        skip: the parameters and buffers that become part of targets; they are not moved.
+        traced: modules whose forward is traced. Their float attributes are moved too, and the network also runs under
+            autocast.
     """
 
     args: tuple[Any, ...]
@@ -70,7 +73,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the original did; a text says why something could not be run.
+    """The runs of the original; a text in the place of a run says why it failed.
 
     Attributes:
         trained: its forward and backward pass.
@@ -84,7 +87,7 @@ class Seen:
 
 
 def train_once(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: bool = False) -> Pass | str:
-    """Make the forward and backward pass of the original, or say why it cannot be made."""
+    """Run the forward and backward pass of the original, or return the reason in words if that fails."""
     tensors = [*model.parameters(), *model.buffers()]
     if any(t.is_meta for t in tensors):
         return _META
@@ -114,15 +117,18 @@ def compare_functions(
     limit: float | None = None,
     strict: bool = True,
 ) -> tuple[Check, ...]:
-    """Hold a network that is the same function against the original, to rounding unless a limit is given.
+    """Compare the original with a network that must be the same function, to rounding unless a limit is given.
 
     Args:
-        seen: what the original did.
-        model: the other network; it is left as it was.
+        seen: the runs of the original.
+        model: the other network; it is not changed.
         subject: what both are run on.
-        inside: true for the names of modules that are replaced, or part of what is.
-        limit: what outputs with moved weights may differ by; the sizes of gradients are then told, not judged.
-        strict: what the original can be run as, the other must be too.
+        inside: returns True for the name of a module that is replaced, or lies in one that is.
+        limit: the largest error of the outputs with moved weights. If given, the sizes of gradients are only reported.
+        strict: fail if the other network does not run in a mode in which the original does.
+
+    Returns:
+        The checks.
     """
     checks = [_compare_perturbed(seen.perturbed, _perturbed(model, subject), subject.signals, limit)]
     if isinstance(seen.trained, str):
@@ -142,16 +148,19 @@ def compare_functions(
 
 
 def compare_start(seen: Seen, after: Pass | str, subject: Subject, exact: bool) -> Check:
-    """Hold the gradients of the converted network against the original's.
+    """Compare the gradients of the converted network with those of the original.
 
     Exact starts have the same gradients to rounding. A smoothed kink has another gradient than the kink, however little
     the outputs differ. That difference is reported; it fails no check.
 
     Args:
-        seen: what the original did.
+        seen: the runs of the original.
         after: the same pass of the converted network.
         subject: what both were run on.
         exact: whether every start is exact.
+
+    Returns:
+        The check.
     """
     if isinstance(seen.trained, str):
         return Check(START, None, f"not proved: {seen.trained}")
@@ -187,7 +196,7 @@ def _eps(subject: Subject) -> float:
 
 
 def forgive(checks: Sequence[Check], noise: Mapping[str, float]) -> tuple[Check, ...]:
-    """Pass the checks whose error is the network's own noise."""
+    """Turn failed checks into passed ones if their error is within the network's own noise."""
     made = []
     for check in checks:
         own = noise.get(check.name, 0.0) * NOISE_FACTOR
@@ -202,7 +211,7 @@ def forgive(checks: Sequence[Check], noise: Mapping[str, float]) -> tuple[Check,
 
 
 def rounding_limit(signals: Sequence[Signal]) -> float:
-    """Return what another order of the same operations may change at the outputs."""
+    """Return the output error that another order of the same operations may cause."""
     return min(_REASSOCIATED * max((s.largest_rounding for s in signals), default=0.0), _MOST)
 
 

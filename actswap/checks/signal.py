@@ -1,9 +1,9 @@
-"""Signal: how much the outputs of a network vary, which is what an error has to be small against.
+"""Signal: how much the outputs of a network vary. An error must be small relative to that.
 
-An output of 300 +- 1 that is off by 0.3 has lost a third of its signal, although it is off by only a thousandth of its
-size. So the constant part of an output is taken away first. What is constant depends on the network: one offset for
-all (a bias), one per feature (a bias vector), or one per element (the grid that a detector adds). Each of them is
-tried, and the one that leaves the least variation is believed.
+An output of 300 +- 1 with an error of 0.3 has lost a third of its signal, although the error is only a thousandth of
+its size. So the constant part of an output is subtracted first. It depends on the network: one offset for all (a bias),
+one per feature (a bias vector), or one per element (the grid that a detector adds). Each is tried; the one that leaves the
+least variation is used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from actswap.inputs import varied
 
-_ROUNDINGS = 4  # of an output, in its own precision: below that nothing can be told apart
+_ROUNDINGS = 4  # of an output, in its own precision: smaller errors cannot be measured
 _NO_SIGNAL = 2 * _ROUNDINGS  # roundings: an output that varies by no more counts as constant
-_FEW = 16  # values from which the spread of one feature is known well enough
-_FAINT = 20 * _ROUNDINGS  # roundings: a feature that varies by less is held to this
-_FAINTEST = 1e-2  # of the median feature's spread: a feature that varies less (it is nearly dead) is held to this
-_MOST_RUNS = 4  # extra inputs on which an output of few numbers is looked at
+_FEW = 16  # values that are enough to estimate the spread of one feature
+_FAINT = 20 * _ROUNDINGS  # roundings: the least spread that an error of a feature is measured against
+_FAINTEST = 1e-2  # of the median feature's spread: the same for a feature that is nearly dead
+_MOST_RUNS = 4  # extra inputs that a network with few output numbers is run on
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Features:
 
 @dataclass(frozen=True)
 class Signal:
-    """How one output varies over samples and elements, its constant part taken away.
+    """How one output varies over samples and elements, after its constant part is subtracted.
 
     Attributes:
-        spread: standard deviation; of a constant output its root mean square instead.
+        spread: standard deviation; for a constant output, its root mean square.
         peak: largest deviation from the constant part.
         size: root mean square of the output itself.
         eps: relative rounding error of its precision.
-        features: the axes whose features are seen often enough to hold each of them to its own spread.
-        note: what is to be said about it: that it is constant, or one number.
+        features: the axes with enough values per feature to measure each feature against its own spread.
+        note: a remark for the user if the output is constant or one number.
     """
 
     spread: float
@@ -62,17 +62,17 @@ class Signal:
 
     @property
     def rounding(self) -> float:
-        """What a few roundings of the output amount to, relative to its spread."""
+        """The error of a few roundings of the output, relative to its spread."""
         return _ROUNDINGS * self.eps * self.size / self.spread if self.spread else 0.0
 
     @property
     def largest_rounding(self) -> float:
-        """The same of the feature that varies least for its size."""
+        """The same for the feature with the smallest spread relative to its size."""
         of_features = [float((_ROUNDINGS * self.eps * f.sizes / f.spreads).max()) for f in self.features]
         return max([self.rounding, *of_features])
 
     def error(self, delta: Tensor) -> float:
-        """Return the relative error that a difference is: in the 2-norm, the maximum norm, and of the worst feature.
+        """Return the relative error of a difference: the largest of 2-norm, maximum norm and worst feature.
 
         Args:
             delta: reference minus output, float64, without infinities and NaN.
@@ -90,6 +90,9 @@ def signals_of(references: Sequence[Sequence[Tensor]]) -> tuple[Signal, ...]:
 
     Args:
         references: outputs of the same network, one list for every input it was run on.
+
+    Returns:
+        One signal for each output, in order.
     """
     return tuple(signal_of([run[i] for run in references if i < len(run)]) for i in range(len(references[0])))
 
@@ -116,9 +119,9 @@ def signal_of(runs: Sequence[Tensor]) -> Signal:
 def more_runs(
     model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], results: Sequence[Tensor]
 ) -> list[tuple[tuple[tuple[Any, ...], dict[str, Any]], list[Tensor]]]:
-    """Run a model on other inputs of the kind, as often as its outputs need it to show how they vary.
+    """Run a model on further inputs of the same kind, if the given ones do not show how its outputs vary.
 
-    A batch of one has no samples to vary over, and one number cannot vary at all.
+    A batch of one does not show how samples differ, and a single number does not vary.
 
     Returns:
         (inputs, outputs) of every run; none if the given inputs suffice, or if the model does not run on others.
@@ -139,7 +142,7 @@ def more_runs(
 
 
 def few(results: Sequence[Tensor]) -> bool:
-    """Return whether an output has so few numbers that an error of it may be small by chance."""
+    """Return True if an output has so few numbers that its error may be small by chance."""
     return any(t.is_floating_point() and not t.is_meta and 0 < t.numel() < _FEW for t in results)
 
 
@@ -156,7 +159,7 @@ def _runs_needed(results: Sequence[Tensor]) -> int:
 
 
 def _over_samples(t: Tensor) -> float:
-    """Return the share of an output's spread that lies between its samples."""
+    """Return the share of an output's spread that is between its samples."""
     x = t.double()
     whole = float((x - x.mean()).square().mean().sqrt())
     return float((x - x.mean(0)).square().mean().sqrt()) / whole if whole > 0 else 0.0
@@ -170,7 +173,7 @@ def as_real(t: Tensor) -> Tensor:
 
 
 def _stacked(runs: Sequence[Tensor]) -> Tensor:
-    """Return the runs behind one another on a new first axis; batches of other sizes as one long batch."""
+    """Return the runs stacked on a new first axis; runs of different batch sizes are joined to one long batch."""
     first = runs[0].reshape(runs[0].shape or (1,))
     same = [t.reshape(t.shape or (1,)) for t in runs]
     if all(t.shape == first.shape for t in same):
@@ -179,7 +182,7 @@ def _stacked(runs: Sequence[Tensor]) -> Tensor:
 
 
 def _variations(x: Tensor) -> Iterable[tuple[float, float]]:
-    """Yield (spread, peak) of what is left when the mean over some axes is taken away.
+    """Yield (spread, peak) of what is left after the mean over some axes is subtracted.
 
     Axes of x: runs, samples, then those of the output.
     """

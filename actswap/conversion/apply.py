@@ -16,7 +16,7 @@ from actswap.record import remember
 
 
 def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
-    """Convert another copy of the model that a plan was made for; nothing is run.
+    """Convert another copy of the model that a plan was made for, without running it.
 
     Args:
         model: a model with the same modules, parameter names and shapes as the one the plan was made for.

@@ -1,10 +1,10 @@
 """Choose how each target begins, so that the whole network stays within its tolerance.
 
 1. Every site gets the best start its pair promises: exact, limit, fit; `morph` if it promises none.
-2. Fits together may use half of the tolerance; the worst are turned into `morph` until they do.
-3. Limits share one relative sharpness k, beta = k / std(site): the smallest, so the most trainable, that keeps the
-   network within tolerance. Relative, because a knee is as sharp as its inputs are wide: networks whose activations
-   shrink from layer to layer would need one enormous beta everywhere.
+2. All fits together may use a quarter of the tolerance. The worst are turned into `morph` until that holds.
+3. Limits share one relative sharpness k, with beta = k / std(site). The smallest k that keeps the network within
+   tolerance is chosen, because it is the most trainable. beta is relative to the spread of the site's inputs: with one
+   beta for all sites, the site with the smallest inputs would force an enormous beta on every other.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from actswap.sites import Progress, Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
 _STORED_BINS = 64  # of each site's histogram, in the plan
-_STEP = 1.2  # the search ends when the interval, or what is left of the tolerance, is this narrow
-_TRIES = 6  # after which the search stops believing the law of the error and takes middles
-_SHARE = 0.5  # of the tolerance: what the search may use on the inputs it sees, the rest is for inputs it does not
+_STEP = 1.2  # the search ends when the interval, or the unused part of the tolerance, is within this factor
+_TRIES = 6  # after this many, the search bisects instead of predicting the error
+_SHARE = 0.5  # of the tolerance, for the inputs that the search sees; the rest is for other inputs
 
 
 def choose_starts(
@@ -94,7 +94,7 @@ class _Starter:
         self.histograms = histograms
 
     def first(self, choice: Choice, kind: str) -> Start:
-        """The start of the asked-for kind, or the best the pair promises."""
+        """Return the start of the asked-for kind, or the best that the pair promises."""
         core = split(choice.site.source).core
         promise = activations.get(choice.target).promise(core) if known(core) else "none"
         wanted = {"auto": promise if promise != "none" else "morph"}.get(kind, kind)
@@ -118,7 +118,7 @@ class _Starter:
         return _morphed(start) if wanted == "morph" else start
 
     def start(self, choice: Choice, sharpness: float) -> Start:
-        """The start whose sharpness is relative to the spread of the site's inputs."""
+        """Return the start at a sharpness that is relative to the spread of the site's inputs."""
         core, shift, _ = split(choice.site.source)
         histogram = self.histograms.get(choice.path)
         std = histogram.std if histogram is not None and histogram.std > 0 else 1.0
@@ -174,9 +174,10 @@ def _smallest_sharpness(
     error: Callable[[], float],
     progress: Progress | None,
 ) -> tuple[float, float]:
-    """Search the sharpness at which the error is just within the tolerance, or the sharpest; return it and the error.
+    """Search the smallest sharpness at which the error is within the tolerance; return it and the error.
 
-    From one try the error is taken to fall as 1 / sharpness, from two on either side of the goal as a power of it. The
+    After one try, the next is predicted with error ~ 1 / sharpness. After tries on both sides of the goal, it is
+    predicted with a power law through both. If no sharpness up to the sharpest will do, the sharpest is returned. The
     modules are left at the last sharpness tried.
     """
     low, high = (1.0, math.inf), (math.inf, 0.0)  # (sharpness, error), too large and fine; the first is never tried

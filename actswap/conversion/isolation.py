@@ -1,10 +1,11 @@
-"""Isolate the chosen calls and settle what that disturbs.
+"""Isolate the chosen calls, and repair or leave the ones that change the network's output.
 
-A call in its own module runs out of place. If the network relied on the overwritten input, the outputs change; then:
-1. a swapped in-place call is reached through the owner's source: the variable that was its input holds the result;
-2. a call reached through the source is reached by an island instead, in which every later reader of the input is
-   redirected, if a trace loses nothing of the owner's forward;
-3. what still disturbs the network is left as it was, with that as its reason.
+A call in a module of its own runs out of place. If the network relied on the overwritten input, the outputs change:
+1. A swapped in-place call is then reached through the owner's source, which assigns the result to the variable that
+   held the input.
+2. If that fails too and the owner's forward can be traced without loss, an island reaches the call. In an island,
+   every later reader of the input reads the result.
+3. A call that still changes the output is left as it was. The report gives this as the reason.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from actswap.sites import Site, Start
 
 _NOISE_FACTOR = 4  # ignore deviations below 4x the run-to-run noise
 _LARGEST_ROUNDING = 0.05  # a larger deviation is no rounding, whatever the precision and however faint the signal
-_REASSOCIATED = 250  # times a few roundings of the output
+_REASSOCIATED = 250  # times a few roundings of the output: what another order of operations may change
 _ROUNDS = 8  # a site takes at most three: swap, source, island
 _DISTURBS = "as a module of its own it changes the network's output: its input is read through another name"
 
 
 @dataclass
 class _Isolation:
-    """The model that is isolated, and how each owner is reached so far.
+    """The model that is being isolated, and how each owner is reached so far.
 
     Attributes:
         model: changed in place.
@@ -64,7 +65,7 @@ class _Isolation:
     failure: str = ""
 
     def plan(self, sites: Sequence[Site], left: Sequence[tuple[Site, str]] = ()) -> Plan:
-        """The plan that isolates these sites."""
+        """Return the plan that isolates these sites."""
         names = {s.name for s in sites}
         choices = []
         for site in sites:
@@ -80,7 +81,7 @@ class _Isolation:
         return Plan(self.target, tuple(choices), tuple(left), needed, type(self.model).__name__, self.keys)
 
     def error(self, plan: Plan) -> float:
-        """Relative output error of the model as it stands; infinite if it does not run."""
+        """Return the relative output error of the model in its present state; infinite if it does not run."""
         try:
             self.failure = ""
             return compare(self.expected, self.probe(plan), self.signals).rel
@@ -89,7 +90,7 @@ class _Isolation:
             return math.inf
 
     def fine(self, sites: Sequence[Site], limit: float) -> bool:
-        """True if these sites together can be isolated."""
+        """Return True if the outputs stay within the limit when these sites are isolated together."""
         plan = self.plan(sites)
         originals = isolate(self.model, plan, self.traces)
         good = self.error(plan) <= limit
@@ -99,7 +100,8 @@ class _Isolation:
     def disturbing(self, sites: Sequence[Site], limit: float) -> list[Site]:
         """Bisect for the sites that cannot be isolated without changing the outputs.
 
-        If only several together do, one after the other is isolated too, and those with which it goes wrong are taken.
+        If the outputs change only when several sites are isolated together, the sites are added one by one. Each site
+        that makes the outputs change is returned, and left out from then on.
         """
 
         def search(some: Sequence[Site]) -> list[Site]:
@@ -120,7 +122,7 @@ class _Isolation:
         return search(list(sites))
 
     def promote(self, site: Site) -> bool:
-        """Find the next way to a site that disturbs the network, for all sites of its owner."""
+        """Find the next way to reach the owner of a site that changes the outputs; return False if there is none."""
         located = self.found.located[site.owner]
         standing = self.islands.get(site.owner)
         if site.how == "swap":
@@ -177,7 +179,7 @@ def settle(
 
     Raises:
         UsageError: the model is set up for distributed training.
-        CaptureError: the calls disturb the network, and it does not show which.
+        CaptureError: the isolated calls change the outputs, and no single one could be blamed.
     """
     refuse_distributed(model)
     islands, traces = dict(found.islands), dict(found.traces)
@@ -190,7 +192,7 @@ def settle(
         if work.error(plan) <= limit:
             return plan, originals
         undo(model, plan, originals)
-        # A detector amplifies the rounding by which a plain run differs from the observed one.
+        # A plain run differs from the observed one by rounding, and a detector amplifies that.
         own = work.error(work.plan(()))
         if limit < own * _NOISE_FACTOR < math.inf:
             limit = own * _NOISE_FACTOR
@@ -215,5 +217,5 @@ def settle(
 
 
 def _rounding(signals: Sequence[Signal]) -> float:
-    """What re-associating a formula may change at the output of a deep network, in the network's own precision."""
+    """Return the output error that another order of the same operations may cause, in the network's precision."""
     return min(_REASSOCIATED * max((s.rounding for s in signals), default=0.0), _LARGEST_ROUNDING)

@@ -42,7 +42,7 @@ from actswap.record import remember
 from actswap.select import Selectors
 from actswap.sites import STARTS, Progress, Site
 
-_MOST_ROUNDING = 0.05  # of the signal: a start that changes more than its rounding is no start, whatever the precision
+_MOST_ROUNDING = 0.05  # of the signal: the most that rounding may raise the tolerance to, in any precision
 _PROBES = 4  # calibration batches on which the whole-network error is measured, beside the example inputs
 
 
@@ -73,17 +73,17 @@ def convert(
             matches a site holds: `{"layer4.*": "meta_acon(space=layer)", "type:silu": "hardswish", "*": "acon_c"}`.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments that the model accepts.
         example_kwargs: keyword arguments.
-        only: selectors of the sites to replace; default all that are no gates.
+        only: selectors of the sites to replace; by default all except gates.
         skip: selectors of sites to leave.
         start: `auto`, or the start that every site must have: `exact`, `limit`, `fit`, `morph`, `none`.
-        tolerance: error of the network's output that the starts may cause, relative to how much the output varies; at
-            least four roundings of the output, below which nothing can be told apart.
-        calibration: batches of real inputs, for fits and for the search of beta; default the example inputs.
+        tolerance: error of the network's output that the starts may cause, relative to how much the output varies. A
+            value below four roundings of the output is raised to that: smaller errors cannot be measured.
+        calibration: batches of real inputs, for fits and for the search of beta; by default the example inputs.
         options: options of a single target, e.g. `{"space": "layer"}`; several targets have theirs in brackets.
         inplace: convert `model` itself, without a second copy of its weights.
         verify: True: compare outputs, outputs with moved weights, gradients and dtypes, and count calls in both modes;
             `"outputs"`: compare outputs and count calls in eval mode only; False: nothing.
-        scanned: what `scan` returned for this model on these inputs; spares observing it again.
+        scanned: what `scan` returned for this model on these inputs, so that it need not be observed again.
         seed: of the random numbers that some targets start with; the same seed gives the same bits.
         progress: called with (done, total, text) during long steps.
 
@@ -135,14 +135,14 @@ def convert(
     measurable = not any(t.is_meta for t in references[0])
     others = more_runs(lambda *call: run(work, *call), args, kwargs, references[0])
     signals = signals_of([*references, *(outputs for _, outputs in others)])
-    if few(references[0]):  # one number may be right by chance
+    if few(references[0]):  # a single number may agree by chance
         probes += [call for call, _ in others]
         references += [outputs for _, outputs in others]
     tolerance = max([tolerance, *(min(s.rounding, _MOST_ROUNDING) for s in signals)])
     histograms: dict[str, Histogram] = {}
 
     def probe(isolated: Plan) -> list[Tensor]:
-        """Run the isolated model; what it is calibrated on is seen in the same run if that is all there is."""
+        """Run the isolated model; without other calibration data, the same run also records the histograms."""
         statistics = calibration is None and measurable and _needs_statistics(isolated.choices, start)
         with watching(work, _in_eval(isolated) if statistics else ()) as streams:
             outputs = run(work, args, kwargs)
@@ -222,7 +222,7 @@ def _surveyed(scanned: Sites, model: nn.Module) -> Survey:
 
 
 def _needs_statistics(choices: Iterable[Choice], start: str) -> bool:
-    """Limits scale with the spread of a site's inputs, fits follow their distribution; exact starts need neither."""
+    """Return whether a start needs the inputs of its site: limits need their spread, fits their distribution."""
     promises = {activations.get(c.target).promise(split(c.site.source).core) for c in choices}
     return start == "fit" or (start != "none" and bool(promises & {"limit", "fit"}))
 

@@ -1,4 +1,4 @@
-"""Look at a model: every activation call as a site, and how each can be reached."""
+"""Survey a model: find every activation call as a site, and how each can be reached."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from actswap.recognize.locate import Located, locate, recurrent_sites, scripted_
 from actswap.sites import Site
 
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, Marker)
-_MOST_CALLS = 8  # an owner called in more ways than this is bound to numbers that change with the data
+_MOST_CALLS = 8  # an owner called in more ways than this has arguments that depend on the data
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one observed run tells.
+    """What one observed run shows.
 
     Attributes:
         sites: all activation calls in the order in which they first run.
         islands: by owner, how to reach the sites that need one.
-        traces: by owner, the islands of this very model as they were traced.
+        traces: by owner, the forward of its island as it was traced on this model object.
         tape: the run itself.
         located: by owner, all activation-like calls in order.
         training: the sites of the run in train mode, None if the model does not run in train mode.
@@ -73,13 +73,16 @@ class Sites(list[Site]):
 
 
 def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: Tape | None = None) -> Survey:
-    """Observe one forward pass in eval mode, one in train mode, and find out how each call can be replaced.
+    """Observe one forward pass in eval mode and one in train mode, and find out how each call can be replaced.
 
     Args:
         model: any module; it is not changed.
         args: positional inputs.
         kwargs: keyword inputs.
         training: the run in train mode, if it was observed already.
+
+    Returns:
+        The survey.
 
     Raises:
         CaptureError: the model does not run on these inputs.
@@ -143,6 +146,9 @@ def reach(model: nn.Module, found: Located, tape: Tape, needed: Sequence[int]) -
         found: what the tape says about the owner.
         tape: the observed run.
         needed: ordinals of the calls.
+
+    Returns:
+        The island, its traces, and the calls that it does not reach, with the reasons.
     """
     try:
         rewrite, missed = rewrite_of(model, found)
@@ -159,10 +165,10 @@ def reach(model: nn.Module, found: Located, tape: Tape, needed: Sequence[int]) -
 
 
 def rewrite_of(model: nn.Module, found: Located) -> tuple[Island, dict[int, str]]:
-    """Describe an owner whose source is rewritten, and the calls that this does not reach, with the reason.
+    """Describe an owner whose source is rewritten, and the calls that the rewriting does not reach, with the reason.
 
     Raises:
-        CaptureError: it reaches none.
+        CaptureError: the rewriting reaches no call.
     """
     owner = model.get_submodule(found.owner)
     if isinstance(owner, fx.GraphModule):
@@ -175,10 +181,10 @@ def rewrite_of(model: nn.Module, found: Located) -> tuple[Island, dict[int, str]
 
 
 def island_of(model: nn.Module, found: Located, tape: Tape) -> tuple[Island, list[Traced]]:
-    """Describe an owner's forward, and trace it: first with numbers free, then bound.
+    """Describe an owner's forward, and trace it: first with free numbers, then with bound ones.
 
     Raises:
-        CaptureError: it cannot.
+        CaptureError: the forward cannot be traced.
     """
     owner = model.get_submodule(found.owner)
     signature = Signature.of(owner)
