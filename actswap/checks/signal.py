@@ -2,8 +2,8 @@
 
 An output of 300 +- 1 with an error of 0.3 has lost a third of its signal, although the error is only a thousandth of
 its size. So the constant part of an output is subtracted first. It depends on the network: one offset for all (a bias),
-one per feature (a bias vector), or one per element (the grid that a detector adds). Each is tried; the one that leaves the
-least variation is used.
+one per feature (a bias vector), or one per element (the grid that a detector adds). Each is tried; the one that leaves
+the least variation is used.
 """
 
 from __future__ import annotations
