@@ -1,4 +1,4 @@
-// The body that a call and a mode want, and its run over a range of units.
+// Chooses the body for a call and a mode, and runs it over a range of units.
 #pragma once
 #include "attention.h"
 #include "passes.h"
@@ -14,7 +14,7 @@ template <class F, class E, Mode M> static Unit in_layout(const Layout &l) {
     return l.planar ? planar_unit<F, E, M> : rowed_unit<F, E, M>;
 }
 
-// ACON and the lines go with a gate; the rationals never.
+// ACON and the lines may have a gate; the rationals never have one.
 template <class F, class E, bool GATED> static Unit unit_of(const Layout &l, Mode mode) {
     if constexpr (GATED) {
         if (mode == Mode::SUMS) return in_layout<F, E, Mode::SUMS>(l);
@@ -25,7 +25,7 @@ template <class F, class E, bool GATED> static Unit unit_of(const Layout &l, Mod
 
 static Ends ends_of(const actswap_call &c, const Layout &l) {
     const float *tails = c.param[2];
-    bool below = true, above = true, some = false;  // all are flat; some are
+    bool below = true, above = true, some = false;  // all below, all above, some above are flat
     for (int64_t ch = 0; ch < (c.shared >> 2 & 1 ? 1 : l.C); ++ch, tails += 5)
         below = below && tails[3] == 0, above = above && tails[4] == 0, some = some || tails[4] == 0;
     return !below ? SLOPED : above ? FLAT : some ? SLOPED : FLAT_BELOW;
@@ -45,7 +45,7 @@ template <class F, class E> static Unit attended_unit_of(Mode mode) {
     return mode == Mode::GRADIENT ? attend_unit<F, E, Mode::GRADIENT> : attend_unit<F, E, Mode::FORWARD>;
 }
 
-// What is common is compiled for its dtype and degrees; the rest shares one body that looks them up.
+// Common cases are compiled for their dtype and degrees. The others share one body that looks these up.
 template <class E> static Unit common(const actswap_call &c, const Layout &l, Mode mode) {
     const bool degrees = c.degree_p == 5 && c.degree_q == 4;
     if (mode == Mode::MEAN) return l.attended ? score_unit<E> : mean_unit<E>;

@@ -1,6 +1,6 @@
-// DY-ReLU C: the factor of each position, gain min(gamma softmax((ws . x + bs) / tau), 1), and the lines under it. A
-// unit is a range of positions with all their channels: what belongs to a position is complete in it, what belongs to a
-// channel is a partial sum as elsewhere. bs shifts all scores alike, which a softmax does not see.
+// DY-ReLU C: the lines, times the factor of each position, gain min(gamma softmax((ws . x + bs) / tau), 1). A unit is a
+// range of positions with all their channels. Sums of a position are complete in its unit; sums of a channel are
+// partial, as elsewhere. bs shifts all scores by the same amount, which does not change a softmax.
 #pragma once
 #include "passes.h"
 
@@ -14,7 +14,7 @@ INLINE vf weights_of(const actswap_call &c, int64_t channel, int n) {
     return c.shared >> 6 & 1 ? splat(*c.param[6]) : load_f32(c.param[6] + channel, n);
 }
 
-// The scores of a unit's positions, and the channels' sums for the mean.
+// The scores of a unit's positions, and the sums of the channels for the mean.
 template <class E> static void score_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype), sample = unit / l.per_sample, chunk = unit % l.per_sample;
     const int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
@@ -49,7 +49,7 @@ template <class E> static void score_unit(const actswap_call &c, const Layout &l
     }
 }
 
-// What one vector takes part in: the position's factor and slope (the score's gradient), the channel's weight.
+// One vector, with the position's factor and slope (the gradient of the score) and the channel's weight.
 template <class F, class E, Mode M>
 INLINE void attend(const F &f, const char *x, const char *g, char *y, int n, int dtype, vf factor, vf slope, vf weight,
                    vf share, vf *sums, vf *there) {
@@ -65,13 +65,14 @@ INLINE void attend(const F &f, const char *x, const char *g, char *y, int n, int
     }
 }
 
-template <class F, class E, Mode M> static void attend_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void attend_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype), sample = unit / l.per_sample, chunk = unit % l.per_sample;
     const int64_t from = chunk * l.span, count = actswap::smaller(l.span, c.inner - from);
     const float *factor = work + l.at_factor + sample * c.inner + from, *share = work + l.at_dm + sample * l.padded;
-    float *slope = work + l.at_slope + sample * c.inner + from;  // SUMS leaves the factor's gradient there
+    float *slope = work + l.at_slope + sample * c.inner + from;  // mode SUMS writes the gradient of the factor there
     const Table table = table_of(c, l, work, sample, l.planar);
-    // The sums of the pass: the lines' coefficients', or the one of ws.
+    // The sums of the pass are those of the lines' coefficients, or that of ws.
     const int used = M == Mode::FORWARD ? 0 : M == Mode::SUMS ? l.sums : 1, row = M == Mode::SUMS ? 0 : l.sums;
     const bool back = M == Mode::GRADIENT;
     float *partial = used ? partial_of(l, work, row, sample, chunk) : nullptr;
@@ -93,8 +94,9 @@ template <class F, class E, Mode M> static void attend_unit(const actswap_call &
             sweep(count, [&](int64_t i, int n) __attribute__((always_inline)) {
                 ahead<M>(x + i * size + AHEAD, g + i * size + AHEAD, y ? y + i * size + AHEAD : x);
                 vf there = M == Mode::SUMS && plane ? load_f32(slope + i, n) : splat(0.f);
-                attend<F, E, M>(f, x + i * size, g + i * size, y ? y + i * size : y, n, c.dtype, load_f32(factor + i, n),
-                                back ? load_f32(slope + i, n) : splat(0.f), weight, dm, sums, &there);
+                attend<F, E, M>(f, x + i * size, g + i * size, y ? y + i * size : y, n, c.dtype,
+                                load_f32(factor + i, n), back ? load_f32(slope + i, n) : splat(0.f), weight, dm, sums,
+                                &there);
                 if (M == Mode::SUMS) store_f32(slope + i, there, n);
             });
             for (int k = 0; k < used; ++k) partial[k * apart + plane] = hsum(sums[k]);

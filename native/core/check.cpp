@@ -19,17 +19,17 @@ bool shared(const actswap_call &c, int slot) { return c.shared >> slot & 1; }
 // The parameters' channels.
 int64_t width_of(const actswap_call &c) { return c.groups * c.channels; }
 
-// Whether a slot holds `count` numbers; one that may be missing may be NULL.
+// True if a slot holds `count` numbers. A slot that may be missing may be NULL.
 bool holds(const actswap_call &c, int slot, int64_t count, bool may_miss = false) {
     return c.param[slot] ? c.param_size[slot] == count : may_miss && !c.grad_param[slot];
 }
 
-// Whether a slot holds `each` numbers for every channel, or once for all.
+// True if a slot holds `each` numbers for every channel, or once for all channels.
 bool per_channel(const actswap_call &c, int slot, int64_t each, bool may_miss = false) {
     return holds(c, slot, shared(c, slot) ? each : times(each, width_of(c)), may_miss);
 }
 
-// Whether all elements of a tensor are among `size`.
+// True if all elements of a tensor lie within its first `size` elements.
 bool reaches(const actswap_call &c, const int64_t *stride, int64_t size) {
     const int64_t extent[4] = {c.batch, c.groups, c.channels, c.inner};
     int64_t last = 0;
@@ -71,7 +71,7 @@ const char *check_acon(const actswap_call &c) {
     return nullptr;
 }
 
-// What meta-ACON and DY-ReLU share: the two layers of the gate, the mean, and the size of the workspace.
+// The checks that meta-ACON and DY-ReLU share: the two layers of the gate, the mean, and the size of the workspace.
 const char *check_gate(const actswap_call &c, int first, int64_t rows) {
     const bool attended = c.flags & ACTSWAP_ATTENTION;
     if (c.hidden < 1) return "hidden must be positive";

@@ -1,5 +1,5 @@
-// A convolution of NCHWc blocks: 1 x 1, 3 x 3, or depthwise. What it makes goes through the activation a piece at a
-// time, while it is in the cache.
+// A convolution of NCHWc blocks: 1 x 1, 3 x 3, or depthwise. The activation runs on each piece of the result while that
+// piece is in the cache.
 #pragma once
 #include <type_traits>
 
@@ -10,7 +10,7 @@ namespace ACTSWAP_BUILD {
 // The positions of a tile of N vectors of channels: its accumulators leave registers for the operands.
 constexpr int wide(int N) { return W < 16 ? 6 : N > 2 ? 7 : 14; }
 
-// Cuts [0, n) in tiles whose width the body knows when it is compiled.
+// Cuts [0, n) into tiles whose width is known when the body is compiled.
 template <int WIDE, class Body> INLINE void in_tiles(int64_t n, Body body) {
     int64_t i = 0;
     for (; i + WIDE <= n; i += WIDE) body(i, std::integral_constant<int, WIDE>());
@@ -19,7 +19,7 @@ template <int WIDE, class Body> INLINE void in_tiles(int64_t n, Body body) {
     if (i < n) body(i, std::integral_constant<int, 1>());
 }
 
-// What lies where for one sample; B channels are a block of V vectors.
+// The addresses of one sample. B channels are a block of V vectors.
 template <int B> struct Blocks {
     static constexpr int V = B / W;
     const actswap_convolution &conv;
@@ -33,21 +33,21 @@ template <int B> struct Blocks {
         y = (float *)c.y + sample * c.y_stride[0];
         if (sum) sum += sample * c.y_stride[0];
     }
-    // Of a vector of channels, counted through all blocks: its place in a position's row of y.
+    // The offset in y of a vector of channels, counted through all blocks.
     int64_t at(int64_t vector) const { return vector / V * group + vector % V * W; }
 };
 
 alignas(64) static const float NOTHING[16] = {};
 
-// Where a tile's accumulators begin: `from`, `step` apart by position, plus `more`.
+// The initial values of a tile's accumulators: those at `from`, `step` apart by position, plus those at `more`.
 struct Start {
     const float *from, *more;
     int64_t step;
     bool far;
 };
 
-// Adds the products of one block of x, a tap's, to the tile; its P positions are STRIDE apart in x. The outer two have
-// places of their own, since beside the picture there is nothing.
+// Adds the products of one tap of one block of x to the tile, whose P positions are STRIDE apart in x. The outer two
+// positions have their own addresses, because they may lie outside the picture.
 template <int B, int P, int N, int STRIDE>
 INLINE void add_products(vf (&acc)[P][N], const float *first, const float *x, const float *last, const float *const *w,
                          int64_t offset) {
@@ -63,7 +63,7 @@ INLINE void add_products(vf (&acc)[P][N], const float *first, const float *x, co
     }
 }
 
-// What the tiles of a few vectors of outputs share: `some` blocks of inputs.
+// What the tiles of a few vectors of outputs share, for `some` blocks of inputs.
 template <int B, int N> struct Panel {
     const float *w[N], *next[N];  // weights of the first of them, and those that come after them
     float *y[N];                  // of the first position
@@ -92,7 +92,7 @@ template <int B, int N> struct Panel {
             const float *from = start[v].from + i * start[v].step;
             for (int p = 0; p < P; ++p) acc[p][v] = load_f32(from + p * start[v].step, W) + more;
         }
-        if (start[0].far)  // the next tile's is fetched meanwhile
+        if (start[0].far)  // prefetch that of the next tile
             for (int v = 0; v < N; ++v)
                 for (int p = 0; p < P; ++p) __builtin_prefetch(start[v].from + (i + P + p) * B);
     }
@@ -126,7 +126,7 @@ static void pointwise(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int6
     });
 }
 
-// 3 x 3, padded by one or not: row by row, of which the first and the last position may see beside the picture.
+// 3 x 3, padded by 0 or 1, row by row. The first and the last position of a row may see outside the picture.
 template <int B, int N, int STRIDE>
 static void spatial(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_t from, int64_t end) {
     const actswap_convolution &conv = b.conv;
@@ -160,7 +160,7 @@ static void spatial(const Blocks<B> &b, Panel<B, N> panel, int64_t first, int64_
     }
 }
 
-// Inputs at a time, over all taps: what their weights take stays in the first-level cache while the positions pass.
+// Inputs at a time, over all taps. Their weights stay in the first-level cache for all positions.
 constexpr int64_t DEPTH = 576;
 
 template <int B, int N> static void dense(const Blocks<B> &b, int64_t vector, int64_t from, int64_t end) {
@@ -179,7 +179,7 @@ template <int B, int N> static void dense(const Blocks<B> &b, int64_t vector, in
 // Positions at either end of a row whose taps may lie outside the picture.
 constexpr int MARGIN = 3;
 
-// P positions side by side, of which the outer ones may see the picture's EDGE.
+// P positions side by side. If EDGE, the outer ones may see outside the picture.
 template <int B, int P, bool EDGE>
 INLINE void depthwise_tile(const Blocks<B> &b, int64_t vector, int64_t row, int64_t column) {
     const actswap_convolution &k = b.conv;
@@ -202,7 +202,7 @@ INLINE void depthwise_tile(const Blocks<B> &b, int64_t vector, int64_t row, int6
                     acc[p] += tap * load_f32(from + p * step, W);
             }
         }
-    if (width > 32)  // a large picture is far away: what the next row of positions sees beyond these
+    if (width > 32)  // a large picture is not in the cache: prefetch what the next row of positions reads
         for (int64_t r = k.kernel[0]; r < k.kernel[0] + k.stride[0]; ++r)
             for (int64_t i = 0; i < P * stride; ++i) __builtin_prefetch(x + (r * width + i) * B);
     if (b.sum)
@@ -212,7 +212,7 @@ INLINE void depthwise_tile(const Blocks<B> &b, int64_t vector, int64_t row, int6
 
 template <int B> static void depthwise(const Blocks<B> &b, int64_t vector, int64_t from, int64_t end) {
     const actswap_convolution &k = b.conv;
-    const int64_t reach = k.width + k.pad[1] - k.kernel[1];  // of a row's positions, times the stride
+    const int64_t reach = k.width + k.pad[1] - k.kernel[1];  // the last position that lies inside, times the stride
     while (from < end) {
         const int64_t row = from / k.out_width, start = from % k.out_width;
         const int64_t count = actswap::smaller(k.out_width - start, end - from);
@@ -235,7 +235,7 @@ template <int B> static void convolved(const actswap_call &c, const Layout &l, f
     const Blocks<B> b(c, sample);
     const int64_t last = (group + groups) * b.V;
     for (int64_t v = group * b.V; v < last;) {
-        // Deep tiles read each input less often: better where there are many of them.
+        // Deep tiles read each input less often, which pays if there are many inputs.
         const bool many = W == 16 && (b.conv.inputs >= 256 || b.conv.kernel[0] > 1);
         const int deep = !b.conv.inputs ? 1 : many && v + 4 <= last ? 4 : v + 2 <= last ? 2 : 1;
         if (!b.conv.inputs) depthwise<B>(b, v, from, end);

@@ -131,10 +131,10 @@ static float value(const actswap_call &c, int slot, int64_t channel, int width, 
     return c.param[slot] ? c.param[slot][((c.shared >> slot & 1) ? 0 : channel * width) + i] : absent;
 }
 
-// Within the range of float32, so that times 0 it is 0; NaN stays.
+// Clamps to the range of float32, so that the value times 0 is 0; NaN stays.
 static float finite(float v) { return v > FLT_MAX ? FLT_MAX : v < -FLT_MAX ? -FLT_MAX : v; }
 
-// A slot's rows of `width` values as columns of the table.
+// Writes a slot's rows of `width` values as columns of the table.
 static void columns(const actswap_call &c, int slot, int width, const Layout &l, float *to) {
     const int64_t step = c.shared >> slot & 1 ? 0 : width;
     for (int64_t i = 0; i < width; ++i)
@@ -163,7 +163,7 @@ static void prepare(const actswap_call &c, const Layout &l, float *work) {
     for (int64_t ch = 0; ch < l.C; ++ch) t[(p + q) * row + ch] = 1 / t[(p + q) * row + ch];
 }
 
-// Adds up what a slot's gradient is made of; a shared slot gets the sum over channels.
+// Adds up a slot's gradient; a shared slot gets the sum over channels.
 struct Gradient {
     float *to;
     bool shared;

@@ -1,24 +1,23 @@
-// The activations, one struct each: parameters loaded from the table, value, and gradient with its sums.
+// The activations, one struct each: it loads parameters from the table, and computes the value, or the gradient with
+// its sums. TILED says that short planes are computed in tiles (tiles.h).
 #pragma once
 #include "actswap_kernels.h"
 #include "simd.h"
 
 namespace ACTSWAP_BUILD {
 
-// TILED: whether short planes go in tiles (tiles.h).
-
 // One sample's table: row k holds parameter k of every channel.
 struct Table {
     const float *base;
     int64_t row;
-    int p, q, form;        // coefficient counts and form of a rational known at run time; p lines of DY-ReLU
+    int p, q, form;        // coefficient counts and form of a rational if known at run time only; p lines of DY-ReLU
     const float *recur;    // OPAU: three-term recurrence, f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}
     bool uniform;          // planar: one channel for the whole vector
     INLINE vf get(const Table &t, int k, int64_t ch, int n) {
         const float *at = t.base + k * t.row + ch;
         return t.uniform ? splat(*at) : load_f32(at, n);
     }
-    INLINE vi bits(const Table &t, int k, int64_t ch, int n) {  // of an integer that was stored there
+    INLINE vi bits(const Table &t, int k, int64_t ch, int n) {  // the table holds an integer there
         const float *at = t.base + k * t.row + ch;
         int32_t one;
         memcpy(&one, at, sizeof one);
@@ -26,10 +25,10 @@ struct Table {
     }
 };
 
-// Table rows: p1 - p2, p2 (NaN where the next is), beta (p1 - p2), what there is at infinity.
+// Table rows: p1 - p2, p2 (NaN if the next row is NaN), beta (p1 - p2), the limits at infinity.
 // Sums: g x, g x (s + z s'), g x^2 s'.
-// An infinite x would make 0 times infinity of a slope or a beta of 0. AVX-512 has an instruction that puts the limit
-// there; else it is rare: a branch for the whole vector.
+// For an infinite x, a slope or a beta of 0 would give 0 times infinity. AVX-512 has an instruction that puts the limit
+// there. The other builds take a branch for the whole vector, because an infinite x is rare.
 struct Acon {
     static constexpr int SUMS = 3, RUNTIME = 0, TILED = 1;
     vf d, p2, bd, power;
@@ -56,7 +55,7 @@ struct Acon {
     }
     template <bool SUM> INLINE vf gradient(const Acon &f, vf x, vf g, vf *sums) {
         if (__builtin_expect(!any_infinite(x), 1)) return finite<SUM>(f, x, g, sums);
-        // As in the formula, infinite elements have no part in the gradients of the parameters.
+        // As in the formula, infinite elements do not count in the gradients of the parameters.
         vi out = is_infinite(x);
         vf dx = finite<SUM>(f, pick(out, splat(0.f), x), pick(out, splat(0.f), g), sums);
         return pick(out, g * slope_at_infinity(f, x), dx);
@@ -70,16 +69,16 @@ struct Acon {
         }
         return g * (f.d * t + f.p2);
     }
-    // The greater line's, the lesser one's where beta < 0, their mean's where beta or the difference is 0.
+    // The slope of the greater line; of the lesser line if beta < 0; of their mean if beta or the difference is 0.
     INLINE vf slope_at_infinity(const Acon &f, vf x) {
-        vf z = f.bd * x;  // infinite, or NaN where it is 0 times infinity
+        vf z = f.bd * x;  // infinite, or NaN if it is 0 times infinity
         vf r = f.d * pick(z > 0, splat(1.f), pick(z < 0, splat(0.f), splat(0.5f))) + f.p2;
-        return pick(f.bd == f.bd, r, f.bd);  // a gate whose mean is NaN
+        return pick(f.bd == f.bd, r, f.bd);  // NaN if the gate's mean is
     }
 };
 
-// Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as torch.maximum does.
-// K = 0 means a number of lines known at run time.
+// Table rows: a_1..a_K, b_1..b_K. Sums: the gradient of each. Ties share the gradient, as in torch.maximum.
+// K = 0 means that the number of lines is known at run time only.
 template <int K> struct Lines {
     static constexpr int MK = K ? K : 4, SUMS = 2 * MK, RUNTIME = !K, TILED = 0;
     int count;
@@ -92,7 +91,7 @@ template <int K> struct Lines {
         vf y = f.a[0] * x + f.b[0];
         for (int k = 1; k < f.count; ++k) {
             vf z = f.a[k] * x + f.b[k];
-            y = pick((vi)(y >= z) | (vi)(y != y), y, z);  // NaN of either stays
+            y = pick((vi)(y >= z) | (vi)(y != y), y, z);  // a NaN in either stays
         }
         return y;
     }
@@ -114,17 +113,17 @@ template <int K> struct Lines {
     }
 };
 
-// How a rational goes on beyond its range: with lines, with one above alone (ReLU, GELU), with none (ReLU6, tanh).
+// The slopes beyond a rational's range: any on both sides, flat below (ReLU, GELU), flat on both sides (ReLU6, tanh).
 enum Ends { SLOPED, FLAT_BELOW, FLAT };
 
-// Clamp to the calibrated range with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
-// An infinite x would make 0 times infinity of a flat tail: there it counts as no distance.
+// Clamps to the calibrated range, with straight lines beyond it. Table rows: 1/s, lo, hi, slope_lo, slope_hi.
+// On a flat tail an infinite x would give 0 times infinity, so its distance counts as 0 there.
 struct Tails {
     vf inverse, lo, hi, below, above;
 #if defined(__AVX512F__)
-    vi infinite;  // a table of VFIXUPIMMPS, as at_infinity's
+    vi infinite;  // a table of VFIXUPIMMPS, as in at_infinity
 #else
-    vf first, last;  // where a flat tail ends
+    vf first, last;  // the end of a flat tail, else infinite
 #endif
     INLINE void load(Tails &f, const Table &t, int k, int64_t ch, int n) {
         f.inverse = Table::get(t, k, ch, n), f.lo = Table::get(t, k + 1, ch, n), f.hi = Table::get(t, k + 2, ch, n);
@@ -136,7 +135,7 @@ struct Tails {
         f.last = pick(f.above == 0, f.hi, splat(__builtin_inff()));
 #endif
     }
-    INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN in x stays: it is second
+    INLINE vf clamp(const Tails &f, vf x) { return vmax(f.lo, vmin(f.hi, x)); }  // NaN stays: x is the second operand
     template <Ends ENDS = SLOPED> INLINE vf outside(const Tails &f, vf x, vf inside) {
         if (ENDS == FLAT) return splat(0.f);
         if (ENDS == FLAT_BELOW) return f.above * (vmax(f.hi, x) - f.hi);
@@ -152,8 +151,8 @@ struct Tails {
     }
 };
 
-// Rows: a_0..a_m, b_1..b_n (b_0.. for form C), tails. Form A's b are absolute already.
-// P = 0 means degrees known at run time, FORM = -1 the same of the form.
+// Table rows: a_0..a_m, b_1..b_n (b_0..b_n for form C), tails. For form A the table already holds |b_j|.
+// P = 0 means that the degrees are known at run time only; FORM = -1 means the same of the form.
 template <int FORM, int P, int Q, Ends ENDS = SLOPED> struct Pade {
     static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     int p, q, form;
@@ -177,29 +176,31 @@ template <int FORM, int P, int Q, Ends ENDS = SLOPED> struct Pade {
         return num / denominator(f, den) + Tails::outside<ENDS>(f.tails, x, inside);
     }
     template <bool SUM> INLINE vf gradient(const Pade &f, vf x, vf g, vf *sums) {
-        const bool absolute = f.form == ACTSWAP_FORM_A, flips = f.form >= ACTSWAP_FORM_B, offset = f.form != ACTSWAP_FORM_C;
+        const bool absolute = f.form == ACTSWAP_FORM_A, flips = f.form >= ACTSWAP_FORM_B;
+        const bool offset = f.form != ACTSWAP_FORM_C;
         vf inside = Tails::clamp(f.tails, x), t = inside * f.tails.inverse;
         vf u = absolute ? vabs(t) : t;
         vf num = f.a[f.p - 1], dnum = splat(0.f);
-        if (f.p > 1) dnum = num, num = num * t + f.a[f.p - 2];  // the first step by hand: 0 t + num is an operation
+        if (f.p > 1) dnum = num, num = num * t + f.a[f.p - 2];  // the first step by hand saves computing 0 t + num
         for (int i = f.p - 3; i >= 0; --i) dnum = dnum * t + num, num = num * t + f.a[i];
         vf den = f.q ? f.b[f.q - 1] : splat(0.f), dden = splat(0.f);
-        const int rest = offset ? f.q : f.q - 1;  // steps of Horner's rule: b_1 u .. has one more than b_0 + b_1 u ..
+        const int rest = offset ? f.q : f.q - 1;  // Horner steps: b_1 u + .. takes one more than b_0 + b_1 u + ..
         auto lower = [&](int j) __attribute__((always_inline)) {
             return offset && j == f.q - 1 ? splat(0.f) : f.b[f.q - 2 - j];
         };
         if (rest > 0) dden = den, den = offset && rest == 1 ? den * u : den * u + lower(0);
-        for (int j = 1; j < rest; ++j) dden = dden * u + den, den = offset && j == rest - 1 ? den * u : den * u + lower(j);
+        for (int j = 1; j < rest; ++j)
+            dden = dden * u + den, den = offset && j == rest - 1 ? den * u : den * u + lower(j);
         vf flip = flips ? sign(den) : splat(1.f);
         if (flips) den = vabs(den);
         den = denominator(f, den);
         vf inv = f.form == ACTSWAP_UNSAFE ? 1.f / den : reciprocal(den), gi = g * inv, y = num * inv;
         if (SUM) {
-            // The powers of t serve both: |t|^j is t^j or, for an odd j, its absolute value.
+            // The powers of t serve P and Q: |t|^j is t^j for an even j, and its absolute value for an odd j.
             vf down = flips ? gi * y * flip : gi * y, power = t;
             sums[0] += gi;
             if (!offset) sums[f.p] -= down;
-            const int first = f.p + !offset - 1;  // of b_j: f.p + j - 1, for form C f.p + j
+            const int first = f.p + !offset - 1;  // the sum of b_j is number f.p + j - 1, for form C f.p + j
             const int most = f.p - 1 > f.q - !offset ? f.p - 1 : f.q - !offset;
             for (int k = 1; k <= most; ++k) {
                 if (k < f.p) sums[k] += gi * power;
@@ -214,9 +215,10 @@ template <int FORM, int P, int Q, Ends ENDS = SLOPED> struct Pade {
     }
 };
 
-// Rows: c_0..c_k, d_1..d_l (absolute where SAFE), tails. Sums: the same, signs of d to be put on later.
-// SAFE = -1: known at run time. HERMITE: r[3n] is the same for all n, r[3n+1] is 0, and
-// f_n' = r[3n+2] f_{n-1}, which is what the recurrence takes off.
+// Table rows: c_0..c_k, d_1..d_l (|d_j| if SAFE), tails. Sums: the gradients of c and d; if SAFE, the signs of d are
+// applied later. SAFE = -1 means that it is known at run time only.
+// HERMITE: r[3n] is the same for all n and r[3n+1] is 0. The derivative f_n' = r[3n+2] f_{n-1} is the term that the
+// recurrence subtracts.
 template <int SAFE, int P, int Q, bool HERMITE> struct Orthogonal {
     static constexpr int MP = P ? P : 16, MQ = Q ? Q : 16, SUMS = P ? P + Q : 32, RUNTIME = !P, TILED = 1;
     static constexpr int MF = MP > MQ + 1 ? MP : MQ + 1;
@@ -237,7 +239,7 @@ template <int SAFE, int P, int Q, bool HERMITE> struct Orthogonal {
     INLINE vf line(const Orthogonal &o, vf t, int n) {
         return HERMITE ? o.recur[0] * t : o.recur[3 * n] * t + o.recur[3 * n + 1];
     }
-    // The recurrence begins with f_0 = 1 and f_1 = r[0] t + r[1]: its general step would multiply by 1 and 0.
+    // The recurrence begins with f_0 = 1 and f_1 = r[0] t + r[1], because its general step would multiply by 1 and 0.
     INLINE vf value(const Orthogonal &o, vf x) {
         vf inside = Tails::clamp(o.tails, x), t = inside * o.tails.inverse;
         vf before = splat(1.f), now = line(o, t, 0), num = o.c[0], den = splat(1.f);

@@ -1,15 +1,17 @@
-// The two-layer branch of the gated activations, from the mean of a sample to its coefficients, and back; beside it the
-// softmax of the attention.
-// Every result is one dot product or one sum over samples in a fixed order, whatever the range of the call.
+// The two-layer branch of the gated activations, from the mean of a sample to its coefficients and back, and the
+// softmax of the attention. Every result is one dot product or one sum over samples in a fixed order, so that it does
+// not depend on the range of units.
 #pragma once
 #include "attention.h"
 
 namespace ACTSWAP_BUILD {
 
-INLINE float *mean_of(const actswap_call &c, const Layout &l, float *work) { return c.mean ? c.mean : work + l.at_mean; }
+INLINE float *mean_of(const actswap_call &c, const Layout &l, float *work) {
+    return c.mean ? c.mean : work + l.at_mean;
+}
 INLINE double *total_of(const Layout &l, float *work) { return (double *)(work + l.at_total); }
 
-// The sums of 16 columns in float64: both sides have room for whole vectors.
+// Sums 16 columns in float64. Source and destination have room for whole vectors.
 INLINE void add_rows(double *to, const float *from, int64_t step, int64_t rows) {
     constexpr int N = 32 / W;
     vd sum[N] = {};
@@ -18,7 +20,7 @@ INLINE void add_rows(double *to, const float *from, int64_t step, int64_t rows) 
     for (int i = 0; i < N; ++i) memcpy(to + i * (W / 2), &sum[i], sizeof sum[i]);
 }
 
-// Partial sums of a sample (or, without a gate, of all of them) to float64 totals [set][k][padded].
+// Adds the partial sums of a sample (without a gate: of all samples) to float64 totals [set][k][padded].
 static void total(const actswap_call &, const Layout &l, float *work, int64_t set, int64_t end) {
     for (; set < end; ++set)
         for (int k = 0; k < l.sums; ++k) {
@@ -28,10 +30,10 @@ static void total(const actswap_call &, const Layout &l, float *work, int64_t se
         }
 }
 
-// Total k of all samples in the first one's place, each times its factor where `weighted`. Returned: the sum of all
-// times their factors. One factor serves all channels of a sample where `uniform`.
-static double over_samples(const actswap_call &c, const Layout &l, float *work, int k, const float *factor, int64_t step,
-                           bool uniform, bool weighted) {
+// Adds total k over the samples, into the place of the first sample. If `weighted`, each is multiplied by its factor.
+// Returns the sum of all totals times their factors. If `uniform`, all channels of a sample have the same factor.
+static double over_samples(const actswap_call &c, const Layout &l, float *work, int k, const float *factor,
+                           int64_t step, bool uniform, bool weighted) {
     double *to = total_of(l, work) + k * l.padded, dot = 0;
     auto add = [&](int64_t i, auto zero, int64_t wide) __attribute__((always_inline)) {
         auto sum = zero, all = zero;
@@ -67,7 +69,7 @@ static void mean(const actswap_call &c, const Layout &l, float *work, int64_t sa
     }
 }
 
-// Accumulators of a tile of products: as many as leave registers for the operands.
+// The samples or vectors of a tile of products: its accumulators leave registers for the operands.
 constexpr int TILE = W == 16 ? 4 : 2;
 
 // out[s][r] = bias[r] + sum_i w[r][i] in[s][i] for S samples and 4 or 1 rows.
@@ -101,10 +103,10 @@ template <int S, int N> INLINE void dots(float *out, int64_t outs, const float *
     }
 }
 
-// Rows outside, samples inside: the weights are read once for all samples.
+// The loop over rows is outside the loop over samples, so that the weights are read once for all samples.
 static void affine(float *out, const float *in, const float *w, const float *bias, int64_t samples, int64_t rows,
                    int64_t n) {
-    const int64_t share = 4 * n / samples;  // of the next rows of weights, fetched meanwhile
+    const int64_t share = 4 * n / samples;  // of the next rows of weights, prefetched for each sample
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
         const float *b = bias ? bias + r : nullptr;
@@ -120,7 +122,8 @@ static void affine(float *out, const float *in, const float *w, const float *bia
             dots<1, 1>(out + s * rows + r, rows, in + s * n, n, w + r * n, bias ? bias + r : nullptr, n);
 }
 
-// out[a][i] = sum_k left[a * left_a + k * left_k] right[k][i] for A rows and B vectors of columns, the last of `last`.
+// out[a][i] = sum_k left[a * left_a + k * left_k] right[k][i] for A rows and B vectors of columns. The last vector has
+// `last` columns.
 template <int A, int B> INLINE void outer(float *out, int64_t outs, const float *left, int64_t left_a, int64_t left_k,
                                           const float *right, int64_t rights, int64_t count, int last) {
     vf acc[A][B];
@@ -158,12 +161,13 @@ static void product(float *out, int64_t outs, const float *left, int64_t left_a,
 }
 
 // out[s][i] = sum_r in[s][r] w[r][i].
-static void transposed(float *out, int64_t outs, const float *in, const float *w, int64_t samples, int64_t rows, int64_t n) {
+static void transposed(float *out, int64_t outs, const float *in, const float *w, int64_t samples, int64_t rows,
+                       int64_t n) {
     product(out, outs, in, rows, 1, w, n, samples, rows, n);
 }
 
-// out[i] = bias[i] + sum_k in[k] w[k][i] over the k for which in is not 0: a ReLU leaves half of them, and to read the
-// weights is what one sample costs.
+// out[i] = bias[i] + sum_k in[k] w[k][i] over the k for which in[k] is not 0. For one sample, reading the weights is
+// the cost, and a ReLU leaves about half of the k.
 static void sparse(float *out, const float *in, const float *w, const float *bias, int64_t rows, int64_t count) {
     constexpr int AT_ONCE = 4;
     const float *row[AT_ONCE];
@@ -183,7 +187,7 @@ static void sparse(float *out, const float *in, const float *w, const float *bia
     }
 }
 
-// Scores to probabilities, unless forward left these, and to the factors.
+// Computes the probabilities from the scores, unless forward left them, and then the factors.
 static void softmax(const actswap_call &c, const Layout &l, float *work, int64_t sample) {
     const float tau = c.param[8][0], gain = c.param[8][1], gamma = (float)c.inner / 3.f;
     float *p = probability_of(c, l, work, sample), *factor = work + l.at_factor + sample * c.inner;
@@ -203,7 +207,7 @@ static void softmax(const actswap_call &c, const Layout &l, float *work, int64_t
     }
 }
 
-// The factors' gradients to the scores'.
+// Computes the gradients of the scores from those of the factors.
 static void softmax_back(const actswap_call &c, const Layout &l, float *work, int64_t sample) {
     const float tau = c.param[8][0], gain = c.param[8][1], gamma = (float)c.inner / 3.f;
     const float *p = probability_of(c, l, work, sample);
@@ -220,7 +224,7 @@ INLINE vf values_of(const actswap_call &c, int slot, int64_t i, int n, float abs
     if (!c.param[slot]) return splat(absent);
     return c.shared >> slot & 1 ? splat(c.param[slot][0]) : load_f32(c.param[slot] + i, n);
 }
-// W float64 totals; their rows are longer than the channels by at least as much.
+// W totals from float64 to float32. Rows of totals are padded by at least W, so whole vectors may be read.
 INLINE vf rounded(const double *from) {
     typedef double vd __attribute__((vector_size(8 * W)));
     vd v;
@@ -236,7 +240,7 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
     affine(h, mean_of(c, l, work) + sample * pooled, c.param[first], c.param[first + 1], n, H, pooled);
     if (!meta)
         for (int64_t i = 0; i < n * H; ++i) h[i] = h[i] < 0 ? 0.f : h[i];
-    // By the batch, not by n, which is how a thread's share was cut: the bits must not depend on that.
+    // The batch decides, not n: n depends on the split between threads, and the bits must not.
     if (c.batch == 1 && c.param[9]) sparse(z, h, c.param[9], c.param[first + 3], R, H);
     else affine(z, h, c.param[first + 2], c.param[first + 3], n, R, H);
     for (int64_t i = 0; i < n * R; i += W) {
@@ -270,7 +274,7 @@ static void branch(const actswap_call &c, const Layout &l, float *work, int64_t 
     }
 }
 
-// From the totals of the samples to dz, dh and the mean's gradient, already divided by the positions.
+// Computes dz, dh and the gradient of the mean, divided by the number of positions, from the totals of the samples.
 static void branch_back(const actswap_call &c, const Layout &l, float *work, int64_t sample, int64_t end) {
     const bool meta = c.op == ACTSWAP_META_ACON;
     const int first = meta ? 3 : 0;
@@ -283,7 +287,8 @@ static void branch_back(const actswap_call &c, const Layout &l, float *work, int
         if (meta) {
             sweep(l.C, [&](int64_t i, int n) __attribute__((always_inline)) {
                 vf d = values_of(c, 0, i, n, 1) - values_of(c, 1, i, n, 0), s = load_f32(branch + b * R + i, n);
-                store_f32(dz + b * R + i, rounded(sums + 2 * l.padded + i) * d * d * values_of(c, 2, i, n, 1) * s * (1 - s), n);
+                store_f32(dz + b * R + i,
+                          rounded(sums + 2 * l.padded + i) * d * d * values_of(c, 2, i, n, 1) * s * (1 - s), n);
             });
             continue;
         }
@@ -320,11 +325,12 @@ static void weights(const actswap_call &c, const Layout &l, float *work, int64_t
         const int64_t rows = second ? l.R : c.hidden, n = second ? c.hidden : l.C, skip = second ? 0 : l.R;
         const int64_t from = actswap::larger(row - skip, 0), to = actswap::smaller(end - skip, rows);
         if (from >= to) continue;
-        const float *delta = work + (second ? l.at_dz : l.at_dh), *in = second ? work + l.at_hidden : mean_of(c, l, work);
+        const float *delta = work + (second ? l.at_dz : l.at_dh);
+        const float *in = second ? work + l.at_hidden : mean_of(c, l, work);
         float *dw = c.grad_param[first + 2 * second], *db = c.grad_param[first + 1 + 2 * second];
         if (dw) product(dw + from * n, n, delta + from, 1, rows, in, n, to - from, c.batch, n);
         for (int64_t r = from; db && r < to; r += 16) {
-            double sum[16];  // read beyond the last row are the numbers that follow, which the workspace has
+            double sum[16];  // this may read beyond the last row: other numbers of the workspace follow it
             add_rows(sum, delta + r, rows, c.batch);
             for (int64_t i = 0; i < actswap::smaller(16, to - r); ++i) db[r + i] = (float)sum[i];
         }

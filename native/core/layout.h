@@ -1,26 +1,26 @@
-// Where everything of a call lies: the split into units and the offsets in the workspace. Plain arithmetic, shared by
-// the dispatcher and by every instruction-set build.
+// The layout of a call: its split into units and the offsets in its workspace. This is plain arithmetic, shared by the
+// dispatcher and by every instruction-set build.
 #pragma once
 #include "actswap_kernels.h"
 
 namespace actswap {
 
-constexpr int64_t CHUNK = 8192;  // elements of one unit, fixed: the bits of a sum must not depend on threads
-constexpr int64_t SHORT = 128;  // positions up to which a plane is short
-constexpr int64_t TOGETHER = 4 * CHUNK;  // elements of a tile's samples, where these share their sums
+constexpr int64_t CHUNK = 8192;  // elements of one unit; fixed, so that the bits of a sum do not depend on threads
+constexpr int64_t SHORT = 128;  // most positions of a short plane
+constexpr int64_t TOGETHER = 4 * CHUNK;  // elements of a tile's samples if they share their sums
 
 struct Layout {
     bool planar;       // inner stride 1 (NCHW), else channel stride 1 (NHWC, blocks)
-    bool tiled;        // planar, and short: in tiles of W channels; not DY-ReLU, which memory bounds either way
+    bool tiled;        // planar, short planes: tiles of W channels; not for DY-ReLU, which is bound by memory anyway
     bool gated;        // coefficients depend on the sample's mean
-    bool attended;     // and a factor on the position: units are positions with all their channels
+    bool attended;     // each position has a factor too: units are positions with all their channels
     int64_t C, padded; // channels of the parameters, and padded to whole vectors
     int table, sums;   // rows of the parameter table, and of the parameter gradients
     int64_t span;      // planar: positions per chunk; else rows per chunk
     int64_t chunks;    // chunks of one plane, or of one group's rows
-    int64_t planes;    // planar: planes per unit (1 where chunks > 1)
+    int64_t planes;    // planar: planes per unit (1 if chunks > 1)
     int64_t stack;     // samples of one unit
-    int64_t per_sample;  // units of one sample, or stack
+    int64_t per_sample;  // units of one sample, or of one stack
     int64_t rows;      // of partial sums, for each sum
     int64_t block;     // gated: samples of one unit
     int64_t R;         // gated: rows of w2
@@ -30,7 +30,7 @@ struct Layout {
     int64_t at_score, at_factor, at_slope, size;
 };
 
-// static: an instruction-set build must not lend its copy of these to the others.
+// static: the linker must not replace another build's copy by one that is compiled for more instructions.
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -52,7 +52,7 @@ static inline Layout layout_of(const actswap_call &c) {
         default: l.table = p + q + 5, l.sums = p + q;
     }
     if (l.planar && l.attended) {
-        l.span = CHUNK / 8;  // a few positions' worth of everything stays in the first-level cache
+        l.span = CHUNK / 8;  // all that belongs to a few positions stays in the first-level cache
         l.chunks = larger(1, ceil_div(c.inner, l.span));
         l.planes = l.C;
         l.per_sample = l.chunks;
@@ -70,7 +70,8 @@ static inline Layout layout_of(const actswap_call &c) {
         l.per_sample = l.chunks > 1 ? l.C * l.chunks : ceil_div(l.C, l.planes);
     } else {
         l.span = larger(ceil_div(c.inner, 64), CHUNK / larger(1, c.channels));
-        // Sums of a chunk are written and read once more: eight rows for each, unless that leaves too few units.
+        // The sums of a chunk are written and read once more. At least eight rows for each sum pay for that, unless
+        // they leave too few units.
         if (back) l.span = larger(l.span, smaller(8 * l.sums, ceil_div(c.inner * c.batch, 32)));
         l.span = larger(8, ceil_div(l.span, 8) * 8);
         if (c.convolution) {  // whole tiles, or whole rows of them
@@ -84,8 +85,8 @@ static inline Layout layout_of(const actswap_call &c) {
     }
     l.R = c.op == ACTSWAP_META_ACON ? l.C : 2 * c.pieces * (c.flags & ACTSWAP_SPATIAL_ALL ? 1 : l.C);
     l.together = 4;
-    // Samples of one unit: as many as half a megabyte holds, or as it takes to pay for reading the weights: an eighth
-    // of what is read of x.
+    // One unit holds as many samples as fit in half a megabyte, or more if the weights are large: reading them should
+    // cost at most an eighth of reading x.
     const int64_t weights = c.hidden * (l.C + l.R), sample = larger(1, l.C * c.inner);
     l.block = larger(1, smaller(32, larger(1 << 17, 8 * weights) / sample));
     if (l.block > 4) l.block = l.block / 4 * 4;
@@ -117,9 +118,9 @@ static inline Layout layout_of(const actswap_call &c) {
     return l;
 }
 
-// What an ACON gives for x = -inf and x = +inf, as a table of VFIXUPIMMPS: the greater line, the lesser one where
-// beta < 0, their mean where beta or the difference is 0. A line of slope 0 stays 0; NaN of a parameter stays.
-// F is float and I int32_t, or both are vectors.
+// The limits of an ACON at x = -inf and x = +inf, as a table of VFIXUPIMMPS. The limit is that of the greater line; of
+// the lesser line if beta < 0; of their mean if beta or the difference is 0. A line of slope 0 stays 0. If a parameter
+// is NaN, so is the result. F is float and I int32_t, or both are vectors.
 template <class I, class F> static inline I at_infinity(F d, F p2, F bd) {
     const I keep = I{}, below = keep + 4, above = keep + 5, zero = keep + 8;
     auto entry = [&](float side) {
@@ -133,10 +134,11 @@ template <class I, class F> static inline I at_infinity(F d, F p2, F bd) {
 // Three-term recurrence of a basis: f_{n+1} = (r[3n] t + r[3n+1]) f_n - r[3n+2] f_{n-1}, n = 0..15.
 const float *recurrence(int basis);
 
-// What an instruction-set build offers. `mode`: what one pass over the elements does.
-// BOTH: grad_x and the sums. GRADIENT: grad_x with the mean's share. ADD: grad_x += the mean's share.
+// What one pass over the elements computes. BOTH: grad_x and the sums. GRADIENT: grad_x with the mean's share.
+// ADD: grad_x += the mean's share.
 enum Mode { FORWARD, MEAN, SUMS, GRADIENT, BOTH, ADD };
 
+// The functions of an instruction-set build.
 struct Build {
     const char *name;
     int width;  // floats of a vector

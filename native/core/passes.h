@@ -25,17 +25,18 @@ INLINE const char *at_element(const void *base, const int64_t *stride, int64_t s
            (sample * stride[0] + group * stride[1] + channel * stride[2] + inner * stride[3]) * size;
 }
 
-// Planes in order, without a division for each.
+// Steps through planes in order without a division for each.
 struct Place {
     int64_t plane, group, channel;
-    Place(const actswap_call &c, int64_t plane) : plane(plane), group(plane / c.channels), channel(plane % c.channels) {}
+    Place(const actswap_call &c, int64_t plane)
+        : plane(plane), group(plane / c.channels), channel(plane % c.channels) {}
     void next(const actswap_call &c) {
         ++plane;
         if (++channel == c.channels) channel = 0, ++group;
     }
 };
 
-// What every position of a unit shares: forward, the cap; backward, the mean's part of the gradient.
+// All positions of a unit share one value: the cap in forward, the mean's part of the gradient in backward.
 INLINE vf cap_of(const actswap_call &c) { return splat(c.flags & ACTSWAP_CAPPED ? c.cap : __builtin_inff()); }
 
 // Positions [0, n) of one vector, n <= W.
@@ -43,7 +44,7 @@ template <class F, class E, Mode M>
 INLINE void step(const F &f, const char *x, const char *g, char *y, vf share, vf *sums, int n, int dtype) {
     vf v = E::load(x, n, dtype);
     if (M == Mode::FORWARD) {
-        E::store(y, vmin(share, F::value(f, v)), n, dtype);  // NaN of the value stays: it is second
+        E::store(y, vmin(share, F::value(f, v)), n, dtype);  // a NaN value stays, because it is the second operand
     } else {
         vf d = F::template gradient<M != Mode::GRADIENT>(f, v, E::load(g, n, dtype), sums);
         if (M == Mode::GRADIENT) d += share;
@@ -51,8 +52,8 @@ INLINE void step(const F &f, const char *x, const char *g, char *y, vf share, vf
     }
 }
 
-// Fetches what is to come: short planes and columns of rows are more starts than the processor's own prefetcher follows
-// (a third faster at 14 x 14, twice for PAU in rows of 768 channels).
+// Prefetches what comes next. Short planes and columns of rows are more streams than the processor's own prefetcher
+// follows. This makes planes of 14 x 14 a third faster, and PAU in rows of 768 channels twice as fast.
 constexpr int64_t AHEAD = 1024;
 template <Mode M> INLINE void ahead(const char *x, const char *g, const char *y) {
     __builtin_prefetch(x);
@@ -67,12 +68,12 @@ template <class Body> INLINE void sweep(int64_t count, Body body) {
     if (i < count) body(i, (int)(count - i));
 }
 
-// Where the first of some rows lies, and how far it is to the next.
+// The start of the first of some rows, and the distance to the next.
 struct Rows {
     const char *x, *g;
     char *y;
     int64_t x_step, g_step, y_step;
-    float *sums;         // partial sums of the unit, k-th at k * sums_step
+    float *sums;         // partial sums of the unit; sum k is at k * sums_step
     int64_t sums_step;
     const float *share;  // the mean's share of grad_x
     int64_t channel;
@@ -111,13 +112,14 @@ static void planes(const actswap_call &c, const Layout &l, float *work, int64_t 
     }
 }
 
-template <class F, class E, Mode M> static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void planar_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
     const int64_t chunk = l.chunks > 1 ? j % l.chunks : 0, plane = l.chunks > 1 ? j / l.chunks : j * l.planes;
     planes<F, E, M>(c, l, work, sample, chunk, plane, actswap::smaller(plane + l.planes, l.C));
 }
 
-// n channels from `i` on, of rows [0, rows): parameters are loaded and sums kept in registers for all of them.
+// n channels from `i` on, in rows [0, rows). Parameters are loaded once, and sums stay in registers for all rows.
 template <class F, class E, Mode M>
 INLINE void column(const actswap_call &c, const Layout &l, const Table &table, const Rows &at, int64_t i, int n,
                    int64_t rows, bool first) {
@@ -131,7 +133,8 @@ INLINE void column(const actswap_call &c, const Layout &l, const Table &table, c
     for (int k = 0; k < used; ++k) sums[k] = splat(0.f);
     const char *x = at.x + i * size, *g = at.g + i * size;
     char *y = at.y + i * size;
-    // Blocks lie in memory as they are read: the next lines, not the next unit, which would be gone again by then.
+    // Blocks are read in the order of memory, so the next lines are fetched. The next unit's would have left the cache
+    // before they are read.
     const int64_t far = c.channels <= W ? AHEAD : rows * at.x_step;
     for (int64_t r = 0; r < rows; ++r, x += at.x_step, g += at.g_step, y += at.y_step) {
         ahead<M>(x + far, g + far, y + far);
@@ -144,7 +147,8 @@ INLINE void column(const actswap_call &c, const Layout &l, const Table &table, c
         }
 }
 
-template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void rowed_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype);
     int64_t sample = unit / l.per_sample, j = unit % l.per_sample, group = j / l.chunks, chunk = j % l.chunks;
     int64_t from = chunk * l.span, end = actswap::smaller(from + l.span, c.inner);
@@ -157,9 +161,9 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
                c.x_stride[3] * size, g_stride[3] * size, c.y_stride[3] * size,
                partial_of(l, work, 0, sample, chunk) + group * c.channels, l.rows * l.padded,
                work + l.at_dm + sample * l.padded + group * c.channels, group * c.channels};
-    // Rows at a time: parameters are loaded and sums put away once for all of them. Few, so that memory is read nearly
-    // straight on, and since rows of 768 channels share four sets of the first-level cache. Forward has no sums: with
-    // few parameters it takes one.
+    // Several rows at a time, so that parameters are loaded and sums are stored once for all of them. They are few, so
+    // that memory is read nearly in order, and because rows of 768 channels share four sets of the first-level cache.
+    // Forward has no sums; with few parameters it takes one row at a time.
     const int64_t together = c.channels <= W ? l.span : M == Mode::FORWARD && F::SUMS <= 4 ? 1 : 8;
     for (int64_t row = from; row < end; row += together) {
         const int64_t rows = actswap::smaller(together, end - row);
@@ -173,7 +177,7 @@ template <class F, class E, Mode M> static void rowed_unit(const actswap_call &c
     }
 }
 
-// Sums of x for the mean, in the same units and places as the gradients' sums.
+// Sums of x for the mean, in the same units and places as the sums of the gradients.
 template <class E> static void mean_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t size = E::bytes(c.dtype);
     int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
@@ -213,7 +217,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     float *at = partial_of(l, work, 0, sample, chunk) + group * c.channels;
     const char *x = at_element(c.x, c.x_stride, sample, group, 0, 0, size);
     const int64_t step = c.x_stride[3] * size;
-    if (c.channels <= W) {  // blocks: sums stay in registers, enough of them to hide an addition's latency
+    if (c.channels <= W) {  // blocks: sums stay in enough registers to hide the latency of an addition
         const int n = (int)c.channels;
         vf s[8] = {};
         int64_t row = from;
@@ -241,7 +245,7 @@ template <class E> static void mean_unit(const actswap_call &c, const Layout &l,
     }
 }
 
-// grad_x += the mean's share, for float32: cheaper than computing the gradient a second time.
+// grad_x += the mean's share, for float32. This is cheaper than computing the gradient a second time.
 static void add_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t sample = unit / l.per_sample, j = unit % l.per_sample;
     const float *share = work + l.at_dm + sample * l.padded;

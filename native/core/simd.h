@@ -1,5 +1,5 @@
-// Vectors of W floats: GCC/Clang vector extensions for arithmetic, intrinsics where the compiler has no word for it.
-// Included by isa.cpp, which is compiled once per instruction set; everything is in a namespace of that build.
+// Vectors of W floats: GCC/Clang vector extensions for arithmetic, intrinsics for what these cannot express. isa.cpp
+// includes this header and is compiled once per instruction set, so everything is in the namespace of that build.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -21,7 +21,7 @@ typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef uint16_t vh __attribute__((vector_size(2 * W)));
-typedef double vd __attribute__((vector_size(4 * W)));  // half as many, one register again
+typedef double vd __attribute__((vector_size(4 * W)));  // half as many values in one register
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -75,7 +75,7 @@ INLINE vf load_bf16(const uint16_t *p, int n) {
 }
 INLINE void store_bf16(uint16_t *p, vf v, int n) {
 #if defined(__AVX512BF16__)
-    // The instruction flushes subnormal results to zero: below 2^-126 nothing of a bfloat16 activation is left anyway.
+    // The instruction flushes subnormal results to zero. Values below 2^-126 do not matter in a bfloat16 activation.
     store_u16(p, (__m256i)_mm512_cvtneps_pbh((__m512)v), n);
 #else
     __m512i b = (__m512i)v;
@@ -89,7 +89,7 @@ INLINE vf load_f16(const uint16_t *p, int n) { return (vf)_mm512_cvtph_ps(load_u
 INLINE void store_f16(uint16_t *p, vf v, int n) {
     store_u16(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT), n);
 }
-INLINE vf reciprocal(vf a) {  // of 1..inf; one Newton step on 14 bits gives 1 ulp
+INLINE vf reciprocal(vf a) {  // a in 1..inf; one Newton step on 14 bits gives 1 ulp
     __m512 r = _mm512_rcp14_ps((__m512)a);
     __m512 e = _mm512_fnmadd_ps((__m512)a, r, _mm512_set1_ps(1.f));
     return (vf)_mm512_fmadd_ps(r, e, r);
@@ -214,7 +214,9 @@ INLINE float hsum(vf v) {
         for (int i = 0; i < h; ++i) s[i] += s[i + h];
     return s[0];
 }
-INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) { to[0] = hsum(a), to[1] = hsum(b), to[2] = hsum(c), to[3] = hsum(d); }
+INLINE void hsum4(float *to, vf a, vf b, vf c, vf d) {
+    to[0] = hsum(a), to[1] = hsum(b), to[2] = hsum(c), to[3] = hsum(d);
+}
 // Lane i: the sum over the lanes of v[i][k].
 template <int STEP> INLINE vf hsums(const vf (*v)[STEP], int k) {
     vf sums;
@@ -223,7 +225,7 @@ template <int STEP> INLINE vf hsums(const vf (*v)[STEP], int k) {
 }
 #endif
 
-// How elements are read and written; addresses are in bytes. Any looks the dtype up for each vector.
+// How elements are read and written. Addresses are in bytes. Any looks up the dtype for each vector.
 struct F32 {
     INLINE int64_t bytes(int) { return 4; }
     INLINE vf load(const char *p, int n, int) { return load_f32((const float *)p, n); }
@@ -254,19 +256,19 @@ INLINE vf exp_tail(vf r) {
 }
 INLINE vf reduced(vf z, vf n) { return (-z - n * 0.693359375f) + n * 2.12194440e-4f; }
 
-// e^-a for a >= 0 (or NaN), 0 from e^-48 on.
+// e^-a for a >= 0 or NaN; 0 if a > 48.
 INLINE vf exp_minus(vf a) {
     vf kept = vmin(splat(48.f), a), n = (kept * -1.44269504f + 12582912.f) - 12582912.f, r = reduced(kept, n);
     vf power = bits_to_float((__builtin_convertvector(n, vi) + 127) << 23);
     return pick(a > 48.f, splat(0.f), (exp_tail(r) * r + 1.f) * power);
 }
 
-// sigmoid(z) = s and sigmoid'(z) = ds = e^-z s^2, neither of which cancels. Results below e^-48 = 1.4e-21 become 0:
-// they are lost in every sum with values of ordinary size, and left in place they become subnormal in the next layer's
-// products, where each costs a hundred cycles (a sharp ACON makes millions of them).
+// s = sigmoid(z) and ds = sigmoid'(z) = e^-z s^2, both without cancellation. Results below e^-48 = 1.4e-21 become 0.
+// They are lost in every sum with values of ordinary size. If they were kept, they would become subnormal in the next
+// layer's products, and each of those costs a hundred cycles (a sharp ACON makes millions of them).
 INLINE vf sigmoid(vf z, vf *ds) {
 #if defined(__AVX512F__)
-    // Beyond +-48 the lanes hold whatever came of it, and are masked out; NaN is inside both comparisons.
+    // Lanes beyond +-48 hold meaningless values and are masked out. NaN passes both comparisons.
     const __m512 magic = _mm512_set1_ps(12582912.f), v = (__m512)z;
     const __mmask16 above = _mm512_cmp_ps_mask(v, _mm512_set1_ps(-48.f), _CMP_NLE_UQ);
     const __mmask16 inside = _mm512_mask_cmp_ps_mask(above, v, _mm512_set1_ps(48.f), _CMP_NGE_UQ);
@@ -287,8 +289,8 @@ INLINE vf sigmoid(vf z, vf *ds) {
 }
 
 #if defined(__AVX512F__)
-// a within +-limit; a NaN becomes the limit. Written out because the instruction waits for the old value of its
-// destination on some processors (Sapphire Rapids), which compilers before GCC 13 do not break.
+// Clamps a to +-limit; a NaN becomes the limit. This is assembly because on some processors (Sapphire Rapids) the
+// instruction waits for the old value of its destination, and compilers before GCC 13 do not break that dependency.
 INLINE vf within(vf a, vf limit) {
     vf to;
     asm("vpxord %0, %0, %0\n\tvrangeps $2, %2, %1, %0" : "=&v"(to) : "v"(a), "v"(limit));
@@ -296,11 +298,11 @@ INLINE vf within(vf a, vf limit) {
 }
 #endif
 
-// a / (1 + 2^t): a sigmoid(z) for t = -z log2(e), relative error 3e-7 |t|, which only counts where the result is small.
-// 0 from t = 69 on, for the reason given above. Without the derivative this is shorter than `sigmoid`. A division is
-// one instruction here, and a reciprocal with its Newton step five.
+// a / (1 + 2^t), which is a sigmoid(z) for t = -z log2(e). The relative error is 3e-7 |t|; it matters only if the
+// result is small. The result is 0 for t > 69, for the reason given at `sigmoid`. This is shorter than `sigmoid`
+// because it needs no derivative: a division is one instruction, a reciprocal with its Newton step is five.
 INLINE vf logistic2(vf a, vf t) {
-    // Powers out of range cost a hundred cycles each.
+    // t is clamped because each power out of range costs a hundred cycles.
 #if defined(__AVX512F__)
     const __mmask16 kept = _mm512_cmp_ps_mask((__m512)t, _mm512_set1_ps(69.f), _CMP_NGT_UQ);
     vf u = within(t, splat(70.f)), r = (vf)_mm512_reduce_ps((__m512)u, _MM_FROUND_TO_NEG_INF);
@@ -310,7 +312,8 @@ INLINE vf logistic2(vf a, vf t) {
     vf p = (((((1.877576658e-03f * r + 8.989340131e-03f) * r + 5.582631802e-02f) * r + 2.401536171e-01f) * r +
              6.931530732e-01f) * r + 9.999999251e-01f);  // 2^r, relative error 2e-7
 #if defined(__AVX512F__)
-    return (vf)_mm512_maskz_div_ps(kept, (__m512)a, _mm512_add_ps(_mm512_scalef_ps((__m512)p, (__m512)u), _mm512_set1_ps(1.f)));
+    return (vf)_mm512_maskz_div_ps(kept, (__m512)a,
+                                   _mm512_add_ps(_mm512_scalef_ps((__m512)p, (__m512)u), _mm512_set1_ps(1.f)));
 #else
     return pick(t > 69.f, splat(0.f), a / (1.f + scale2(p, n)));
 #endif

@@ -1,15 +1,15 @@
-// Short planes, a tile of W channels at a time. Along a plane of 7 x 7 a quarter of the lanes would be idle, and every
-// plane would end in as many sums across lanes as there are parameters. So the few elements that a plane has beside whole
-// vectors go into vectors across the channels, and where the parameters are those of all samples, each channel's sums
-// stay vectors from one sample to the next.
+// Short planes, in tiles of W channels. In a plane of 7 x 7 a quarter of the lanes would be idle, and every plane would
+// end in one sum across lanes for each parameter. Therefore the few elements that do not fill a vector go into vectors
+// across the channels. If all samples have the same parameters, each channel's sums stay vectors from one sample to the
+// next.
 #pragma once
 #include "passes.h"
 
 namespace ACTSWAP_BUILD {
 
-constexpr int ASIDE = 4;  // elements of a plane up to which they are worth the way into vectors of their own
+constexpr int ASIDE = 4;  // most leftover elements of a plane for which vectors across the channels pay
 
-// Element r of channel k, `apart` bytes from one channel to the next, from or to place r W + k.
+// Copy element r of channel k from or to place r W + k. Channels are `apart` bytes from each other.
 INLINE void gather(char *to, const char *from, int64_t apart, int channels, int rest, int64_t size) {
     for (int k = 0; k < channels; ++k, from += apart)
         for (int r = 0; r < rest; ++r)
@@ -23,7 +23,7 @@ INLINE void scatter(char *to, const char *from, int64_t apart, int channels, int
             else memcpy(to + r * 2, from + (r * W + k) * 2, 2);
 }
 
-// The elements aside, in place of x: parameters are vectors, sums stay in their lanes.
+// The leftover elements, computed in place of x. Parameters are vectors, and each sum stays in its lane.
 template <class F, class E, Mode M>
 static __attribute__((noinline)) void aside(const Table &table, int64_t channel, char *x, const char *g, vf share,
                                             vf *total, int used, int n, int rest, int dtype) {
@@ -37,7 +37,7 @@ static __attribute__((noinline)) void aside(const Table &table, int64_t channel,
     for (int k = 0; k < used; ++k) total[k] = sums[k];
 }
 
-// Channels [plane, plane + n) of samples [sample, end); the sums go to `row` of the partial ones.
+// Channels [plane, plane + n) of samples [sample, end). The sums go to row `row` of the partial sums.
 template <class F, class E, Mode M>
 static void tile(const actswap_call &c, const Layout &l, float *work, int64_t row, int64_t sample, int64_t end,
                  int64_t plane, int n) {
@@ -52,17 +52,19 @@ static void tile(const actswap_call &c, const Layout &l, float *work, int64_t ro
         for (int i = 0; i < W; ++i) sums[i][k] = splat(0.f);
     }
     alignas(64) char rest_x[ASIDE * W * 4], rest_g[ASIDE * W * 4];
-    // Parameters and sums are in registers for a channel's planes of so many samples: a plane is three vectors.
+    // A plane is only about three vectors, so a channel's parameters and sums stay in registers for the planes of
+    // several samples.
     const int64_t together = l.gated ? 1 : 8;
     for (; sample < end; sample += together) {
         const int64_t last = actswap::smaller(sample + together, end);
         auto start = [&](const void *base, const int64_t *stride, int64_t s) {
             return (char *)at_element(base, stride, s, 0, plane, 0, size);
         };
-        const char *x = start(c.x, c.x_stride, sample), *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride, sample);
+        const char *x = start(c.x, c.x_stride, sample);
+        const char *g = M == Mode::FORWARD ? x : start(c.grad_y, c.g_stride, sample);
         char *y = start(c.y, c.y_stride, sample);
         const int64_t x_next = c.x_stride[0] * size, g_next = c.g_stride[0] * size, y_next = c.y_stride[0] * size;
-        // What is fetched meanwhile: the next samples' planes, or the next tile's.
+        // Prefetched meanwhile: the next samples' planes, or the next tile's.
         auto far = [&](const int64_t *stride) {
             return size * (last < end ? together * stride[0] : W * stride[2] - (sample - first) * stride[0]);
         };
@@ -91,7 +93,8 @@ static void tile(const actswap_call &c, const Layout &l, float *work, int64_t ro
         if (shares) share = load_f32(shares, n);
         for (int64_t s = sample; rest && s < last; ++s) {
             gather(rest_x, start(c.x, c.x_stride, s) + whole * size, x_apart, n, rest, size);
-            if (M != Mode::FORWARD) gather(rest_g, start(c.grad_y, c.g_stride, s) + whole * size, g_apart, n, rest, size);
+            if (M != Mode::FORWARD)
+                gather(rest_g, start(c.grad_y, c.g_stride, s) + whole * size, g_apart, n, rest, size);
             aside<F, E, M>(table, plane, rest_x, rest_g, share, across, used, n, rest, c.dtype);
             if (M != Mode::SUMS) scatter(start(c.y, c.y_stride, s) + whole * size, rest_x, y_apart, n, rest, size);
         }
@@ -100,7 +103,8 @@ static void tile(const actswap_call &c, const Layout &l, float *work, int64_t ro
         store_f32(partial_of(l, work, k, row, 0) + plane, hsums(sums, k) + across[k], W);
 }
 
-template <class F, class E, Mode M> static void tiled_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
+template <class F, class E, Mode M>
+static void tiled_unit(const actswap_call &c, const Layout &l, float *work, int64_t unit) {
     const int64_t row = unit / l.per_sample, first = row * l.stack, last = actswap::smaller(first + l.stack, c.batch);
     int64_t plane = unit % l.per_sample * l.planes;
     const int64_t end = actswap::smaller(plane + l.planes, l.C);

@@ -1,8 +1,8 @@
 // Random calls on exactly sized buffers, for the sanitizers: every operator, dtype, layout, stride and split of units.
-// Also checks what the header promises: the bits do not depend on how the units are split. Every instruction set that the
-// processor has gets its calls, each in a process of its own: the library chooses one for good at its first call.
-// As many calls again are hostile: extents, strides, options, sizes and pointers of a good call are changed at random, and
-// the core must refuse the call or stay within the buffers.
+// Also checks the header's promise that the bits do not depend on how the units are split. Every instruction set of the
+// processor is tested in its own process, because the library chooses one at its first call and keeps it.
+// As many calls again are hostile: extents, strides, options, sizes and pointers of a good call are changed at random,
+// and the core must refuse the call or stay within the buffers.
 //
 //     actswap_fuzz [calls] [seed]
 #include <math.h>
@@ -105,8 +105,8 @@ void spoil(actswap_call &c, actswap_convolution &made) {
     int32_t *options[] = {&c.op,       &c.dtype,    &c.flags,  &c.form,   &c.basis,
                           &c.degree_p, &c.degree_q, &c.hidden, &c.pieces, &c.pooled};
     int64_t *strides[] = {c.x_stride, c.y_stride, c.g_stride};
-    int64_t *parts[] = {&made.inputs,    &made.height,    &made.width,     &made.out_width, &made.kernel[0], &made.kernel[1],
-                        &made.stride[0], &made.stride[1], &made.pad[0],    &made.pad[1]};
+    int64_t *parts[] = {&made.inputs,    &made.height,    &made.width,     &made.out_width, &made.kernel[0],
+                        &made.kernel[1], &made.stride[0], &made.stride[1], &made.pad[0],    &made.pad[1]};
     const int slot = (int)between(0, ACTSWAP_SLOTS - 1);
     switch (between(0, c.convolution ? 7 : 6)) {
         case 0: {
@@ -282,7 +282,8 @@ bool one(int number) {
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)
         grads.push_back(std::vector<float>(c.grad_param[i], c.grad_param[i] + size_of(c.grad_param[i])));
     run(c, true);
-    if (memcmp(y.data(), first.data.get(), first.bytes)) return fprintf(stderr, "call %d: y depends on the split\n", number), false;
+    if (memcmp(y.data(), first.data.get(), first.bytes))
+        return fprintf(stderr, "call %d: y depends on the split\n", number), false;
     for (int i = 0; i < ACTSWAP_SLOTS; ++i)
         if (!grads[i].empty() && memcmp(grads[i].data(), c.grad_param[i], grads[i].size() * sizeof(float)))
             return fprintf(stderr, "call %d: gradient %d depends on the split\n", number, i), false;
@@ -299,7 +300,8 @@ static int all_calls(const char *isa, int calls, unsigned seed) {
     engine.seed(seed);
     for (int i = 0; i < calls; ++i)
         if (!one(i)) return 1;
-    printf("%s: %d random calls and %d hostile ones (%lld refused), no finding\n", isa, calls, calls, (long long)refused);
+    printf("%s: %d random calls and %d hostile ones (%lld refused), no finding\n", isa, calls, calls,
+           (long long)refused);
     return 0;
 }
 

@@ -11,8 +11,8 @@
 
 namespace {
 
-// Threads wait for a job; each takes ranges of units until none is left. One job at a time: a second caller that
-// finds the pool busy works alone. Never destroyed: threads must not be joined while a process unloads.
+// Threads wait for a job, then each takes ranges of units until none is left. The pool runs one job at a time; a caller
+// that finds it busy works alone. It is never destroyed, because threads must not be joined while a process unloads.
 class Pool {
   public:
     void run(const actswap_call *call, void *work, int phase, int64_t units, int threads) {
@@ -70,11 +70,11 @@ Pool *pool_of_this_process() {
     static Pool *pool = nullptr;
     static pid_t owner = 0;
     std::lock_guard<std::mutex> lock(mutex);
-    if (owner != getpid()) pool = new Pool, owner = getpid();  // a forked child has none of its parent's threads
+    if (owner != getpid()) pool = new Pool, owner = getpid();  // a forked child does not have its parent's threads
     return pool;
 }
 
-// Workspaces are reused by each calling thread: a page fault per page would cost as much as the kernel.
+// Each calling thread reuses its workspace: the page faults of a new one would cost as much as the kernel.
 struct Workspace {
     void *data = nullptr;
     size_t size = 0;
@@ -95,7 +95,7 @@ struct Workspace {
 extern "C" ACTSWAP_API int actswap_host_run(const actswap_call *call, int threads) {
     static thread_local Workspace workspace;
     if (*actswap_check(call)) return 1;
-    // Too few blocks of samples to go round: phases over planes instead.
+    // If there are fewer than two units for each thread, the phases run over planes instead of samples.
     actswap_call spread = *call;
     const bool gated = call->op == ACTSWAP_META_ACON || call->op == ACTSWAP_DY_RELU;
     if (threads > 1 && gated && actswap_units(call, 0) < 2 * threads) {

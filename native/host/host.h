@@ -1,13 +1,12 @@
-/* A host for programs without a thread pool of their own: runs a call on a small persistent pool of std::thread. */
-#ifndef ACTSWAP_HOST_H
-#define ACTSWAP_HOST_H
+// A host for programs without their own thread pool: it runs a call on a small persistent pool of std::thread.
+#pragma once
 #include "actswap_kernels.h"
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* Runs all phases on at most `threads` threads, the caller's included. 0 where done, else the call was refused. */
+// Runs all phases on at most `threads` threads, including the caller's. Returns 0 if it ran, 1 if the check refused the
+// call, 2 if there is no memory for the workspace.
 ACTSWAP_API int actswap_host_run(const actswap_call *call, int threads);
 #ifdef __cplusplus
 }
-#endif
 #endif

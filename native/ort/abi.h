@@ -1,7 +1,6 @@
 // The part of ONNX Runtime's C ABI that a custom-operator library needs, written from the public interface's facts:
 // the order of the functions in the API table, which is only ever appended to, and the custom-operator struct of
 // version 18. `tests/onnx` loads the library in the installed runtime; `Runtime::open` checks the version first.
-// 
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -222,7 +221,8 @@ struct Runtime {
         constexpr int INTEGERS = 2;
         size_t bytes = 0;
         if (found)
-            if (OrtStatus *status = at<Read>(READ_OP_ATTR)(found, INTEGERS, out, size * sizeof *out, &bytes)) return status;
+            if (OrtStatus *status = at<Read>(READ_OP_ATTR)(found, INTEGERS, out, size * sizeof *out, &bytes))
+                return status;
         const char *wrong = "actswap: an attribute has too few numbers";
         return bytes == size * sizeof *out ? nullptr : this->status(ORT_INVALID_ARGUMENT, wrong);
     }
@@ -231,12 +231,10 @@ struct Runtime {
         using Info = OrtTensorTypeAndShapeInfo;
         if (OrtStatus *status = at<OrtStatus *(*)(Info **)>(CREATE_TENSOR_TYPE_AND_SHAPE_INFO)(out)) return status;
         OrtStatus *status = at<OrtStatus *(*)(Info *, int)>(SET_TENSOR_ELEMENT_TYPE)(*out, ORT_FLOAT);
-        if (!status)
-            status = at<OrtStatus *(*)(Info *, const int64_t *, size_t)>(SET_DIMENSIONS)(*out, dims, rank);
+        if (!status) status = at<OrtStatus *(*)(Info *, const int64_t *, size_t)>(SET_DIMENSIONS)(*out, dims, rank);
         if (!status)
             status = at<OrtStatus *(*)(Info *, const char **, size_t)>(SET_SYMBOLIC_DIMENSIONS)(*out, names, rank);
-        if (status)
-            release(*out);
+        if (status) release(*out);
         return status;
     }
     OrtStatus *output_shape(const OrtShapeInferContext *context, const OrtTensorTypeAndShapeInfo *info) const {
@@ -246,4 +244,3 @@ struct Runtime {
 };
 
 }  // namespace actswap
-

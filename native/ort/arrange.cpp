@@ -14,7 +14,7 @@ const float *Arranged::broadcast(const Tensor &tensor, size_t lead, int64_t rows
     const int64_t each = tensor.size() / std::max<int64_t>(rows, 1);
     if (each == width) return tensor.data;
     float *out = buffer(rows * width);
-    // The tensor's axes end where x's end; those behind the channels have size 1.
+    // The tensor's axes are aligned with the last axes of x; those behind the channels have size 1.
     const size_t own = tensor.dims.size() - lead;
     Dims step(sizes.size(), 0);
     for (size_t axis = 0, last = sizes.size(); axis < last; ++axis) {
@@ -72,8 +72,8 @@ const float *Arranged::turned(const float *data, int64_t rows, int64_t n) {
     return out;
 }
 
-// The two layers of a gate with `rows` outputs. (H, 1) first weights, of the mean over the channels too, become 1/C for
-// each channel; second layers that are `spread` have one output where the core wants one for each channel.
+// The two layers of a gate with `rows` outputs. First weights (H, 1) belong to the mean over the channels too; they
+// become 1/C for each channel. If the second layer is `spread`, it has one output, which is repeated for each channel.
 void Arranged::layers(const Tensor *layer, int first, bool given, int64_t rows, bool spread, bool kept) {
     const Tensor &w1 = layer[0], &w2 = layer[2], &b2 = layer[3];
     const int64_t hidden = w1.dims[0], features = given ? w1.dims[1] : width, own = w2.dims[0];

@@ -13,8 +13,8 @@ struct Free {
     void operator()(void *p) const { std::free(p); }
 };
 
-// The part of a call that follows from the parameters and the sizes of the channels' axes, and what it points to. If the
-// parameters are constants of the model, the first run makes it and the others use it.
+// The part of a call that follows from the parameters and the sizes of the channels' axes, and the memory it points to.
+// If the parameters are constants of the model, the first run makes it and the others use it.
 struct Arranged {
     Dims sizes;           // of the channels' axes
     size_t trailing = 0;  // axes of x behind them
@@ -28,7 +28,7 @@ struct Arranged {
     // other runs may take some time.
     Arranged(const Definition &op, const Attributes &attributes, const std::vector<Tensor> &parameters,
              const Channels &channels, const Dims &x, bool kept);
-    // Whether the parameters would be arranged alike for another shape of x.
+    // True if the parameters would be arranged alike for another shape of x.
     bool suits(const Attributes &attributes, const Channels &channels, const Dims &x) const;
 
     float *buffer(int64_t size);

@@ -8,8 +8,8 @@ namespace {
 
 constexpr int64_t MOST_HIDDEN = 1 << 24;  // of a gate; the core counts them in 32 bits
 
-// Whether a tensor of these axes, the first `lead` left out, broadcasts to x and leaves its shape; `to` then spans the
-// axes that it varies along too.
+// True if a tensor of these axes, without the first `lead`, broadcasts to x and leaves its shape. `to` then also spans
+// the axes along which the tensor varies.
 bool broadcasts(const Dims &dims, size_t lead, const Dims &x, Channels *to) {
     if (dims.size() < lead || dims.size() - lead > x.size()) return false;
     const size_t offset = x.size() - (dims.size() - lead);
@@ -22,7 +22,7 @@ bool broadcasts(const Dims &dims, size_t lead, const Dims &x, Channels *to) {
     return true;
 }
 
-// Whether a tensor is n numbers along its last axis, (n) or (1, n).
+// True if a tensor is n numbers along its last axis, (n) or (1, n).
 bool is_row(const Dims &dims, int64_t n) {
     return (dims.size() == 1 || (dims.size() == 2 && dims[0] == 1)) && dims.back() == n;
 }
@@ -35,7 +35,7 @@ bool names(const Dims &shape, int64_t samples, const Dims &rest) {
            std::equal(rest.begin(), rest.end(), shape.begin() + 1);
 }
 
-// Whether `axes` are exactly those from `first` to the rank, without `left` (-1: with it).
+// True if `axes` are exactly those from `first` to the rank, without `left` (-1: none is left out).
 bool covers(const Dims &axes, int64_t rank, int64_t left) {
     std::vector<bool> seen(size_t(rank), false);
     for (int64_t axis : axes) {

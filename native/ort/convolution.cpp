@@ -92,7 +92,8 @@ OrtStatus *read(Runtime runtime, const OrtKernelInfo *info, Convolution *to) {
     const bool right = to->weight.dims.size() == 4 && to->bias.dims == Dims{to->weight.dims[0]} &&
                        to->weight.size() > 0 && in_range(to->strides, 2, 1) && in_range(to->pads, 4, 0);
     if (right) return nullptr;
-    return runtime.status(ORT_INVALID_ARGUMENT, "actswap: weights, strides and pads of a Convolution do not fit together");
+    return runtime.status(ORT_INVALID_ARGUMENT,
+                          "actswap: weights, strides and pads of a Convolution do not fit together");
 }
 
 }  // namespace actswap

@@ -75,7 +75,8 @@ OrtStatus *evaluate(const Kernel &kernel, const Frame &frame, const Channels &ch
     const Arranged *ready = kernel.arranged.load(std::memory_order_acquire);
     std::unique_ptr<Arranged> own;
     if (!ready || !ready->suits(kernel.attributes, channels, frame.x.dims)) {
-        if (const char *wrong = check_numbers(op, frame.parameters)) return op.runtime.status(ORT_INVALID_ARGUMENT, wrong);
+        if (const char *wrong = check_numbers(op, frame.parameters))
+            return op.runtime.status(ORT_INVALID_ARGUMENT, wrong);
         const bool kept = !kernel.constants.empty();
         own.reset(new Arranged(op, kernel.attributes, frame.parameters, channels, frame.x.dims, kept));
         ready = own.get();
@@ -151,7 +152,8 @@ OrtStatus *Kernel::compute(OrtKernelContext *context) const {
         if (sum.data && sum.dims != x.dims) return refuse("actswap: what a Convolution adds is of another shape");
     }
     Channels channels;
-    if (const char *wrong = check(op, attributes, frame.parameters, frame.mean, x.dims, &channels)) return refuse(wrong);
+    if (const char *wrong = check(op, attributes, frame.parameters, frame.mean, x.dims, &channels))
+        return refuse(wrong);
 
     OrtValue *value = nullptr;
     if (OrtStatus *status = runtime.output(context, x.dims.data(), x.dims.size(), &value)) return status;

@@ -30,7 +30,8 @@ void lay_out(const Dims &x, const Channels &channels, bool pools, int64_t block,
     }
     const int64_t width = channels.width(x);
     if (channels.last == rank && rank > 1) {
-        const int64_t batch = pools ? x[0] : 1;  // rows are alike: one long run is split more evenly than many short ones
+        // If the operator does not pool, rows are alike: one long run is split more evenly than many short ones.
+        const int64_t batch = pools ? x[0] : 1;
         const int64_t inner = product(pools ? 1 : 0, channels.first);
         return set(batch, 1, width, inner, {inner * width, 0, 1, width});
     }

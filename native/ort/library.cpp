@@ -182,7 +182,7 @@ std::vector<Definition> table(Runtime runtime) {
     const char *bases[] = {"ChebyshevT", "ChebyshevU", "Legendre", "Laguerre", "HermiteProb", "HermitePhys"};
     for (int p = 1; p <= 8; ++p) {
         for (int q = 1; q <= 8; ++q) {
-            if (q < p - 2 || q > p) // degrees outside this band are not used; their bodies run
+            if (q < p - 2 || q > p)  // degrees outside this band are not used; their bodies run
                 continue;
             std::string degrees = "_" + std::to_string(p) + "_" + std::to_string(q);
             for (int form = 0; form < 4; ++form)
@@ -215,8 +215,9 @@ ACTSWAP_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtAp
     const bool read = std::sscanf(version, "%d.%d", &major, &minor) == 2;
     const OrtApi *api = read && major == 1 && minor >= int(API_VERSION) ? base->GetApi(API_VERSION) : nullptr;
     if (!api) {
-        std::string text = std::string("actswap's kernels need ONNX Runtime 1.18 or newer (major version 1), this is ") +
-                           version + "; the file runs without them";
+        std::string text =
+            std::string("actswap's kernels need ONNX Runtime 1.18 or newer (major version 1), this is ") + version +
+            "; the file runs without them";
         return Runtime{base->GetApi(1), version}.status(ORT_NOT_IMPLEMENTED, text.c_str());
     }
     Runtime runtime{api, version};

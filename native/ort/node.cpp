@@ -7,7 +7,7 @@
 namespace actswap {
 namespace {
 
-// Whether a node has an attribute of this name, whatever its type.
+// True if a node has an attribute of this name, of any type.
 bool has(Runtime runtime, const OrtKernelInfo *info, const char *name) {
     int64_t integer;
     float number;
@@ -69,8 +69,8 @@ template <class Read> std::string name(Runtime runtime, Read read) {
     return found;
 }
 
-// Whether a node without `prepared_for` is of a file that was prepared before there was that attribute. There the names of
-// the parameters are made of the node's or its output's; the runtime renames equal scalars.
+// True if a node without `prepared_for` is of a file that was prepared before there was that attribute. In such a file
+// the names of the parameters begin with the name of the node or of its output; the runtime renames equal scalars.
 bool was_prepared(Runtime runtime, const OrtKernelInfo *info, size_t inputs) {
     const std::string node = name(runtime, [&](char *to, size_t *size) { return runtime.node_name(info, to, size); });
     const std::string y = name(runtime, [&](char *to, size_t *size) { return runtime.output_name(info, 0, to, size); });

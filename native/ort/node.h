@@ -49,8 +49,8 @@ OrtStatus *read(Runtime runtime, const OrtValue *value, OrtElementType type, Ten
 // The attributes of a node; a status in words if one is missing or of another type.
 OrtStatus *read(const Definition &op, const OrtKernelInfo *info, Attributes *to);
 
-// Refuse a node that was prepared for another version of the runtime or of this library. `prepared`: whether it is one of
-// a prepared file at all, of `inputs` inputs.
+// Refuse a node that was prepared for another version of the runtime or of this library. `prepared` tells whether the
+// node, which has `inputs` inputs, is of a prepared file at all.
 OrtStatus *check_version(Runtime runtime, const OrtKernelInfo *info, size_t inputs, bool *prepared);
 
 // Compare the shapes of a node's inputs with each other, with x and with the attributes. What passes computes what the

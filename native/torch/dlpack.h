@@ -1,8 +1,6 @@
-/* The part of DLPack 1.x's C ABI that reading a tensor takes (https://dmlc.github.io/dlpack, c_api and c_exchange_api).
- * torch.Tensor.__dlpack_c_exchange_api__ is a capsule of the table below, from torch 2.10 on.
- */
-#ifndef ACTSWAP_DLPACK_H
-#define ACTSWAP_DLPACK_H
+// The part of the C ABI of DLPack 1.x that reading a tensor needs (https://dmlc.github.io/dlpack, c_api and
+// c_exchange_api). From torch 2.10 on, torch.Tensor.__dlpack_c_exchange_api__ is a capsule of the table below.
+#pragma once
 #include <stdint.h>
 
 #define ACTSWAP_DLPACK_CAPSULE "dlpack_exchange_api"
@@ -22,7 +20,6 @@ typedef struct DLPackTable {
     uint32_t major, minor;
     struct DLPackTable *older;
     void *allocate, *to_managed, *from_managed;
-    int (*read)(void *py_object, DLTensor *out); /* borrowed; -1 with a Python exception where it has no memory */
+    int (*read)(void *py_object, DLTensor *out);  // borrowed; -1 and a Python exception if there is no plain memory
     void *stream;
 } DLPackTable;
-#endif
