@@ -1,4 +1,4 @@
-"""Example inputs from what a user types, from a file, or from what the model says about itself."""
+"""Make example inputs from a user's text, from a file, or from the model's own configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Inputs:
     Attributes:
         args: positional inputs.
         kwargs: keyword inputs.
-        said: one line for the user: what was given, or assumed and why.
+        said: one line for the user: the inputs that were given, or the assumed ones and why.
         assumed: True if the user gave nothing.
     """
 
@@ -47,14 +47,14 @@ def as_inputs(inputs: Any, kwargs: Mapping[str, Any] | None = None) -> tuple[tup
 
 
 def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn a batch into (args, kwargs), which is also what a batch may be already."""
+    """Turn a batch into (args, kwargs); a batch that already is such a pair is returned as it is."""
     if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[0], tuple) and isinstance(batch[1], Mapping):
         return batch[0], dict(batch[1])
     return as_inputs(inputs_of(batch))
 
 
 def inputs_of(batch: Any) -> Any:
-    """Take the inputs out of a batch: a data loader gives [inputs, labels], anything else is inputs already."""
+    """Return the inputs of a batch: the first of a list, as in [inputs, labels]; else the batch itself."""
     if isinstance(batch, list) and batch and isinstance(batch[0], Tensor):
         return batch[0]
     return dict(batch) if isinstance(batch, Mapping) else batch
@@ -87,7 +87,7 @@ def varied(
 
 
 def doubled(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return a batch of two made from a batch of one: every tensor beside a varied one of its kind.
+    """Return a batch of two made from a batch of one: each tensor is joined with a varied copy (see `varied`).
 
     Args:
         args: positional inputs.
@@ -114,7 +114,7 @@ def _can_vary(t: Tensor) -> bool:
     return t.is_floating_point() or (int(t.max()) > 1 and int(t.min()) < int(t.max()))
 
 
-_FEW = 64  # numbers whose order alone makes no other input
+_FEW = 64  # so few numbers are not varied enough by another order
 
 
 def _redrawn(t: Tensor, generator: torch.Generator) -> Tensor:
@@ -135,7 +135,10 @@ def parse(specs: Sequence[str], model: nn.Module | None = None) -> Inputs:
     Args:
         specs: each `1,3,224,224`, `1,16:int64`, `input_ids=1,16:int64`, or a `.npz`, `.npy` or `.pt` file.
             Random values are the same on every run.
-        model: its vocabulary bounds random integers.
+        model: the model, whose vocabulary bounds random integers.
+
+    Returns:
+        The inputs.
 
     Raises:
         UsageError: a text is not understood, or a dtype does not exist.
@@ -211,6 +214,9 @@ def guess(model: nn.Module) -> Inputs:
 
     They come from its exported example, its timm or transformers configuration, or its layers.
 
+    Returns:
+        The first inputs that run.
+
     Raises:
         CaptureError: nothing that was tried runs.
     """
@@ -264,7 +270,7 @@ def _random(shape: tuple[int, ...], dtype: str, name: str | None, model: nn.Modu
 
 
 def _precision(model: nn.Module | None) -> torch.dtype:
-    """The type of the first layer's weights: what the network takes its inputs in."""
+    """Return the dtype of the first layer's weights, which the network expects of its inputs."""
     weights = model.parameters() if model is not None else iter(())
     return next((p.dtype for p in weights if p.is_floating_point()), torch.float32)
 
@@ -298,7 +304,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[str, A
 
 
 def _of_timm(model: nn.Module, size: tuple[int, ...]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], str]]:
-    """The configuration says what the weights were trained on; a model built otherwise says it in its layers."""
+    """Guess from the configuration, which tells the training size, and from layers built for another size."""
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first is not None and first.groups == 1 else size[0]
     built = getattr(getattr(model, "patch_embed", None), "img_size", None)
@@ -324,7 +330,7 @@ def _of_transformers(model: nn.Module) -> Iterator[tuple[tuple[Any, ...], dict[s
 
 
 def _main_inputs(model: nn.Module, config: Any, main: str) -> Iterator[Tensor]:
-    """Values for a main input of this name: pictures, films, tokens, waves, spectrograms."""
+    """Yield values for a main input of this name: images, videos, tokens, audio, spectrograms."""
 
     def get(*names: str, default: Any = None) -> Any:
         return next((v for n in names if (v := getattr(config, n, None)) is not None), default)

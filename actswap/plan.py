@@ -1,7 +1,7 @@
-"""The plan: what becomes of every site, as plain immutable data.
+"""The plan: what each site is replaced by, as plain immutable data.
 
 A plan is made once, from one model and example inputs, and can be applied to any other copy of that model without
-running it: swaps name a child module, islands carry the arguments their forward is traced with.
+running it. A swap names a child module. An island holds the arguments that its forward is traced with.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def tool_version() -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """What one site becomes.
+    """What one site is replaced by.
 
     Attributes:
         site: the site.
         target: name of the target activation.
         options: options of the target, e.g. `{"space": "layer"}`.
         start: how the target begins.
-        path: where its module stands, below the model.
-        histogram: what the site saw during calibration, None if nothing was calibrated.
-        seed: of the random numbers that its module starts with, together with `path`.
+        path: full name of the target module in the model.
+        histogram: the site's inputs during calibration, None if nothing was calibrated.
+        seed: seeds, together with `path`, the random numbers that the target starts with.
     """
 
     site: Site
@@ -64,9 +64,9 @@ class Island:
         owner: fully qualified name of the module ("" is the model).
         calls: the ways it is called.
         sources: kinds of all activation calls in its forward, in order: checked against the trace.
-        children: the called child at each of these positions, "" for functions and formulas.
+        children: the called child at each of these positions, "" for a function or formula.
         inline: children that are traced through, because they are part of a formula.
-        rewrites: expressions to exchange in its source; without any its forward is traced, or its graphs are edited.
+        rewrites: expressions to exchange in its source; if there are none, its forward is traced or its graphs edited.
     """
 
     owner: str
@@ -133,7 +133,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Read `to_dict` back.
+        """Read a plan from what `to_dict` returned.
 
         Raises:
             UsageError: the data is not a plan of this schema.
@@ -187,11 +187,11 @@ class Plan:
             ) from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Plan:
-        """A plan is immutable: copies of a model share it."""
+        """Return the plan itself: it is immutable, so copies of a model share it."""
         return self
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        """In a pickle a plan is its JSON text."""
+        """Pickle the plan as its JSON text."""
         return plan_from_text, (json.dumps(self.to_dict()),)
 
 
@@ -228,7 +228,7 @@ def _place(data: Any) -> tuple[int, int, int, int]:
 
 
 def keys_of(model: nn.Module) -> str:
-    """Digest of the names and shapes of a model's parameters and buffers."""
+    """Return a digest of the names and shapes of a model's parameters and buffers."""
     import hashlib
 
     rows = sorted(f"{k}:{tuple(v.shape)}" for k, v in model.state_dict(keep_vars=True).items() if hasattr(v, "shape"))

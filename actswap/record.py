@@ -15,14 +15,14 @@ _RECORD = "_actswap_record"
 
 @dataclass(frozen=True)
 class Record:
-    """What a converted model remembers: its plan, and the modules that stood at the paths (None: nothing)."""
+    """What a converted model remembers: its plan, and the module that stood at each path (None if there was none)."""
 
     plan: Plan
     originals: tuple[tuple[str, nn.Module | None], ...]
 
 
 def remember(model: nn.Module, plan: Plan, originals: dict[str, nn.Module | None]) -> None:
-    """Keep the record on the model, outside its parameters and submodules; an earlier record is extended."""
+    """Store a record on the model, outside its parameters and submodules. It extends an earlier record."""
     earlier = record_of(model)
     if earlier is not None:
         plan = dataclasses.replace(plan, before=earlier.plan)
@@ -53,7 +53,7 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def forget(model: nn.Module) -> None:
-    """Drop the record of a model that is as it was before its conversion."""
+    """Remove the record of a model that was brought back to its state before the conversion."""
     del model.__dict__[_RECORD]
     if isinstance(model, fx.GraphModule):
         drop(model, _RECORD)

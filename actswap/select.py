@@ -1,4 +1,4 @@
-r"""Selectors: which sites a request means. A word before a colon is the field of `Site` that it looks at.
+r"""Selectors choose sites. A word before a colon names the field of `Site` that is compared.
 
 layer3.*            glob on site names            re:layer[12]\.   regular expression on site names
 layer1.0.relu@1     one call                      source:relu      source activation; `type:relu` is the same
@@ -22,11 +22,11 @@ Selectors = str | Sequence[str] | None
 
 
 def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None) -> list[Site]:
-    """Return the chosen sites in order; gates only if a selector names them.
+    """Return the chosen sites in order; a gate is chosen only if a selector names it.
 
     Args:
         sites: the sites of a model.
-        only: selectors of the sites to take; all that are no gates if None.
+        only: selectors of the sites to take; None takes all sites except gates.
         skip: selectors of sites to leave out.
 
     Returns:
@@ -64,14 +64,14 @@ def select(sites: Sequence[Site], only: Selectors = None, skip: Selectors = None
 
 
 def matching(sites: Sequence[Site], selector: str) -> list[Site]:
-    """Return the sites that one selector means.
+    """Return the sites that one selector matches.
 
     Args:
         sites: the sites of a model.
         selector: one selector.
 
     Returns:
-        The sites it means, in order; none if it means none.
+        The matching sites, in order; empty if none matches.
 
     Raises:
         SelectionError: the selector cannot be read.

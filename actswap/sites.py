@@ -1,4 +1,4 @@
-"""The words of the project as plain immutable data: `Source`, `Site`, `Start`, and what all layers share.
+"""The basic terms of the project as plain immutable data: `Source`, `Site`, `Start`.
 
 Nothing here imports torch: a site list or a plan can be read, printed and compared without it.
 """
@@ -10,8 +10,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Number = float | tuple[float, ...]
-Progress = Callable[[int, int, str], None]  # called with the steps done, the steps in all, and the present one
-STARTS = ("auto", "exact", "limit", "fit", "morph", "none")  # what may be asked for; a site's own is never `auto`
+Progress = Callable[[int, int, str], None]  # called with (steps done, total steps or 0, name of the present step)
+STARTS = (
+    "auto",
+    "exact",
+    "limit",
+    "fit",
+    "morph",
+    "none",
+)  # what a user may ask for; the start of a site is never `auto`
 Role = Literal["activation", "gate"]
 Form = Literal["module", "function", "method", "formula"]
 How = Literal["swap", "island", "left"]
@@ -63,11 +70,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Start:
-    """How a target begins at a site, and what it promises.
+    """How a target begins at a site, and what is known about its error.
 
     Attributes:
         kind: `exact` (equal to rounding for every input), `limit` (closed-form bound), `fit` (error measured on the
-            calibration data), `morph` (exact while t = 0), `none` (does not preserve).
+            calibration data), `morph` (exact while t = 0), `none` (does not preserve the function).
         params: values for the parameters and buffers of the target module, by name: a float fills the tensor, a tuple
             is reshaped to it.
         bound: the largest |target - source| over all inputs, if it is known in closed form.
@@ -92,14 +99,15 @@ class Site:
 
     Attributes:
         name: module name, or calling module plus function; `@k` is added from the second call on: `layer1.0.relu@1`.
-        source: what stands there.
+        source: the activation that is called.
         role: `activation` or `gate` (its output multiplies something else).
         form: how it is called: `module`, `function`, `method` or `formula`.
         owner: fully qualified name of the innermost module whose forward makes the call ("" is the model itself).
         how: `swap` (a child of the owner is replaced), `island` (the owner's forward is rewritten) or `left`.
-        reason: why it is left, if it is.
+        reason: why it is left, "" if it is not.
         shape: the first observed input shape.
-        channels: width of the channel axis; None if there is no clear one: parameters are then per layer.
+        channels: width of the channel axis. None if it is not clear which axis that is; the target then has one set of
+            parameters for the layer.
         channel_dim: index of the channel axis, counted from the front for axis 1, from the back (-1) for a last axis.
         calls: how often the site ran in the observed forward pass (a head on several levels runs more than once).
         inplace: the call overwrites its input.

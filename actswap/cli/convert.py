@@ -1,4 +1,4 @@
-"""`actswap convert`: replace activations, prove it, save the result."""
+"""`actswap convert`: replace activations, prove the result, save it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from actswap.sites import STARTS
         "--output",
         type=click.Path(),
         metavar="OUT",
-        help="Where to write; default MODEL.NAME beside it.",
+        help="Output path; the default is MODEL.NAME beside MODEL.",
     ),
     MODEL_OPTIONS,
     INPUT_OPTION,
@@ -145,7 +145,7 @@ def command(
 
 
 def targets_of(texts: Sequence[str]) -> str | dict[str, str]:
-    """Read the `--to` texts: one target, or targets by selector; one without a selector is for all other sites.
+    """Read the `--to` texts: one target, or targets by selector. A target without a selector is for all other sites.
 
     >>> targets_of(["layer4.*=meta_acon(space=layer)", "acon_c"])
     {'layer4.*': 'meta_acon(space=layer)', '*': 'acon_c'}

@@ -1,4 +1,4 @@
-"""`actswap scan`: every activation call of a model."""
+"""`actswap scan`: list every activation call of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     click.argument("path", metavar="MODEL", type=click.Path()),
     MODEL_OPTIONS,
     INPUT_OPTION,
-    click.option("--why", metavar="NAME", help="Explain one site, or why a module is none."),
+    click.option("--why", metavar="NAME", help="Explain one site, or why a module is no site."),
 )
 def command(
     path: str,
@@ -74,7 +74,7 @@ def summary(sites: Sequence[Site]) -> str:
 
 
 def explain(sites: Sites, name: str) -> Answer:
-    """Explain a site, or what happens in the module of that name."""
+    """Explain the site of that name, or the activation calls in the module of that name."""
     from actswap.recognize.explain import explain_site, other_calls
 
     survey = sites.survey

@@ -1,4 +1,4 @@
-"""What all verbs share: options, the answer they give, and how it is printed."""
+"""Shared by all verbs: their options, the answer they return, and how it is printed."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a verb: data for `--json`, and what is shown otherwise (texts and rich tables).
+    """The result of a verb: data for `--json`, and texts and tables for a terminal.
 
     Attributes:
         data: JSON data; `schema` is added.
-        show: printed one after the other on stdout.
+        show: texts and rich tables, printed in order on stdout without `--json`.
         code: exit code.
     """
 
@@ -42,13 +42,13 @@ class Answer:
 
 
 def verb(*options: Decorator) -> Callable[[Callable[..., Answer]], click.Command]:
-    """Make a command of a function that returns an Answer; adds `--json` and `--debug`."""
+    """Turn a function that returns an Answer into a command with `--json` and `--debug`."""
 
     def decorate(function: Callable[..., Answer]) -> click.Command:
         @functools.wraps(function)
         def run(*, as_json: bool, debug: bool, **rest: Any) -> None:
             stdout = sys.stdout
-            with contextlib.redirect_stdout(sys.stderr):  # what libraries print is narration, not result
+            with contextlib.redirect_stdout(sys.stderr):  # prints of libraries are no part of the result
                 answer = function(**rest)
             print_answer(answer, as_json, stdout)
             click.get_current_context().exit(answer.code)
@@ -84,7 +84,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 def printable(text: str) -> str:
-    """Return a text without characters that steer a terminal: names come from files of strangers."""
+    """Return a text without control characters, because names from untrusted files reach the terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -100,7 +100,7 @@ def finite(data: Any) -> Any:
 
 
 def say(text: str) -> None:
-    """Narrate on stderr."""
+    """Print a message on stderr."""
     click.echo(printable(text), err=True)
 
 
@@ -128,7 +128,7 @@ def progress() -> Iterator[Progress | None]:
 
 
 def _complete_targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete activation names from the text of their files: importing them would import torch."""
+    """Complete activation names from the text of their files, because importing them would import torch."""
     folder = Path(__file__).parent.parent / "activations"
     names: set[str] = set()
     for file in folder.glob("*.py"):
@@ -146,7 +146,7 @@ MODEL_OPTIONS = _options(
         "--model",
         "spec",
         metavar="SPEC",
-        help="Build it: torchvision:NAME, timm:NAME, package.module:factory.",
+        help="How to build the network: torchvision:NAME, timm:NAME, package.module:factory.",
     ),
     click.option("--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."),
     click.option("--trust-pickle", is_flag=True, help="Load a pickle unchecked. It can run any program."),
@@ -166,8 +166,8 @@ TARGET_OPTION = click.option(
     multiple=True,
     metavar="[SELECTOR=]NAME",
     shell_complete=_complete_targets,
-    help="Activation: actswap list. Repeatable with selectors, the first that matches holds: --to 'layer4.*=meta_acon' "
-    "--to acon_c.",
+    help="Activation, see actswap list. Repeat it with selectors; the first that matches a site is used: "
+    "--to 'layer4.*=meta_acon' --to acon_c.",
 )
 SELECT_OPTIONS = _options(
     click.option(
@@ -186,9 +186,9 @@ TOLERANCE_OPTION = click.option(
     help="Output error, relative to how much the output varies.",
 )
 SEED_OPTION = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the targets' random starts."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the targets' random starts."
 )
-FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite what is there.")
+FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite an existing output.")
 
 
 def key_values(pairs: Sequence[str]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None) -> LoadedModel:
-    """Load a model file and say what it is."""
+    """Load a model file and print its class, kind and size."""
     from actswap.io.loading import load_model
 
     loaded = load_model(path, model=spec, allow=allow, trust_pickle=trust_pickle, base=base)
@@ -216,7 +216,7 @@ def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, 
 
 
 def inputs_of(path: str, base: str | None) -> list[Path]:
-    """Return the files that a bundle is read with, beside itself: its base must not be overwritten either."""
+    """Return the other files that a bundle is read with: its base, which must not be overwritten either."""
     from actswap.errors import LoadError
     from actswap.io import bundle
 
@@ -229,7 +229,7 @@ def inputs_of(path: str, base: str | None) -> list[Path]:
 
 
 def inputs_for(loaded: LoadedModel, specs: Sequence[str]) -> Inputs:
-    """Build the example inputs, or guess them and say what was assumed."""
+    """Build the example inputs, or guess them, and print which are used."""
     import torch
 
     from actswap.inputs import guess, parse

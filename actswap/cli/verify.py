@@ -1,4 +1,4 @@
-"""`actswap verify`: do two models compute the same."""
+"""`actswap verify`: check whether two models compute the same."""
 
 from __future__ import annotations
 

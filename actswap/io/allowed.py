@@ -10,8 +10,8 @@
 | actswap's `plan_from_text`, `reinstalled` | they read JSON that was checked before (`converted`) |
 | functions in `FUNCTIONS` | kept as values (`self.activation = F.relu`); they take and give tensors |
 
-A name must be the one that its class was defined under: no dotted names, no re-exports, no attributes of modules. So a
-name never reaches `os` through a module that imported it.
+A class must be named as it was defined: no dotted names, no re-exports, no attributes of modules. So a name cannot
+reach `os` through a module that imports it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ TENSORS = {
     ("torch._utils", "_rebuild_parameter_with_state"),
     ("torch._tensor", "_rebuild_from_type_v2"),
 }
-# What torch's own weights-only loader knows without any addition, of what is used here.
+# The names used here that torch's own weights-only loader knows without any addition.
 WEIGHTS_ONLY = TENSORS | CONTAINERS - {("collections", "defaultdict"), ("builtins", "frozenset"), ("builtins", "slice")}
 STORAGES = {kind: dtype for dtype, kind in torch.storage._dtype_to_storage_type_map().items()}
 _POINTWISE = """
@@ -90,7 +90,7 @@ FUNCTIONS: dict[tuple[str, str], Any] = {
     for name in _POINTWISE.split()
     if hasattr(owner, name)
 }
-# Functions of libraries that their models keep; all compute tensors from tensors.
+# Functions of libraries that their models keep as attributes; all compute tensors from tensors.
 _LIBRARY_FUNCTIONS = {
     *(
         ("timm.layers.activations", name)
@@ -119,7 +119,7 @@ _REVIEWED_SETSTATE = {
 
 
 def is_under(module: str, packages: Sequence[str]) -> bool:
-    """True if a module is one of the packages or lies inside one."""
+    """Return True if a module is one of the packages or lies inside one."""
     return any(module == package or module.startswith(package + ".") for package in packages)
 
 
@@ -184,12 +184,12 @@ def class_of(name: Name, allow: Sequence[str]) -> type:
 
 
 def is_named_tuple(kind: type) -> bool:
-    """True for a class of collections.namedtuple or typing.NamedTuple."""
+    """Return True for a class of collections.namedtuple or typing.NamedTuple."""
     return issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def _is_data(kind: type) -> bool:
-    """True if an instance can be made empty and filled without running any method of the class."""
+    """Return True if an instance can be made empty and filled without running a method of the class."""
     if issubclass(kind, enum.Enum) or is_named_tuple(kind):
         return True
     plain = (

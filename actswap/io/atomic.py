@@ -1,8 +1,8 @@
 """The one place that writes files: beside the target first, flushed, then renamed over it.
 
-A rename is the only step that changes what stands at a path, and it is atomic. So whenever the process is killed, a
-path holds what it held before, or the complete new content. What a killed process leaves beside it has a name of its
-own (`.actswap-*.part`), hinders nobody, and is removed by a later write when it is a day old.
+A rename is the only step that changes what stands at a path, and it is atomic. So a path holds its old content or the
+complete new content, even if the process is killed at any time. A killed process may leave a file beside the path,
+named `.actswap-*.part`. Nothing reads such a file, and a write to the same folder removes it after a day.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush_folder(path.parent)
     except OSError as problem:
         raise write_error(path, problem) from problem
-    except SafetensorError as problem:  # what its writer makes of a full disk
+    except SafetensorError as problem:  # raised by its writer if the disk is full
         raise write_error(path, OSError(str(problem))) from problem
     finally:
         discard(beside)
 
 
 def beside_of(path: Path) -> Path:
-    """Return a fresh temporary name in the folder of `path`; old ones that nobody finished are removed."""
+    """Return a fresh temporary name in the folder of `path`; unfinished files of more than a day are removed."""
     with suppress(OSError):
         for old in path.parent.glob(f"{_PREFIX}*{_SUFFIX}"):
             if time.time() - old.lstat().st_mtime > _DAY:
@@ -66,7 +66,7 @@ def beside_of(path: Path) -> Path:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666) -> None:
-    """Write a file whole: `path` holds its old content, or the new.
+    """Write a file as one step: `path` holds its old content or the new, never a part.
 
     Args:
         path: the file.
@@ -81,7 +81,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o666)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file of text whole, in UTF-8."""
+    """Write a file of text as one step, in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -97,7 +97,7 @@ def flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush the names in a folder; file systems that cannot do so are left alone."""
+    """Flush the names in a folder, if the file system can do so."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -108,7 +108,7 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change what is in a folder."""
+    """Let one process at a time change the content of a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks

@@ -1,8 +1,8 @@
 """The saved result: a folder with `plan.json` and `model.safetensors`.
 
-docs/bundle-format.md specifies the format.
-Nothing in a bundle can run: the plan is checked data, the weights are safetensors. A bundle is put back onto
-a fresh copy of its base model; `actswap.io.save_exported` writes a self-contained exported program instead.
+docs/bundle-format.md specifies the format. Nothing in a bundle can run: the plan is checked data, and the weights are
+safetensors. A bundle is loaded onto a fresh copy of its base model. `actswap.io.save_exported` writes a self-contained
+exported program instead.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _LARGEST_PLAN = 64 << 20
 _DOCUMENT = {"actswap": str, "torch": str, "pair": str, "base": dict, "plan": dict, "report": dict}
 _TIMES = ("seconds", "time", "date", "peak_bytes")
-_DIGEST_LENGTH = 64  # hexadecimal digits of a pair that is the digest of the content; earlier ones are random, of 32
+_DIGEST_LENGTH = 64  # hexadecimal digits of a pair; bundles of earlier versions have random pairs of 32 digits
 _PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _STAGED = re.compile(r"model\.[0-9a-f]{64}\.safetensors")
 
@@ -56,7 +56,7 @@ class Base:
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
-    """True for a folder that holds a plan."""
+    """Return True for a folder that holds a plan."""
     return (Path(path) / PLAN).is_file()
 
 
@@ -131,13 +131,13 @@ def save(
                 (beside / PLAN).write_text(text, encoding="utf-8")
     except OSError as problem:
         raise write_error(out, problem) from problem
-    except SafetensorError as problem:  # what its writer makes of a full disk
+    except SafetensorError as problem:  # raised by its writer if the disk is full
         raise write_error(out, OSError(str(problem))) from problem
     return out
 
 
 def _without_times(report: Any) -> Any:
-    """Return a report without what differs from run to run, so that the same command gives the same file."""
+    """Return a report without its times, so that the same command writes the same file."""
     if isinstance(report, Mapping):
         return {str(key): _without_times(value) for key, value in report.items() if key not in _TIMES}
     return [_without_times(item) for item in report] if isinstance(report, (list, tuple)) else report
@@ -146,10 +146,11 @@ def _without_times(report: Any) -> Any:
 def _replace(
     out: Path, text: str, pair: str, tensors: dict[str, Tensor], alias: dict[str, str], metadata: dict[str, str]
 ) -> None:
-    """Replace the two files of a bundle as one: renaming `plan.json` is the step that counts.
+    """Replace the two files of a bundle in one step: the rename of `plan.json`.
 
-    The new weights come first, under a name that holds their pair. A reader takes `model.safetensors` if its pair is
-    the plan's, else the file of the plan's pair. So the plan always finds its own weights, the old ones or the new.
+    The new weights are written first, under a name that holds their pair. A reader takes `model.safetensors` if its
+    pair is that of the plan, else the file named after the plan's pair. So a plan always finds its own weights, before
+    the rename and after it.
     """
     staged = out / f"model.{pair}.safetensors"
     new_weights, new_plan = beside_of(out / WEIGHTS), beside_of(out / PLAN)
@@ -165,7 +166,7 @@ def _replace(
             flush_folder(out)
             os.replace(staged, out / WEIGHTS)
             flush_folder(out)
-            for old in out.glob("model.*.safetensors"):  # of a writer that was killed
+            for old in out.glob("model.*.safetensors"):  # left by a writer that was killed
                 if _STAGED.fullmatch(old.name):
                     old.unlink(missing_ok=True)
     finally:
@@ -178,7 +179,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def pair_of(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], alias: Mapping[str, str]) -> str:
-    """Return the digest that ties the two files of a bundle together: of its plan and of all its numbers."""
+    """Return the digest of the plan and of all tensors; both files of a bundle hold it, so that they are a pair."""
     digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode())
     digest.update(json.dumps(dict(alias), sort_keys=True).encode())
     for name in sorted(tensors):
@@ -192,14 +193,14 @@ def pair_of(plan: Mapping[str, Any], tensors: Mapping[str, Tensor], alias: Mappi
 
 
 def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Put a bundle back onto a fresh copy of its base model.
+    """Load a bundle onto a fresh copy of its base model.
 
-    The result computes the same bits as the model that was saved.
+    The result computes the same bits as the saved model.
 
     Args:
         path: the bundle's folder.
-        base_model: a model of the architecture that was converted; its weights do not matter.
-        inplace: change `base_model` itself.
+        base_model: a model of the converted architecture. Its weights do not matter; they are overwritten.
+        inplace: change `base_model` itself instead of a copy.
 
     Returns:
         The converted model, with the weights of the bundle.
@@ -264,13 +265,13 @@ def _write_tensors(
 
 
 def _sort_header(file: Path) -> None:
-    """Sort the metadata, which safetensors writes in another order each time: the same model is the same bytes."""
+    """Sort the metadata, so that the same model gives the same bytes: safetensors writes it in random order."""
     with file.open("r+b") as handle:
         length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        if len(text) <= length:  # else it was written in another way than this sorting knows
+        if len(text) <= length:  # longer only if safetensors has changed how it writes headers
             handle.seek(8)
             handle.write(text.ljust(length))
 
@@ -347,7 +348,7 @@ def find_base(path: str | os.PathLike[str], base: Base) -> Path | None:
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return each distinct tensor of the state once, and the names that share one with another name."""
+    """Return each distinct tensor of the state once, and a table of the names that share one: name -> its name."""
     kept: dict[str, Tensor] = {}
     alias: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
@@ -428,7 +429,7 @@ def _put(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Of a file; of a model folder, that of its weights, or of the list of their shards."""
+    """Return the SHA-256 of a file; for a model folder, that of its weights file or of its list of shards."""
     if path.is_dir():
         path = weights_file(path)
     with path.open("rb") as file:

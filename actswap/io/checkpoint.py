@@ -1,8 +1,8 @@
 """Files of torch.save: whole modules and weights, as zip files or in the format before torch 1.6.
 
 The pickle inside is first read as a description (`pickles`). A description that names only tensors and containers is
-weights: torch's own loader reads the file with `weights_only=True` and nothing added to what that trusts. A description
-with modules is built here, from the names that `allowed` lists.
+weights: torch's own loader reads the file with `weights_only=True`, and nothing is added to what it trusts. If a
+description names modules, they are built here from the names that `allowed` lists.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Any:
         A module, or the weights and containers that the file holds.
 
     Raises:
-        LoadError: names what is not allowed; nothing of the file has run.
+        LoadError: the file names something that is not allowed. Nothing of the file has run.
     """
     names = check_zip(path)
     odd = next((name for name in names if not _RECORDS.fullmatch(name)), None)
@@ -119,7 +119,7 @@ def check_weights(data: bytes) -> None:
 
 
 def is_weights_only(described: Any) -> bool:
-    """True if a description names only tensors, their dtypes and plain containers."""
+    """Return True if a description names only tensors, their dtypes and plain containers."""
     return all(_is_weight(part) for part in parts(described) if isinstance(part, Name))
 
 
@@ -142,7 +142,7 @@ def _load_weights(described: Any, path: Path, size: int) -> Any:
 
 
 def _check_calls(described: Any, size: int) -> None:
-    """Check every call of a description that torch's own loader is going to make."""
+    """Check every call that torch's own loader will make when it reads the described file."""
     left = 4 * size + _SLACK
     for part in parts(described):
         if isinstance(part, Name) and not _is_weight(part):

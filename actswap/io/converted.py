@@ -1,8 +1,8 @@
-"""Converted models in pickles: what of them is made by actswap's own functions, with arguments checked first.
+"""Converted models in pickles: check the two functions of actswap that such a pickle calls, and call them.
 
-`torch.save` of a converted model names two functions of actswap. `plan_from_text` reads the plan; `reinstalled` makes
-the methods of a module anew, from the module's own class and the expressions that were exchanged in it. Neither takes
-code from the file. Their texts are JSON, and are checked as the plan of a bundle is.
+`torch.save` of a converted model names two functions of actswap. `plan_from_text` reads the plan. `reinstalled` makes
+the methods of a module again, from the module's own class and the expressions that were exchanged in it. Neither takes
+code from the file. Their arguments are JSON texts, which are checked like the plan of a bundle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def plan_of_text(text: Any, numbers: int) -> Plan:
         numbers: how many numbers the file can hold; no channel count may be larger.
 
     Raises:
-        LoadError: it is no plan.
+        LoadError: the text is no valid plan.
     """
     check_plan(_json(text), numbers, _WHERE)
     try:
@@ -50,7 +50,7 @@ def module_of_text(kind: type, text: Any, numbers: int) -> nn.Module:
         numbers: how many numbers the file can hold.
 
     Raises:
-        LoadError: the text does not say what actswap writes.
+        LoadError: the text has another form than actswap writes.
     """
     layers = _json(text)
     if not issubclass(kind, nn.Module) or not isinstance(layers, list) or len(layers) > 64:
@@ -70,7 +70,7 @@ def module_of_text(kind: type, text: Any, numbers: int) -> nn.Module:
 
 
 def check_record(record: object) -> None:
-    """Check what a converted model remembers: a plan, and the modules that stood at its paths."""
+    """Check the record of a converted model: a plan, and the modules that stood at its paths."""
     if not isinstance(record, Record):
         return
     plan, originals = vars(record).get("plan"), vars(record).get("originals")

@@ -58,7 +58,7 @@ def _is_name(text: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    """True for the dotted name of a parameter that stands in the way of nothing of nn.Module."""
+    """Return True for the dotted name of a parameter that hides no attribute of nn.Module."""
     parts = text.split(".")
     return len(text) <= 1024 and all(re.fullmatch(r"[\w@ \-]+", p) and not hasattr(nn.Module, p) for p in parts)
 
@@ -126,7 +126,7 @@ class _Walk:
             self.leaf(kind, data, place, key)
 
     def fields(self, kind: Any, data: Any, key: str) -> None:
-        """Check the keys of an object: of a union exactly one, of a record all that have no default."""
+        """Check the keys of an object. A union has exactly one; a record has all that are without a default."""
         self.expect(isinstance(data, dict) and kind.__name__ not in _REFUSED, data, key)
         hints = typing.get_type_hints(kind, vars(schema), include_extras=True)
         for name, item in data.items():
@@ -213,11 +213,14 @@ def load_exported(path: Path) -> nn.Module:
     import actswap.activations  # noqa: F401 (declares the operators that a converted program calls)
 
     check_exported(path)
-    # It asks for pickles with any content in places, and logs the whole program if one node fails.
+    # In some places it unpickles any content, and if one node fails it logs the whole program.
     with patched(torch, "load", _weights_only), quiet("torch.export"):
         program = torch.export.load(path)
     module = program.module()
-    for name in ("train", "eval"):  # they only raise; the mode is fixed in the program, and setting it is harmless
+    for name in (
+        "train",
+        "eval",
+    ):  # torch's own raise an error; the program's mode is fixed, so setting it does nothing
         module.__dict__.pop(name, None)
     if program.example_inputs is not None:  # inputs.py offers them when the user gives none
         module.meta["example_inputs"] = copy.copy(program.example_inputs)

@@ -58,7 +58,7 @@ class _Tokens:
 
 
 def is_size(text: str) -> bool:
-    """True for a size as torch.export writes it.
+    """Return True for a size as torch.export writes it.
 
     >>> is_size("Mul(Integer(2), Symbol('s77', positive=True, integer=True))"), is_size("__import__('os')")
     (True, False)
@@ -132,7 +132,7 @@ _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
 
 def is_guard(text: str) -> bool:
-    """True for a condition on the sizes of inputs, as torch.export writes it.
+    """Return True for a condition on the sizes of inputs, as torch.export writes it.
 
     >>> is_guard("(L['x'].size()[2] // 2) != 1"), is_guard("L['x'].__class__"), is_guard("9**9 > 1")
     (True, False, False)
@@ -189,7 +189,7 @@ _MAX_TREE = 1 << 20
 
 
 def is_plain_tree(text: str) -> bool:
-    """True if a serialised pytree holds only tuples, lists and dicts; torch imports the modules of other types.
+    """Return True if a serialised pytree holds only tuples, lists and dicts. torch would import any other type.
 
     >>> is_plain_tree('[1, {"type": "builtins.tuple", "context": "null", "children_spec": []}]')
     True

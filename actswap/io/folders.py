@@ -1,7 +1,7 @@
 """Model folders as the libraries save them: a configuration, and safetensors in one file or in shards.
 
-The library that wrote the folder builds the model: `transformers` or `timm`. Only safetensors are read, code that a
-folder brings along is never run, and nothing is looked up elsewhere.
+The library that wrote the folder builds the model: `transformers` or `timm`. Only safetensors are read. Code in the
+folder is never run, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FIX = "save it again with model.save_pretrained(folder), or give the weights fi
 
 
 def is_model_folder(path: Path) -> bool:
-    """True for a folder with a configuration of transformers or timm."""
+    """Return True for a folder with a configuration of transformers or timm."""
     return (path / CONFIG).is_file()
 
 
 def weights_file(folder: Path) -> Path:
-    """The file that holds the weights of a folder, or lists their shards.
+    """Return the file that holds the weights of a folder, or lists their shards.
 
     Raises:
         LoadError: there is none; pickled weights are not read from folders.

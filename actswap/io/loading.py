@@ -1,4 +1,4 @@
-"""Read a model from whatever file people have, without running anything of the file before it was checked."""
+"""Load a model from a file of any usual kind; nothing of the file runs before it is checked."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _sniff(path: Path) -> str:
 
 @contextmanager
 def _as_load_error(path: Path) -> Any:
-    """Turn whatever torch raises on a damaged or hostile file into one LoadError."""
+    """Turn any exception that torch raises on a damaged or hostile file into one LoadError."""
     try:
         yield
     except LoadError as problem:
@@ -176,7 +176,7 @@ def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: b
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint, under the usual keys, and drop DataParallel's prefix."""
+    """Find the weights in a checkpoint under the usual keys, and drop the prefix that DataParallel adds."""
     for key in _WEIGHT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -253,7 +253,7 @@ def _load_bundle(
 
 
 def noted_source(text: str, path: str | os.PathLike[str], allow: Sequence[str]) -> str:
-    """Return how a bundle says that its base was built, if the user may be held to have agreed to that.
+    """Return the text by which a bundle's base is built, if it is of a known library or the user allowed its package.
 
     Args:
         text: the text in the bundle.

@@ -29,7 +29,7 @@ from actswap.io.torchvision_import import import_library
 LIBRARIES = ("torchvision", "timm")
 _EXAMPLES = "--model torchvision:resnet50, timm:NAME or package.module:factory"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,99}")
-# Options that only size a network. Not among them: whatever names weights, files, folders, addresses or classes.
+# Options that only size a network. Options that name weights, files, folders, addresses or classes are left out.
 SIZE_OPTIONS = frozenset(
     (
         *("num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate", "drop_block_rate", "global_pool"),
@@ -41,7 +41,7 @@ _LARGEST_OPTION = 1 << 16
 
 
 def is_library_source(text: str) -> bool:
-    """True for `torchvision:...` and `timm:...`, which name a network of that library."""
+    """Return True for `torchvision:...` and `timm:...`, which name a network of that library."""
     return text.partition(":")[0] in LIBRARIES
 
 
@@ -50,7 +50,7 @@ def check_library_source(text: str, where: str) -> str:
 
     Args:
         text: the text.
-        where: where it stands, for the message.
+        where: the place of the text, for the message.
 
     Raises:
         LoadError: it names something else, or an option that does not only size the network.
@@ -105,7 +105,7 @@ def build_model(spec: str) -> nn.Module:
                 built = import_library("timm").create_model(name, **{"pretrained": False, **options})
             else:
                 built = getattr(importlib.import_module(place), name)(**options)
-    except Exception as problem:  # a factory is the user's code: whatever it raises is the answer
+    except Exception as problem:  # a factory is the user's code and may raise anything
         raise LoadError(
             f"--model {spec} cannot be built", why=first_line(problem), fix=f"check the spelling: {_EXAMPLES}"
         ) from problem
@@ -115,7 +115,7 @@ def build_model(spec: str) -> nn.Module:
 
 
 def _of_torchvision(name: str, options: dict[str, Any]) -> Any:
-    """Build without any weights; detection and segmentation networks fetch those of their backbone otherwise."""
+    """Build without weights. By default, detection and segmentation networks would fetch those of their backbone."""
     models = import_library("torchvision.models")
     without = {"weights": None}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:

@@ -1,8 +1,8 @@
 """The operators that an exported program may call: those that compute tensors from tensors and numbers.
 
-Not on the list, by effect: files (`from_file`), output (`_print`, higher-order `print`), storage surgery (`set_`,
-`resize_`, `as_strided`), sparse and nested constructors that skip their checks, packed and
-device-specific weights, custom and TorchScript objects, and every operator of another library.
+Not on the list are operators that read files (`from_file`), print (`_print`, higher-order `print`), change storages
+(`set_`, `resize_`, `as_strided`), build sparse or nested tensors without checks, or use packed weights, device-specific
+weights, custom objects or TorchScript objects; and every operator of another library.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.\w+)?")
 
 
 def is_allowed(target: str) -> bool:
-    """True for an operator that only computes.
+    """Return True for an operator that only computes.
 
     >>> is_allowed("torch.ops.aten.relu_.default"), is_allowed("torch.ops.aten.from_file.default")
     (True, False)

@@ -42,7 +42,7 @@ class Made:
     """An object that the pickle makes.
 
     Attributes:
-        what: the class or function.
+        what: the name of the class or function.
         args: its arguments.
         call: True if it is called; False if the class makes an empty instance (`cls.__new__(cls, *args)`).
         state: what fills the instance; NOTHING if it stays empty.
@@ -60,7 +60,7 @@ class Made:
 
 @dataclass(eq=False)
 class Stored:
-    """A reference to bytes that lie outside of the pickle: torch's storages."""
+    """A reference to bytes outside of the pickle, as torch stores its tensors."""
 
     key: Any
 
@@ -230,7 +230,7 @@ def describe(data: bytes | IO[bytes]) -> Any:
     """Read one pickle and return what it describes.
 
     Args:
-        data: the pickle, or a file that stands at its beginning; the file is left at its end.
+        data: the pickle, or an open file at the pickle's first byte. The file is read up to the pickle's end.
 
     Returns:
         Numbers, texts, lists, tuples, dictionaries and sets, with `Name`, `Made` and `Stored` for everything else.
@@ -262,7 +262,7 @@ def describe(data: bytes | IO[bytes]) -> Any:
 
 
 def parts(described: Any) -> Iterator[Any]:
-    """Yield every object of a description once, however often it is used."""
+    """Yield every object of a description once, even if it is used several times."""
     seen: set[int] = set()
     waiting = [described]
     while waiting:

@@ -50,7 +50,7 @@ def check_plan(plan: Any, numbers: int, where: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Left:
-    """A site that is left, as JSON holds it."""
+    """A site that is left, in its JSON form."""
 
     site: Site
     reason: str

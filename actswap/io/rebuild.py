@@ -43,11 +43,11 @@ _DEFAULTS = (bool, int, float, str, bytes, type(None), tuple, list, dict, set, f
 
 
 class Rebuild:
-    """Builds one description.
+    """Build the objects of one description.
 
     Args:
         storages: gives the bytes of a storage by its key.
-        size: bytes of the whole file; the tensors may take no more than four times that, and 64 MiB.
+        size: bytes of the whole file; the tensors may take at most four times that plus 64 MiB.
         allow: packages whose classes the user trusts.
     """
 
@@ -59,7 +59,7 @@ class Rebuild:
         self._built: dict[int, Any] = {}
 
     def value(self, part: Any, depth: int = 0) -> Any:
-        """Return the object that one part of a description stands for; a part used twice gives one object."""
+        """Return the object that one part of a description stands for; a part that is used twice is built once."""
         if part is None or isinstance(part, (bool, int, float, complex, str, bytes)):
             return part
         if depth > MAX_DEPTH:
@@ -71,7 +71,7 @@ class Rebuild:
         return self._built[id(part)]
 
     def _fill(self, part: Any, depth: int) -> None:
-        """Build a part that is not a plain value; a container is noted before it is filled: it may hold itself."""
+        """Build a part that is not a plain value. A container is stored first and filled then: it may hold itself."""
         if isinstance(part, list):
             found: Any = []
             self._built[id(part)] = found
@@ -148,7 +148,7 @@ class Rebuild:
         self._built[id(part)] = _plain_call(name, values)
 
     def _partial(self, part: Made, depth: int) -> Any:
-        """A layer class or a function with options, as timm keeps for its norms: numbers and words only."""
+        """Return a layer class or function with options that are numbers or words, as timm keeps for its norms."""
         state = part.state
         if len(part.args) != 1 or not isinstance(state, tuple) or len(state) != 4 or state[0] is not part.args[0]:
             raise refused("a functools.partial of another form than Python writes")
@@ -197,7 +197,7 @@ class Rebuild:
         self._module(part, kind, object.__new__(kind), depth)
 
     def _module(self, part: Made, kind: type, found: Any, depth: int) -> None:
-        """Fill an empty instance: of `kind`, or of the class that a conversion made of it."""
+        """Fill an empty instance of `kind`, or of the subclass that a conversion made for it."""
         self._built[id(part)] = found
         if not isinstance(part.state, dict):
             raise refused(f"a {part.what} without attributes")
@@ -212,7 +212,7 @@ class Rebuild:
             converted.check_record(found)
 
     def _trusted(self, part: Made, kind: Any, depth: int) -> None:
-        """An instance of a class that the user allowed by `--allow`: made as pickle makes it."""
+        """Make an instance as pickle does; the user allowed its class with `--allow`."""
         args = tuple(self.value(item, depth) for item in part.args)
         found = kind(*args) if part.call else kind.__new__(kind, *args)
         self._built[id(part)] = found
@@ -300,7 +300,7 @@ def _plain_call(name: str, args: tuple[Any, ...]) -> Any:
 
 
 def _check_attribute(kind: type, key: Any, value: Any) -> None:
-    """Refuse an attribute that stands in front of a method of the class, and a callable if the class has data there."""
+    """Refuse an attribute that would hide a method of the class, and a callable that would hide data of it."""
     if type(key) is not str or (key.startswith("__") and key.endswith("__")):
         raise refused(f"the attribute {str(key)[:40]!r}")
     default = _static(kind, key)

@@ -35,7 +35,11 @@ def save_pt2(
         example_kwargs: keyword inputs.
         overwrite: replace an existing file.
 
+    Returns:
+        The path.
+
     Raises:
+        FileError: the file exists, or cannot be written.
         ExportError: torch.export cannot capture the model.
     """
     refuse_overwrite(path, overwrite=overwrite)
@@ -52,12 +56,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     def shape_of(value: Any) -> Any:
         return {0: batch} if isinstance(value, Tensor) and value.dim() and value.shape[0] > 0 else None
 
-    # A batch of one would be burnt in as a constant: show the exporter two.
+    # The exporter makes a batch of one a constant, so it is shown a batch of two.
     doubled = tuple(torch.cat([a, a]) if isinstance(a, Tensor) and a.dim() and a.shape[0] == 1 else a for a in args)
     shapes = tuple(map(shape_of, doubled))
     try:
-        # A forward that takes *args (an island's) wants the shapes one level deeper. Some models hold their batch
-        # fixed: then the example's own shape is exported.
+        # A forward that takes *args (an island's) needs the shapes one level deeper. If the batch of the model is
+        # fixed, the shape of the example is exported.
         for nested in (shapes, (shapes,)) if not kwargs else ():
             with suppress(Exception):
                 return torch.export.export(model, doubled, kwargs, dynamic_shapes=nested)

@@ -1,4 +1,4 @@
-"""How a pickle describes tensors: which storage, where in it, and with what extent; all of it checked to be numbers."""
+"""Read how a pickle describes tensors: storage, offset, size and stride, all checked to be plain numbers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def numel(size: Sequence[int]) -> int:
 
 
 def check_call(part: Made) -> None:
-    """Check the arguments of a call in a file of weights only, which torch's own loader makes afterwards."""
+    """Check the arguments of a call in a file of weights; torch's own loader makes the call afterwards."""
     pair = (part.what.module, part.what.name)
     if pair not in allowed.WEIGHTS_ONLY or not part.call:
         raise refused(f"{part.what}, which is no part of weights")
@@ -115,7 +115,7 @@ def check_call(part: Made) -> None:
 
 
 def is_empty(hooks: Any) -> bool:
-    """True for the hooks of a tensor that has none."""
+    """Return True for the hooks of a tensor that has none."""
     if isinstance(hooks, Made):
         return not hooks.args and not hooks.pairs and not hooks.items and hooks.state is NOTHING
     return hooks is None or hooks == {}
@@ -129,7 +129,7 @@ def flag(value: Any) -> bool:
 
 
 def refused(what: str) -> LoadError:
-    """Return the error for something that torch.save of a model of the known libraries never writes."""
+    """Return the error for content that torch.save never writes for a model of the known libraries."""
     return LoadError(
         f"the file is refused: {what}" if what.startswith("it ") else f"the file is refused: it holds {what}",
         why="torch.save of a model of torch, torchvision, timm or transformers does not write it",

@@ -1,4 +1,4 @@
-"""Where training data comes from: a function of the user's, or an image folder."""
+"""Load training data from a function of the user or from an image folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_data(source: str, size: int | None = None) -> Data:
 
     Args:
         source: `package.module:function` (called without arguments, returns `Data`, a dataset, or a (train,
-            valid) pair), or a folder with `train/CLASS/*` and, if there is one, `val/CLASS/*`.
+            valid) pair), or a folder with `train/CLASS/*` and optionally `val/CLASS/*`.
         size: side of the square images that a folder is read as; None is 224.
 
     Raises:
@@ -44,7 +44,7 @@ def load_data(source: str, size: int | None = None) -> Data:
             )
         try:
             made = function()
-        except Exception as error:  # the user's code: whatever it raises is the answer
+        except Exception as error:  # the user's code may raise anything
             raise UsageError(f"the data function {source} failed", why=first_line(error)) from error
     return as_data(made, source)
 
