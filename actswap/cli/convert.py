@@ -81,7 +81,7 @@ def command(
     seed: int,
     force: bool,
 ) -> Answer:
-    """Replace the activations of MODEL by trainable ones, and keep what it computes.
+    """Replace the activations of MODEL by trainable ones that begin as the same function.
 
     The converted model is compared with the original before anything is written: a failed check exits with 1
     and leaves no file.

@@ -65,7 +65,7 @@ def convert(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Replace activations of a pretrained model by trainable ones, and keep what it computes.
+    """Replace activations of a pretrained model by trainable ones that begin as the same function.
 
     Args:
         model: any module; not changed unless `inplace`.
