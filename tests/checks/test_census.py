@@ -39,6 +39,22 @@ def test_every_call_is_counted_and_converted_calls_are_counted_as_targets() -> N
     assert counted(converted) == {"actswap.acon_c": 3, "silu": 1}
 
 
+class Repeated(nn.Module):
+    """One block that runs three times: one site, three calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(self.block(self.block(x)))
+
+
+def test_a_site_that_runs_three_times_counts_three_calls() -> None:
+    model = Repeated().eval()
+    assert len(actswap.scan(model, X)) == 1 and counted(model) == {"relu": 3}
+
+
 def test_a_complete_census() -> None:
     found = census({"relu": 3, "silu": 1}, {"actswap.acon_c": 3, "silu": 1}, 3)
     assert (found.replaced, found.left, found.complete) == (3, 1, True)
