@@ -37,7 +37,7 @@ def test_every_site_is_replaced(name: str, options: dict[str, Any], calls: int, 
     gates = [e for e in report.left if e.site.role == "gate"]
     assert len(gates) == len(report.left), [(e.site.name, e.reason) for e in report.left]
     assert len(report.replaced) == calls
-    assert report.parity is not None and report.parity.rel <= 1e-3
+    assert report.parity is not None and report.parity.within(1e-3)
     assert isinstance(result.model, type(model))
     assert result.model.state_dict().keys() >= model.state_dict().keys()
     with torch.no_grad():

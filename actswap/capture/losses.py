@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import gc
 import inspect
 import os
 import sys
@@ -292,6 +293,8 @@ def refusing_losses() -> Iterator[list[Any]]:
 
     def called(frame: FrameType) -> None:
         code, around = frame.f_code, frame.f_back
+        if code.co_name == "__del__" or any(getattr(c, "__code__", None) is code for c in gc.callbacks):
+            return  # the garbage collector runs at any moment; what it calls is no part of the forward
         if not _user(code):
             if around is not None and _user(around.f_code):
                 file, local = code.co_filename, _torch_file(code.co_filename)

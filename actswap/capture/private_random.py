@@ -21,8 +21,9 @@ from actswap.capture.randomness import alone, here
 class _Private(TorchDispatchMode):
     """Give every operator that draws a generator of this thread, one for each device."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.seed = seed
         self.generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -34,7 +35,7 @@ class _Private(TorchDispatchMode):
         if device.type == "meta":
             return func(*args, **kwargs)
         if device not in self.generators:
-            self.generators[device] = torch.Generator(device).manual_seed(0)
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
         variant = _with_generator(func)
         if variant is not None:
             return variant(*args, **kwargs, generator=self.generators[device])
@@ -62,8 +63,11 @@ _STATE = {"seed", "getstate", "setstate", "get_state", "set_state"}
 
 
 @contextmanager
-def private_random() -> Iterator[None]:
+def private_random(seed: int = 0) -> Iterator[None]:
     """Let this thread draw the same numbers in every such block: from torch, Python's `random` and `numpy.random`.
+
+    Args:
+        seed: of torch's numbers.
 
     >>> before = torch.get_rng_state()
     >>> with private_random():
@@ -88,7 +92,7 @@ def private_random() -> Iterator[None]:
                     if not name.startswith("_") and name in vars(module) and name not in _STATE:
                         drawing = getattr(generator, name)
                         stack.enter_context(patched(module, name, functools.partial(_instead, drawing)))
-            stack.enter_context(_Private())
+            stack.enter_context(_Private(seed))
             here.private = True
             yield
     finally:

@@ -12,6 +12,7 @@ from island_modules import ROUNDING, Base, Patches, X, build, converted
 from torch import Tensor, nn
 
 import actswap
+from actswap.capture import randomness
 
 
 class Dropping(Base):
@@ -152,8 +153,9 @@ class RandomDepth(Base):
 
 
 @pytest.mark.parametrize("draw", [random.random, lambda: float(torch.rand(()))], ids=["python", "torch"])
-def test_a_random_branch_is_not_frozen(draw: Callable[[], float]) -> None:
+def test_a_random_branch_is_not_frozen(draw: Callable[[], float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing is refused; the source is rewritten instead, and keeps drawing."""
+    monkeypatch.setattr(randomness, "alone", lambda: True)  # other tests may have left idle threads
     model = build(lambda: RandomDepth(draw))
     new = converted(model, X).train()
     outs = [new(X).detach() for _ in range(40)]

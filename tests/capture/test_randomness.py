@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from actswap.capture import randomness
 from actswap.capture.randomness import random_kept
 
 X = torch.ones(3, 4, 5)
@@ -46,7 +47,8 @@ def test_what_does_not_draw_is_not_taken_for_it(calm: Callable[[], Any]) -> None
     assert not drawn.python
 
 
-def test_draws_of_python_are_undone() -> None:
+def test_draws_of_python_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(randomness, "alone", lambda: True)  # other tests may have left idle threads
     before = random.getstate()
     with random_kept() as drawn:
         random.random()

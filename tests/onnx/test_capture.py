@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from actswap.errors import ExportError
-from actswap.onnx.capture import batch_size, capture, dynamic_axes, quiet, resize, tensors, with_batch
+from actswap.onnx.capture import batch_size, capture, dynamic_axes, quiet_exporter, resize, tensors, with_batch
 
 X, MASK, NUMBER = torch.randn(3, 4, 5), torch.ones(3, dtype=torch.int64), torch.tensor(2.0)
 INPUTS = ((X, [MASK, 7]), {"scale": NUMBER})
@@ -51,10 +51,19 @@ def test_a_model_that_cannot_be_captured_says_how_to_go_on():
     assert "dynamic_batch=False" in caught.value.fix
 
 
-def test_quiet_gives_the_levels_back():
+def test_quiet_drops_warnings_and_log_lines_of_the_exporter_in_the_block_only():
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    with quiet():
-        warnings.warn("the exporter's own business", stacklevel=1)
-        assert logger.level == logging.CRITICAL
-    assert logger.level == before
+    shown: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: shown.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        with quiet_exporter():
+            warnings.warn("the exporter's own business", stacklevel=1)
+            logger.critical("dropped")
+        logger.critical("kept")
+    finally:
+        logger.removeHandler(handler)
+    assert shown == ["kept"]
+    with pytest.warns(UserWarning, match="seen"):
+        warnings.warn("seen", UserWarning, stacklevel=1)
