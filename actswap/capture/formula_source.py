@@ -24,6 +24,7 @@ from types import CodeType
 from actswap.capture.canonical import is_number, name_of
 from actswap.capture.exchange import argument_of
 from actswap.capture.spots import Callee, Place, Spot
+from actswap.capture.syntax import parsed
 from actswap.capture.tape import Op, Ref
 from actswap.errors import CaptureError
 
@@ -279,7 +280,7 @@ def _indent(code: CodeType) -> int:
 @functools.lru_cache(256)
 def _parsed(code: CodeType) -> ast.AST:
     try:
-        return ast.parse(textwrap.dedent("".join(_lines(code))))
+        return parsed(textwrap.dedent("".join(_lines(code))))
     except (SyntaxError, ValueError):
         return ast.Module([], [])
 

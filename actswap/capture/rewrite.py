@@ -24,6 +24,7 @@ from actswap.capture.exchange import Exchange, Rewrite
 from actswap.capture.installed import Origin, install_functions
 from actswap.capture.methods import functions_named, innermost, method_named, methods_of, rewrapped
 from actswap.capture.spots import Place, Spot
+from actswap.capture.syntax import compiled, parsed
 from actswap.errors import CaptureError
 
 __all__ = ["Method", "Rewrite", "install_rewritten", "plan_rewrites", "rewritten"]
@@ -228,7 +229,7 @@ def _behind_docstring(definition: ast.FunctionDef) -> int:
 def _definition(code: CodeType) -> ast.FunctionDef:
     source, _ = _source(code)
     try:
-        (definition,) = ast.parse(source).body
+        (definition,) = parsed(source).body
     except (SyntaxError, ValueError) as error:
         raise CaptureError(f"the source of {_shown(code)} cannot be parsed", why=str(error)) from error
     if not isinstance(definition, ast.FunctionDef):
@@ -259,10 +260,10 @@ def _compiled(definition: ast.FunctionDef, code: CodeType, class_name: str) -> C
     outer.type_params = []  # type: ignore[attr-defined]
     module = ast.fix_missing_locations(ast.Module([outer], []))
     ast.increment_lineno(module, code.co_firstlineno - 1)
-    compiled = _code_named(compile(module, code.co_filename, "exec", dont_inherit=True, flags=_flags(code)), "_outer")
+    inner = _code_named(compiled(module, code.co_filename, _flags(code)), "_outer")
     if class_name:
-        compiled = _code_named(compiled, class_name)
-    return _code_named(compiled, definition.name)
+        inner = _code_named(inner, class_name)
+    return _code_named(inner, definition.name)
 
 
 def _flags(code: CodeType) -> int:
