@@ -9,9 +9,9 @@ Models run in a process of their own, which is started again behind one that cra
 
     python benchmarks/hostile_models.py --count 2000
     python benchmarks/hostile_models.py --count 2000 --kind convolution
-    cmake -S native -B /tmp/asan -DACTSWAP_SANITIZE=ON && cmake --build /tmp/asan
+    cmake -S native -B build/asan -DACTSWAP_SANITIZE=ON && cmake --build build/asan
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-        ACTSWAP_ORT_LIBRARY=/tmp/asan/ort/libactswap_ort.so python benchmarks/hostile_models.py
+        ACTSWAP_ORT_LIBRARY=build/asan/ort/libactswap_ort.so python benchmarks/hostile_models.py
 """
 
 from __future__ import annotations

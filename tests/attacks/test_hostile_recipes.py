@@ -86,7 +86,7 @@ SOURCES = [
     "timm:resnet18?pretrained_cfg_overlay={'url': 'x'}",
     "timm:resnet18?cache_dir=x",
     "timm:hf-hub:someone/model",
-    "timm:local-dir:/tmp/x",
+    "timm:local-dir:/elsewhere/x",
     "timm:../x",
     "torchvision:resnet18?weights=DEFAULT",
     "torchvision:fcn_resnet50?weights_backbone=DEFAULT",
