@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actswap.errors import UsageError
+
+_WIDEST = 1 << 16  # of what is counted: hidden units, ratios; more only fills the memory
+_LARGEST = 3.4e38  # what float32 holds
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,17 @@ class Whole:
     """A whole number from `low` to `high`; `None` too if `optional`."""
 
     low: int = 1
-    high: int | None = None
+    high: int = _WIDEST
     optional: bool = False
 
     def accepts(self, value: Any) -> bool:
         """True if value is an int in the range."""
         if value is None:
             return self.optional
-        return (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and self.low <= value
-            and (self.high is None or value <= self.high)
-        )
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def __str__(self) -> str:
-        end = "" if self.high is None else f" to {self.high}"
-        return f"a whole number from {self.low}{end or ' on'}" + (", or none" if self.optional else "")
+        return f"a whole number from {self.low} to {self.high}" + (", or none" if self.optional else "")
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Real:
 
     def accepts(self, value: Any) -> bool:
         """True if value is a number in the range."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
             return False
         if value == self.other_than:
             return False

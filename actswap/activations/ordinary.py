@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from actswap.activations.base import Spec, StartContext, elements
+from actswap.activations.options import Real
 from actswap.activations.plain import PLAIN, SourceModule
 from actswap.errors import StartError
 from actswap.sites import Source, Start
@@ -32,6 +33,13 @@ def canonical(source: Source) -> Source:
     if source.kind == "celu" and constants["alpha"] != 1.0:
         kind = "celu"
     return Source.of(kind, **constants)
+
+
+_RULES = {  # what the formula divides by
+    ("celu", "alpha"): Real(other_than=0.0),
+    ("softplus", "beta"): Real(other_than=0.0),
+    ("snake", "a"): Real(other_than=0.0),
+}
 
 
 def _spec(name: str) -> Spec:
@@ -61,6 +69,7 @@ def _spec(name: str) -> Spec:
         promise=promise,
         start=start,
         options=dict(plain.constants),
+        rules={key: _RULES.get((name, key), Real()) for key in plain.constants},
         flops=lambda module, shape: elements(shape),
     )
 
