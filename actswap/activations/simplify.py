@@ -16,25 +16,24 @@ from actswap.sites import Source
 _FIRST = ("identity", "relu", "leaky_relu", "prelu", "hardswish", "silu", "quick_gelu", "gelu_tanh", "gelu")
 
 
-def closest_plain(module: nn.Module, x: Tensor, tolerance: float, channel_dim: int = 1) -> Source | None:
-    """The first plain activation that agrees with a module on x.
+def closest_plain(x: Tensor, y: Tensor, tolerance: float, channel_dim: int = 1) -> Source | None:
+    """The first plain activation that computes y from x.
 
-    LeakyReLU and PReLU are tried with the slopes that fit the module best, all others with default constants.
+    LeakyReLU and PReLU are tried with the slopes that fit best, all others with default constants.
 
     Args:
-        module: an activation, trained or not.
-        x: real inputs of it, whole samples, since it may pool over them.
-        tolerance: largest |module - plain| allowed, relative to the largest |module|.
+        x: inputs of an activation.
+        y: its outputs, like x.
+        tolerance: largest |plain(x) - y| allowed, relative to the largest |y|.
         channel_dim: the channel axis of x.
 
     Returns:
         The plain activation, None if none is close enough.
+
+    >>> x = torch.linspace(-4, 4, 9).reshape(1, 9)
+    >>> str(closest_plain(x, torch.relu(x) + 1e-5, 1e-3))
+    'relu'
     """
-    with torch.no_grad():
-        return _closest(x, module(x), tolerance, channel_dim)
-
-
-def _closest(x: Tensor, y: Tensor, tolerance: float, channel_dim: int) -> Source | None:
     x, y = x.double(), y.double()
     allowed = tolerance * float(y.abs().max())
     names = [*_FIRST, *(name for name in PLAIN if name not in _FIRST)]
@@ -80,7 +79,7 @@ def simplify(model: nn.Module, run: Callable[[], object], tolerance: float = 1e-
     for name, parent in list(model.named_modules()):
         for key, child in list(parent.named_children()):
             if isinstance(child, Activation) and child in seen:
-                source = _closest(*seen[child], tolerance, child.channel_dim)
+                source = closest_plain(*seen[child], tolerance, child.channel_dim)
                 if source is not None:
                     setattr(parent, key, SourceModule(source, child.channel_dim))
                     replaced[f"{name}.{key}".strip(".")] = source

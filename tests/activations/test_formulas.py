@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from activation_cases import BY_NAME, CASES, SHAPES, Case
+from activation_cases import BY_NAME, CASES, SHAPES, Case, inputs
 
 from actswap.ops import backend
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 LAYOUTS = pytest.mark.parametrize("layout", SHAPES)
-
-
-def inputs(shape: tuple[int, ...], seed: int = 1) -> torch.Tensor:
-    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @EVERY
@@ -96,97 +92,6 @@ def test_operator_and_formula_agree(case: Case) -> None:
         # Sums over 40 elements in another order, on terms as large as the largest gradient.
         bound = 4e-6 * max(1.0, other.abs().max().item()) * 10
         torch.testing.assert_close(one, other, rtol=1e-5, atol=bound)
-
-
-LINE = torch.tensor([0.0, -0.0, 1e-40, -1e-40, 1e38, -1e38, torch.inf, -torch.inf, torch.nan])
-
-
-def limits(name: str, *tensors: float) -> torch.Tensor:
-    return BY_NAME[name].op(LINE.reshape(1, 1, -1), *(torch.tensor([t]) for t in tensors), 1).flatten()
-
-
-@pytest.mark.parametrize(
-    ("p1", "p2", "beta", "above", "below"),
-    [
-        (1.0, 0.0, 1.0, 1.0, 0.0),
-        (1.0, 0.0, 1e3, 1.0, 0.0),
-        (1.0, 0.25, 1.0, 1.0, 0.25),
-        (1.0, -0.5, 1.0, 1.0, -0.5),
-        (0.5, 1.5, 1.0, 1.5, 0.5),  # the lines swap when p1 < p2
-        (1.0, 0.25, -1.0, 0.25, 1.0),  # beta < 0: the minimum
-        (1.0, 0.0, 0.0, 0.5, 0.5),  # beta = 0: the mean
-        (1.0, -1.0, 0.0, 0.0, 0.0),  # a mean of slope 0
-        (0.7, 0.7, 1.0, 0.7, 0.7),  # equal lines
-        (2.0, -2.0, 1.0, 2.0, -2.0),  # p1 x - p2 x overflows where p1 x does not
-    ],
-)
-@pytest.mark.parametrize("who", ["auto", "reference"])
-def test_acon_c_far_out(p1: float, p2: float, beta: float, above: float, below: float, who: str) -> None:
-    with backend(who):
-        y = limits("acon_c", p1, p2, beta)
-    assert y[0] == 0 and y[1] == 0
-    assert y[2].item() == pytest.approx((p1 + p2) / 2 * 1e-40, abs=1e-44)  # a few subnormal steps
-    assert y[3].item() == pytest.approx(-(p1 + p2) / 2 * 1e-40, abs=1e-44)
-    assert y[4].item() == pytest.approx(above * 1e38, rel=1e-6) and y[5].item() == pytest.approx(
-        -below * 1e38, rel=1e-6
-    )
-    assert y[6].item() == (above * torch.inf if above else 0.0)
-    assert y[7].item() == (-below * torch.inf if below else 0.0)
-    assert y[8].isnan()
-
-
-def test_swish_and_acon_b_far_out() -> None:
-    for beta, above, below in ((1.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (0.0, 0.5, 0.5)):
-        y = limits("swish", beta)
-        assert [v.item() for v in y[6:8]] == [
-            above * torch.inf if above else 0,
-            -below * torch.inf if below else 0,
-        ]
-        assert y[8].isnan() and y[4].item() == pytest.approx(above * 1e38, rel=1e-6)
-    y = limits("acon_b", 0.25, 3.0)
-    assert y[6] == torch.inf and y[7] == -torch.inf and y[5].item() == pytest.approx(-0.25e38, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("p1", "p2", "beta", "above", "below"),
-    [(1.0, 0.0, 1.0, 1.0, 0.0), (0.5, 0.5, 1.0, 0.5, 0.5), (1.0, 0.25, 0.0, 0.625, 0.625), (1.0, 0.0, -2.0, 0.0, 1.0)],
-)
-@pytest.mark.parametrize("who", ["auto", "reference"])
-def test_acon_gradients_stay_finite_beside_infinite_inputs(
-    p1: float, p2: float, beta: float, above: float, below: float, who: str
-) -> None:
-    """An infinite element has the limit's slope, and does not spoil the parameters' gradients of the others."""
-    x = torch.tensor([[[1.0, torch.inf, -torch.inf, 1e38, -2.0, 0.5]]], requires_grad=True)
-    tensors = [torch.tensor([v], requires_grad=True) for v in (p1, p2, beta)]
-    finite = [t.detach().double().requires_grad_() for t in (x[..., [0, 4, 5]], *tensors)]
-    keep = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    with backend(who):
-        y = BY_NAME["acon_c"].op(x, *tensors, 1)
-        (slopes,) = torch.autograd.grad(y, x, torch.ones_like(x), retain_graph=True)
-        found = torch.autograd.grad(y, tensors, keep.expand_as(x))
-    expected = torch.autograd.grad(BY_NAME["acon_c"].op(*finite, 1).sum(), finite)
-    assert slopes.isfinite().all()
-    assert slopes.flatten()[1:4].tolist() == [above, below, above]
-    for one, other in zip(found, expected[1:], strict=True):
-        # Sums of three terms of at most 10, in float32.
-        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["pau_A", "pau_B", "pau_C", "pau_D", "pau_unsafe", "opau_legendre_safe"])
-@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.0, 0.0), (0.1, -0.5)])
-def test_rationals_far_out(name: str, slopes: tuple[float, float]) -> None:
-    case = BY_NAME[name]
-    *coefficients, _ = (t.float() for t in case.parameters())
-    tails = torch.tensor([1.0, -3.0, 2.0, *slopes])
-    y = case.call(LINE.reshape(1, 1, -1), [*coefficients, tails], 1).flatten()
-    ends = case.call(torch.tensor([[[-3.0, 2.0, 0.0]]]), [*coefficients, tails], 1).flatten()
-    assert y[:4].tolist() == pytest.approx([ends[2].item()] * 4)
-    below, above = slopes
-    assert y[4].item() == pytest.approx(above * 1e38 if above else ends[1].item(), rel=1e-5)
-    assert y[5].item() == pytest.approx(-below * 1e38 if below else ends[0].item(), rel=1e-5)
-    assert y[6].item() == (above * torch.inf if above else pytest.approx(ends[1].item()))
-    assert y[7].item() == (-below * torch.inf if below else pytest.approx(ends[0].item()))
-    assert y[8].isnan()
 
 
 @pytest.mark.parametrize("name", ["meta_acon", "dy_relu_a", "dy_relu_b", "dy_relu_c"])

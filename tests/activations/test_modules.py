@@ -1,4 +1,4 @@
-"""The modules: checkpoints, state, devices and types, training, morphs, schedules, simplification."""
+"""What every module must do: state, types, training, export, gradients, layouts, and words for wrong arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from torch import nn
 
 from actswap import activations
 from actswap import nn as AN
-from actswap.activations import ordinary
-from actswap.activations.plain import PLAIN, evaluate
 from actswap.errors import UsageError
-from actswap.sites import Source
 
 TRAINABLE = [spec.name for spec in activations.TRAINABLE]
 EVERY = pytest.mark.parametrize("name", TRAINABLE)
@@ -103,14 +100,6 @@ def test_first_and_second_gradients_of_modules(make) -> None:
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_gradients_of_plain_activations(kind: str) -> None:
-    x = sample(3, 7).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: evaluate(Source(kind), x), (x,))
-    if kind != "hardsigmoid":  # torch itself has no second derivative of it
-        assert torch.autograd.gradgradcheck(lambda x: evaluate(Source(kind), x), (x,))
-
-
 @EVERY
 @pytest.mark.parametrize(
     ("shape", "dim"), [((3, C), 1), ((3, C, 5), 1), ((2, C, 2, 3, 2), 1), ((2, 5, C), -1), ((2, 3, 4, C), -1)]
@@ -150,53 +139,7 @@ def test_options_are_those_of_build(name: str) -> None:
     assert spec.flops is not None and spec.flops(module, (2, C, 4, 5)) >= 2 * C * 20
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_plain_targets_build(kind: str) -> None:
-    if kind in ordinary.SPECS:
-        spec = activations.get(kind)
-        x = sample().abs() + 0.1
-        assert torch.equal(spec.build(C, 1, **spec.options)(x), evaluate(Source(kind), x))
-
-
 # PAU
-
-
-def test_the_form_travels_with_the_coefficients() -> None:
-    first, second = AN.PAU(form="B"), AN.PAU(form="A")
-    x = sample()
-    assert not torch.allclose(first(x), second(x), atol=1e-6)
-    second.load_state_dict(first.state_dict())
-    assert second.form == "B" and torch.equal(first(x), second(x))
-
-
-def test_noise_of_form_d_only_in_training() -> None:
-    noisy, x = AN.PAU(form="D"), sample()
-    assert not torch.equal(noisy(x), noisy(x))
-    noisy.eval()
-    plain = AN.PAU(form="B")
-    assert torch.equal(noisy(x), plain(x))
-    noisy.train()
-    torch.manual_seed(0)
-    noise = torch.stack([noisy(x) for _ in range(200)])
-    # 10 % on each of ten coefficients: the mean of 200 draws is near the noiseless value.
-    assert (noise.mean(0) - plain(x)).abs().max() < 0.1
-
-
-def test_poles_of_the_unsafe_form() -> None:
-    module = AN.PAU(2, degrees=(1, 2), form="unsafe")
-    module.load_start({"b": (0.0, -1.0, 0.0, 1.0), "tails": (2.0, -3.0, 3.0, 0.0, 0.0) * 2})
-    assert [[round(x, 6) for x in row] for row in module.poles()] == [[-2.0, 2.0], []]  # 1 - t^2 at x = 2 t
-    assert AN.PAU(2).poles() == [(), ()] and AN.HP1().poles() == [()]
-    opau = AN.OPAU(degrees=(1, 1), basis="laguerre", safe=False)
-    opau.load_start({"d": (1.0,), "tails": (1.0, -3.0, 3.0, 0.0, 0.0)})
-    assert opau.poles()[0] == pytest.approx((2.0,))  # 1 + (1 - t) = 0
-
-
-def test_default_rationals_are_leaky_relu() -> None:
-    x = torch.linspace(-3, 3, 601).reshape(1, 1, -1)
-    for module in (AN.PAU(), AN.PAU(form="B"), AN.PAU(form="C"), AN.OPAU(), AN.HP1(), AN.HP2()):
-        assert (module.eval()(x) - F.leaky_relu(x, 0.01)).abs().max() < 0.15
-        assert (module(torch.tensor([[[300.0]]])) - 300).abs() < 0.5  # tails
 
 
 @pytest.mark.parametrize(
@@ -226,14 +169,6 @@ def test_wrong_arguments(make) -> None:
 # Swish
 
 
-def test_swish_constant_or_trained() -> None:
-    constant, shared, own = AN.Swish(beta=1.702, trainable=False), AN.Swish(), AN.Swish(C)
-    assert not list(constant.parameters()) and "log_beta" in constant.state_dict()
-    assert [p.numel() for p in shared.parameters()] == [1] and [p.numel() for p in own.parameters()] == [C]
-    x = sample()
-    torch.testing.assert_close(constant(x), x * torch.sigmoid(1.702 * x))
-
-
 @EVERY
 @pytest.mark.parametrize("shape", [(C,), (C, 5), (C, 3, 4)])
 def test_an_input_without_samples(name: str, shape: tuple[int, ...]) -> None:
@@ -252,19 +187,3 @@ def test_values_without_channels(name: str, shape: tuple[int, ...]) -> None:
     module = randomised(activations.get(name).build(None, 1))
     x = sample(math.prod(shape)).reshape(shape)
     torch.testing.assert_close(module(x), module(x.reshape(-1, 1)).reshape(shape))
-
-
-@pytest.mark.parametrize("rows", [(4, C), (4, C, 5)])
-def test_axes_that_an_input_lacks_have_length_one_for_acon_frelu(rows: tuple[int, ...]) -> None:
-    module = randomised(activations.get("acon_frelu").build(C))
-    x = sample(*rows)
-    image = x.reshape(rows + (1,) * (4 - len(rows)))
-    torch.testing.assert_close(module(x), module(image).reshape(rows))
-
-
-def test_acon_frelu_with_batch_norm() -> None:
-    """TFNet: x2 = BN(dwconv(x)), beta fixed at 1."""
-    module = randomised(AN.AconFReLU(C, bn=True, trainable=False))
-    x = sample()
-    second = module.bn(F.conv2d(x, module.weight, module.bias, padding=1, groups=C))
-    torch.testing.assert_close(module(x), (x - second) * torch.sigmoid(x - second) + second)

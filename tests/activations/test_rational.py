@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from activation_cases import BY_NAME, LINE
+from activation_modules import error, grid
 from torch import Tensor
 
 from actswap import activations
@@ -255,3 +257,41 @@ def test_coefficients_are_not_rounded_under_autocast(name: str) -> None:
 def test_wrong_options_are_refused_in_words(build: Callable[[], object], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         build()
+
+
+def test_default_rationals_are_leaky_relu() -> None:
+    x = torch.linspace(-3, 3, 601).reshape(1, 1, -1)
+    for module in (AN.PAU(), AN.PAU(form="B"), AN.PAU(form="C"), AN.OPAU(), AN.HP1(), AN.HP2()):
+        assert (module.eval()(x) - torch.nn.functional.leaky_relu(x, 0.01)).abs().max() < 0.15
+        assert (module(torch.tensor([[[300.0]]])) - 300).abs() < 0.5  # tails
+
+
+@pytest.mark.parametrize("target", ["pau", "opau", "hp1", "hp2"])
+def test_a_source_that_differs_by_channel_widens_a_pade_unit_that_is_not_told_its_sharing(target: str) -> None:
+    """list --starts promises a fit for PReLU, so the default options must have one."""
+    source, spec = Source.of("prelu", slope=(0.1, 0.5, 0.1, -0.2)), activations.get(target)
+    start = spec.start(source, StartContext(histogram=Histogram.uniform(-2, 2)))
+    module = spec.build(4, 1)
+    module.load_start(start.params)
+    x = grid(2.0).float()
+    assert error(module, source, x).max() <= start.error + 1e-4
+    shared = spec.build(4, 1)
+    shared.load_start(spec.start(Source("relu"), StartContext(histogram=Histogram.uniform(-2, 2))).params)
+    assert shared.channels is None
+
+
+@pytest.mark.parametrize("name", ["pau_A", "pau_B", "pau_C", "pau_D", "pau_unsafe", "opau_legendre_safe"])
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.0, 0.0), (0.1, -0.5)])
+def test_rationals_far_out(name: str, slopes: tuple[float, float]) -> None:
+    case = BY_NAME[name]
+    *coefficients, _ = (t.float() for t in case.parameters())
+    tails = torch.tensor([1.0, -3.0, 2.0, *slopes])
+    y = case.call(LINE.reshape(1, 1, -1), [*coefficients, tails], 1).flatten()
+    ends = case.call(torch.tensor([[[-3.0, 2.0, 0.0]]]), [*coefficients, tails], 1).flatten()
+    assert y[:4].tolist() == pytest.approx([ends[2].item()] * 4)
+    below, above = slopes
+    assert y[4].item() == pytest.approx(above * 1e38 if above else ends[1].item(), rel=1e-5)
+    assert y[5].item() == pytest.approx(-below * 1e38 if below else ends[0].item(), rel=1e-5)
+    assert y[6].item() == (above * torch.inf if above else pytest.approx(ends[1].item()))
+    assert y[7].item() == (-below * torch.inf if below else pytest.approx(ends[0].item()))
+    assert y[8].isnan()

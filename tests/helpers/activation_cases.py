@@ -284,3 +284,11 @@ CASES = [
     ),
 ]
 BY_NAME = {case.name: case for case in CASES}
+
+
+def inputs(shape: tuple[int, ...], seed: int = 1) -> torch.Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# What far inputs are tried with: zeros of both signs, subnormals, the largest, infinite and no number.
+LINE = torch.tensor([0.0, -0.0, 1e-40, -1e-40, 1e38, -1e38, torch.inf, -torch.inf, torch.nan])
