@@ -206,13 +206,16 @@ def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autog
                     found = op(*args), None
             y, aux = found
             ctx.options = args[tensors:]
-            ctx.save_for_backward(*args[:tensors], aux)
+            ctx.save_for_backward(*args[:tensors])
+            # Not among the saved tensors: under a dispatch mode there is none, and checkpoint compares their number
+            # with that of a second run, which may be outside of the mode.
+            ctx.aux = aux
             return y
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            *saved, aux = ctx.saved_tensors
-            args = (*saved, *ctx.options)
+            aux = ctx.aux
+            args = (*ctx.saved_tensors, *ctx.options)
             needs = list(ctx.needs_input_grad[:tensors])
             found: Sequence[Tensor | None] | None = None
             if torch.is_grad_enabled():

@@ -1,10 +1,19 @@
 """An operator declared with `define` composes with everything PyTorch does to functions."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Module
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from actswap import ops
+from actswap.activations.acon_c import AconC
+from actswap.activations.dy_relu import DyReLUB
+from actswap.activations.meta_acon import MetaAcon
+from actswap.activations.pau import PAU
 from actswap.errors import UsageError
 
 
@@ -123,3 +132,26 @@ def test_backend_switch():
     with pytest.raises(UsageError):
         ops.backend("cuda")
     assert ops.current_backend() == "auto"
+
+
+class _Plain(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("unit", [AconC(4), MetaAcon(4), DyReLUB(4), PAU()], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("inside", [(True, False), (False, True)])
+def test_a_checkpoint_may_run_again_in_another_mode(unit: Module, inside: tuple[bool, bool]) -> None:
+    """Counters of FLOPs and observers run the forward under a dispatch mode, and the second run is outside of it."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 4)
+
+    def gradients(first: bool, second: bool) -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        with _Plain() if first else nullcontext():
+            y = checkpoint(unit, leaf, use_reentrant=False)
+        with _Plain() if second else nullcontext():
+            return list(torch.autograd.grad(y.sum(), [leaf, *unit.parameters()]))
+
+    for a, b in zip(gradients(*inside), gradients(False, False), strict=True):
+        torch.testing.assert_close(a, b)
