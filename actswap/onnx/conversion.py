@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from actswap.activations.bounded import split
 from actswap.errors import FileError, LoadError, StartError, UsageError, VerificationError
 from actswap.fit.histogram import Histogram, HistogramStream
 from actswap.io.atomic import replacing
+from actswap.onnx.feeds import KEY, Feed, describe, working_feeds
 from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
@@ -29,12 +30,10 @@ from actswap.onnx.runtime import cpu_session
 from actswap.plan import tool_version
 from actswap.sites import Progress, Start
 
-Feed = Mapping[str, Array]
 # Sharpness tried for limit starts, smallest (most trainable) first.
 _SHARPNESS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)
 _SHARP = ("exact", "limit")
 _SHARE = 0.5  # of the tolerance: what the starts may use on the inputs that are seen, the rest is for others
-_FREE_SIZES = (64, 320, 16000)
 _LOWEST_OPSET = 13
 
 
@@ -114,7 +113,7 @@ def convert(
     model = _load(source)
     sites, left = find_sites(model)
     tell(0, 3, f"{len(sites)} activations")
-    feeds = list(calibration) if calibration is not None else [_random_feed(model)]
+    feeds = list(calibration) if calibration is not None else _random_feeds(model)
     seen, references = _calibrate(model, sites, feeds)
     names = [value.name for value in model.graph.output]
 
@@ -159,6 +158,8 @@ def convert(
             why=f"relative error {bad.relative:.3g} at beta {beta:g}",
             fix=f"tolerance={bad.relative * 1.1:.2g}, or another target",
         )
+    entries = {p.key: p.value for p in made.metadata_props}
+    helper.set_model_props(made, {**entries, KEY: describe(feeds)})
     _save(made, path)
     tell(3, 3, "done")
     rows = tuple(
@@ -206,48 +207,15 @@ def _run(model: onnx.ModelProto, feed: Feed) -> list[Array]:
     return found
 
 
-def _random_feed(model: onnx.ModelProto) -> Feed:
-    """Make up inputs that the outputs depend on; the first of several sizes and numbers that works."""
+def _random_feeds(model: onnx.ModelProto) -> list[Feed]:
+    """Make up inputs that the outputs depend on."""
     session = _session(model)
-    runs = False
-    for size in _FREE_SIZES:
-        for number in (lambda random, k: random.standard_normal(), lambda random, k: 10.0 * 100.0**k):
-            first, second = (_made_up(session, size, number, seed) for seed in (0, 1))
-            try:
-                results = [session.run(None, dict(feed)) for feed in (first, second)]
-            except Exception:  # the model does not take these sizes: try the next
-                continue
-            runs = True
-            if any(_tells(*pair) for pair in zip(*results, strict=True)):
-                return first
-    shown = [(v.name, v.type, v.shape) for v in session.get_inputs()]
-    raise UsageError(
-        "no inputs can be made up for this file",
-        why=("its outputs do not depend on random ones" if runs else "it runs on none") + f"; its inputs are {shown}",
-        fix="convert(..., calibration=[{'input': array}])",
-    )
-
-
-def _made_up(session: Any, size: int, number: Callable[[np.random.Generator, int], float], seed: int) -> Feed:
-    """Make random arrays; the k-th input without axes, often a limit, is `number(random, k)`."""
-    random = np.random.default_rng(seed)
-    feed: dict[str, Array] = {}
-    scalars = 0
-    for value in session.get_inputs():
-        free = (1 if axis == 0 and len(value.shape) > 1 else size for axis in range(len(value.shape)))
-        shape = [d if isinstance(d, int) else f for d, f in zip(value.shape, free, strict=True)]
-        if shape:
-            feed[value.name] = random.standard_normal(shape).astype(np.float32)
-        else:
-            feed[value.name] = np.asarray(number(random, scalars), np.float32)
-            scalars += 1
-    return feed
-
-
-def _tells(first: Array, second: Array) -> bool:
-    """True if an output can show a difference: it is finite, and changes with the inputs."""
-    finite = np.isfinite(first).all() and np.isfinite(second).all()
-    return bool(finite) and first.size > 0 and (first.shape != second.shape or not np.array_equal(first, second))
+    found, why = working_feeds(model, lambda feed: session.run(None, dict(feed)))
+    if not found:
+        raise UsageError(
+            "no inputs can be made up for this file", why=why, fix="convert(..., calibration=[{'input': array}])"
+        )
+    return found[:1]
 
 
 def _calibrate(

@@ -24,6 +24,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.capture.evaluating import modes_kept
 from actswap.errors import ExportError, UsageError
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, refuse_overwrite, write_error
+from actswap.onnx import feeds
 from actswap.onnx.algebra.simplify import Simplified, simplified_graph
 from actswap.onnx.capture import Inputs, batch_size, capture, tensors, to_graph, with_batch
 from actswap.onnx.finalize import finalize, operators
@@ -107,8 +108,8 @@ def export_onnx(
         check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
             there.
         overwrite: replace an existing file.
-        metadata: further entries of the file's metadata; it always has the tool's version and, for a converted model,
-            the hash of its plan (`actswap.plan`).
+        metadata: further entries of the file's metadata; it always has the tool's version, types, shapes and ranges of
+            the inputs (`actswap.inputs`) and, for a converted model, the hash of its plan (`actswap.plan`).
         progress: called with (step, steps, text).
 
     Returns:
@@ -157,7 +158,8 @@ def export_onnx(
                 for choice in choices:
                     try:
                         title = type(model).__name__
-                        proto = finalize(choice.model, choice.functions, opset, decompose, entries, names, title)
+                        said = {**entries, feeds.KEY: _described(choice.model, given)}
+                        proto = finalize(choice.model, choice.functions, opset, decompose, said, names, title)
                         tell(2, 4, "write")
                         file = _write(proto, folder / target.name)
                         tell(3, 4, "check")
@@ -198,6 +200,12 @@ def _plan_entry(model: nn.Module) -> dict[str, str]:
         return {}
     text = json.dumps(plan.to_dict(), sort_keys=True, default=str)
     return {"actswap.plan": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _described(graph: ir.Model, given: Inputs) -> str:
+    """Describe the inputs by the names that the graph has for them."""
+    arrays = (leaf.detach().cpu().numpy() for leaf in tensors(given))
+    return feeds.describe([dict(zip((str(value.name) for value in graph.graph.inputs), arrays, strict=True))])
 
 
 def _target(path: Path, overwrite: bool) -> Path:

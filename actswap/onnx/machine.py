@@ -13,7 +13,7 @@ from actswap.onnx.functions import VERSION
 from actswap.onnx.library import find_library
 
 # Raised when `prepare` makes another model from the same file, so that cached ones are made anew.
-METHOD = 6
+METHOD = 7
 
 
 @functools.cache
