@@ -11,14 +11,19 @@ class ActswapError(Exception):
         where: the site, module, file or line.
         why: the cause.
         fix: the corrected call or command.
+        add: options that make the user's own command work; the CLI prints that command with them in place of `fix`.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
-        self.what, self.where, self.why, self.fix = what, where, why, fix
-        rows = [what] + [f"  {key}: {text}" for key, text in (("where", where), ("why", why), ("try", fix)) if text]
-        super().__init__("\n".join(rows))
+    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", add: str = "") -> None:
+        self.what, self.where, self.why, self.fix, self.add = what, where, why, fix, add
+        super().__init__(self.text(fix))
+
+    def text(self, fix: str) -> str:
+        """Return the message with another correction in the place of `fix`."""
+        parts = (("where", self.where), ("why", self.why), ("try", fix))
+        return "\n".join([self.what] + [f"  {key}: {text}" for key, text in parts if text])
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

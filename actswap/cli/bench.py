@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, progress, say, table, verb
+from actswap.cli.verb import (
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    Answer,
+    ModelOptions,
+    inputs_for,
+    load,
+    progress,
+    say,
+    table,
+    verb,
+)
 from actswap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,10 +41,7 @@ if TYPE_CHECKING:
 )
 def command(
     paths: tuple[str, ...],
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     runs: int,
     threads: tuple[int, ...],
@@ -46,7 +54,7 @@ def command(
     """
     from actswap.onnx.bench import bench
 
-    contenders, inputs = _contenders(paths, spec, allow, trust_pickle, base, specs, portable)
+    contenders, inputs = _contenders(paths, how, specs, portable)
     with progress() as update:
         report = bench(
             contenders,
@@ -73,10 +81,7 @@ def command(
 
 def _contenders(
     paths: tuple[str, ...],
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     portable: bool,
 ) -> tuple[list[Contender], Inputs | None]:
@@ -87,14 +92,14 @@ def _contenders(
 
     contenders: list[Contender] = []
     inputs: Inputs | None = None
-    original = base
+    original = how.base
     for path in paths:
         if Path(path).suffix == ".onnx":
             if not Path(path).is_file():
                 raise UsageError(f"there is no file {path}", fix=f"actswap export MODEL -o {path}")
             contenders.append(Contender(path, path, "portable" if portable else "auto"))
             continue
-        loaded = load(path, spec, allow, trust_pickle, original if is_bundle(path) or base else None)
+        loaded = load(path, how, original if is_bundle(path) else None)
         if original is None and not is_bundle(path):
             original = path  # what later bundles were made from
         inputs = inputs or inputs_for(loaded, specs)

@@ -18,6 +18,9 @@ from actswap.cli.verb import (
     TARGET_OPTION,
     TOLERANCE_OPTION,
     Answer,
+    ModelOptions,
+    again,
+    for_bundle,
     inputs_for,
     inputs_of,
     key_values,
@@ -65,10 +68,7 @@ def command(
     path: str,
     targets: tuple[str, ...],
     output: str | None,
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     only: tuple[str, ...],
     skip: tuple[str, ...],
@@ -89,7 +89,13 @@ def command(
     if path.endswith(".onnx"):
         from actswap.cli.convert_onnx import convert_file
 
-        refused = {"--only": only, "--skip": skip, "--model": spec, "--format": form != "bundle", "--dry-run": dry_run}
+        refused = {
+            "--only": only,
+            "--skip": skip,
+            "--model": how.spec,
+            "--format": form != "bundle",
+            "--dry-run": dry_run,
+        }
         refused |= {"--start": start != "auto", "--input": specs}
         refused |= {"--to SELECTOR=NAME": not isinstance(targets_of(targets), str)}
         return convert_file(path, targets[0], output, tolerance, key_values(options), calibration, refused, force)
@@ -97,8 +103,8 @@ def command(
     target = targets_of(targets)
     out = Path(output) if output else default_output(path, target, form)
     if not dry_run:
-        refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
-    loaded = load(path, spec, allow, trust_pickle, base)
+        refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, how.base)))
+    loaded = load(path, how)
     inputs = inputs_for(loaded, specs)
 
     from actswap.checks.cost import measure
@@ -138,9 +144,11 @@ def command(
     if dry_run:
         say("Dry run: nothing was written.")
         return Answer(data, shown)
-    written = save(result.model, out, form, path, spec, data, inputs.args, inputs.kwargs, force)
+    written = save(result.model, out, form, path, how, data, inputs.args, inputs.kwargs, force)
     data["output"] = str(written)
-    say(f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s. Next: actswap export {written}")
+    say(f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s")
+    opened = for_bundle(how, written, path) if form == "bundle" else ModelOptions()
+    say("Next: " + again("actswap", "export", str(written), how=opened, specs=specs))
     return Answer(data, shown)
 
 
@@ -194,7 +202,7 @@ def save(
     out: Path,
     form: str,
     path: str,
-    spec: str | None,
+    how: ModelOptions,
     data: dict[str, Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -208,7 +216,7 @@ def save(
         from actswap.io.save_exported import save_pt2
 
         return save_pt2(model, out, args, kwargs, overwrite=force)
-    base = bundle.read_base(path) if bundle.is_bundle(path) else bundle.base_of(path, spec)
+    base = bundle.read_base(path) if bundle.is_bundle(path) else bundle.base_of(path, how.spec, how.key, how.prefix)
     note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
     return bundle.save(model, out, base=base, report=note, overwrite=force)
 

@@ -14,6 +14,8 @@ from actswap.cli.verb import (
     INPUT_OPTION,
     MODEL_OPTIONS,
     Answer,
+    ModelOptions,
+    again,
     inputs_for,
     inputs_of,
     load,
@@ -49,10 +51,7 @@ from actswap.io.atomic import refuse_overwrite
 def command(
     path: str,
     output: str | None,
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     dynamic_batch: bool,
     opset: int,
@@ -66,8 +65,8 @@ def command(
     source = Path(path)
     stem = source.absolute().name if source.is_dir() else source.stem
     out = Path(output) if output else source.parent / f"{stem}.onnx"
-    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
-    loaded = load(path, spec, allow, trust_pickle, base)
+    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, how.base)))
+    loaded = load(path, how)
     inputs = inputs_for(loaded, specs)
     from actswap.onnx.export import export_onnx
 
@@ -97,7 +96,7 @@ def command(
     ]
     if for_this_machine:
         lines.append(_prepared(out, force))
-    say(f"Next: actswap verify {path} {out}")
+    say("Next: " + again("actswap", "verify", path, str(out), how=how, specs=specs))
     return Answer({**data, "input": inputs.said}, lines)
 
 

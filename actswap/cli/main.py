@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import logging
+import shlex
 import signal
 import sys
 import traceback
@@ -104,7 +105,7 @@ def run(args: Sequence[str]) -> int:
     except ActswapError as problem:
         if debug:
             traceback.print_exc()
-        return _report(type(problem).__name__, str(problem), problem.exit_code, as_json, problem)
+        return _report(type(problem).__name__, completed(problem, args), problem.exit_code, as_json, problem)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the pipe has gone: nobody would see an error
         return 0
@@ -113,6 +114,20 @@ def run(args: Sequence[str]) -> int:
             traceback.print_exc()
         hint = "" if debug else "\n  try: the same command with --debug shows where; please report it"
         return _report("unexpected", f"Unexpected {first_line(problem)}{hint}", 4, as_json)
+
+
+def completed(problem: ActswapError, args: Sequence[str]) -> str:
+    """Return the message of an error; if options are missing, with the command that the user typed and these options.
+
+    >>> from actswap.errors import LoadError
+    >>> print(completed(LoadError("it holds weights", add="--model timm:resnet18"), ["scan", "my net.pt"]))
+    it holds weights
+      try: actswap scan 'my net.pt' --model timm:resnet18
+    """
+    if not problem.add:
+        return str(problem)
+    command = f"actswap {shlex.join(args)} {problem.add}"
+    return problem.text(f"{command}\n  that is: {problem.fix}" if problem.fix else command)
 
 
 def _report(kind: str, text: str, code: int, as_json: bool, problem: ActswapError | None = None) -> int:

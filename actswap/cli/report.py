@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
-from actswap.cli.verb import FORCE_OPTION, INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, say, verb
+from actswap.cli.verb import (
+    FORCE_OPTION,
+    INPUT_OPTION,
+    MODEL_OPTIONS,
+    Answer,
+    ModelOptions,
+    inputs_for,
+    load,
+    say,
+    verb,
+)
 from actswap.errors import UsageError
 
 
@@ -23,10 +33,7 @@ from actswap.errors import UsageError
 def command(
     path: str,
     output: str | None,
-    spec: str | None,
-    allow: Sequence[str],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: Sequence[str],
     accuracy: Sequence[str],
     title: str | None,
@@ -45,7 +52,7 @@ def command(
     out = Path(output or f"{path.rstrip('/')}.html")
     refuse_overwrite(out, overwrite=force, source=path)
     shown = percentages(accuracy)
-    loaded = load(path, spec, allow, trust_pickle, base)
+    loaded = load(path, how)
     model = loaded.module
     plan = plan_of(model)
     if plan is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, inputs_of, load, verb
+from actswap.cli.verb import FORCE_OPTION, MODEL_OPTIONS, Answer, ModelOptions, inputs_of, load, verb
 from actswap.errors import UsageError
 from actswap.io.atomic import refuse_overwrite, replacing, write_bytes
 
@@ -27,10 +28,7 @@ from actswap.io.atomic import refuse_overwrite, replacing, write_bytes
 def command(
     path: str,
     output: str | None,
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     force: bool,
 ) -> Answer:
     """Write the model of BUNDLE with its original activations; trained weights stay trained."""
@@ -38,8 +36,8 @@ def command(
     out = Path(output) if output else source.parent / f"{source.name}.reverted.pt"
     if out.suffix not in (".pt", ".safetensors"):
         raise UsageError(f"-o {out} is not understood", fix="-o model.pt or -o weights.safetensors")
-    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, base)))
-    loaded = load(path, spec, allow, trust_pickle, base)
+    refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, how.base)))
+    loaded = load(path, how)
     if loaded.kind != "bundle":
         raise UsageError(f"{path} is not a bundle", fix="give the folder that actswap convert wrote")
     import torch
@@ -56,7 +54,7 @@ def command(
     else:
         with replacing(out) as beside:
             bundle.write_weights(model, beside, {})
-    same = _same_as_base(path, state, spec, allow, trust_pickle, base)
+    same = _same_as_base(path, state, how)
     verdict = {
         True: "bit for bit the base model",
         False: "the base model, trained since",
@@ -68,22 +66,21 @@ def command(
 def _same_as_base(
     path: str,
     state: dict[str, object],
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
 ) -> bool | None:
     import torch
 
     from actswap.io import bundle
-    from actswap.io.loading import load_model, noted_source
+    from actswap.io.loading import noted_source
 
     note = bundle.read_base(path)
-    found = Path(base) if base else bundle.find_base(path, note)
+    found = Path(how.base) if how.base else bundle.find_base(path, note)
     if found is None:
         return None
-    built = spec or (noted_source(note.model, path, allow) if note.model else None)
-    plain = load_model(found, model=built, allow=allow, trust_pickle=trust_pickle).module.state_dict()
+    built = how.spec or (noted_source(note.model, path, how.allow) if note.model else None)
+    plain = load(
+        str(found), replace(how, spec=built, key=how.key or note.key, prefix=how.prefix or note.prefix)
+    ).module.state_dict()
     return plain.keys() == state.keys() and all(
         isinstance(other := state[name], torch.Tensor) and value.dtype == other.dtype and torch.equal(value, other)
         for name, value in plain.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, inputs_for, load, table, verb
+from actswap.cli.verb import INPUT_OPTION, MODEL_OPTIONS, Answer, ModelOptions, inputs_for, load, table, verb
 from actswap.errors import SelectionError
 from actswap.sites import Site
 
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
 )
 def command(
     path: str,
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     why: str | None,
 ) -> Answer:
     """List every activation call of MODEL: what it is, how it is called, and how it will be replaced."""
-    loaded = load(path, spec, allow, trust_pickle, base)
+    loaded = load(path, how)
     inputs = inputs_for(loaded, specs)
     from actswap.conversion.survey import scan
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from actswap.cli.verb import MODEL_OPTIONS, Answer, load, progress, say, table, verb
+from actswap.cli.verb import MODEL_OPTIONS, Answer, ModelOptions, again, for_bundle, load, progress, say, table, verb
 from actswap.errors import UsageError
 
 
@@ -45,10 +45,7 @@ def command(
     path: str,
     data: str,
     output: str,
-    spec: str | None,
-    allow: Sequence[str],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     size: int,
     only_activations: bool,
     settings: Sequence[str],
@@ -73,7 +70,7 @@ def command(
         say(f"{out} holds an interrupted run: going on with it")
         resume = True
     config = read_config(settings, given, str(out / "tune"), resume)
-    loaded = load(path, spec, allow, trust_pickle, base)
+    loaded = load(path, how)
     model = loaded.module
     if plan_of(model) is None:
         raise UsageError(f"{path} was not converted", fix=f"actswap convert {path} --to acon_c, then tune the result")
@@ -90,7 +87,8 @@ def command(
     source = bundle.read_base(path)
     saved = bundle.save(model.cpu().eval(), out / "bundle", base=source, report=note, overwrite=resume)
     names = ", ".join(Path(file).name for file in report.files)
-    say(f"Wrote {saved} and {names} in {out / 'tune'}. Next: actswap report {saved}")
+    say(f"Wrote {saved} and {names} in {out / 'tune'}")
+    say("Next: " + again("actswap", "report", str(saved), how=for_bundle(how, saved, path)))
     shown = [scores(report.before, report.after), f"{report.steps} steps, {report.trained:,} parameters"]
     shown += [
         f"Diverged at step {entry['step']} in {entry['module']}: went back to step {entry['to']} with a tenth of the "

@@ -8,9 +8,10 @@ import functools
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,48 @@ def _options(*options: Decorator) -> Decorator:
     return lambda function: functools.reduce(lambda f, option: option(f), reversed(options), function)
 
 
-MODEL_OPTIONS = _options(
+@dataclass(frozen=True)
+class ModelOptions:
+    """How the model files of a command are opened, as the user said it.
+
+    Attributes:
+        spec: text of `--model`, which builds the network.
+        allow: packages whose classes a pickle may name.
+        trust_pickle: load pickles unchecked.
+        base: file of the model that a bundle was made from.
+        key: which weights of a checkpoint.
+        prefix: what stands before the names of the network in it.
+        dtype: precision to load in.
+    """
+
+    spec: str | None = None
+    allow: tuple[str, ...] = ()
+    trust_pickle: bool = False
+    base: str | None = None
+    key: str | None = None
+    prefix: str | None = None
+    dtype: str | None = None
+
+    def words(self) -> list[str]:
+        """Return the options as they are typed, for the commands that are printed."""
+        named = (("--model", self.spec), ("--base", self.base), ("--key", self.key), ("--prefix", self.prefix))
+        pairs = [*named, ("--dtype", self.dtype), *(("--allow", package) for package in self.allow)]
+        given = [word for name, value in pairs if value is not None for word in (name, value)]
+        return [*given, *(["--trust-pickle"] if self.trust_pickle else [])]
+
+
+def MODEL_OPTIONS(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that open a model; the command receives them as one `how`."""
+
+    @functools.wraps(function)
+    def run(**given: Any) -> Any:
+        names = [field.name for field in fields(ModelOptions)]
+        return function(how=ModelOptions(**{name: given.pop(name) for name in names}), **given)
+
+    return _MODEL_OPTIONS(run)
+
+
+_MODEL_OPTIONS = _options(
     click.option(
         "--model",
         "spec",
@@ -151,6 +193,13 @@ MODEL_OPTIONS = _options(
     click.option("--allow", multiple=True, metavar="PACKAGE", help="Trust the classes of a package in a pickle."),
     click.option("--trust-pickle", is_flag=True, help="Load a pickle unchecked. It can run any program."),
     click.option("--base", type=click.Path(), metavar="FILE", help="The model that a bundle was made from."),
+    click.option("--key", metavar="NAME", help="Which weights of a checkpoint: model, ema, generator, ..."),
+    click.option("--prefix", metavar="TEXT", help="What stands before the names of the network in a checkpoint."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
+        help="Precision to load in; the default is that of the file.",
+    ),
 )
 INPUT_OPTION = click.option(
     "--input",
@@ -205,14 +254,57 @@ def key_values(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def load(path: str, spec: str | None, allow: Sequence[str], trust_pickle: bool, base: str | None = None) -> LoadedModel:
-    """Load a model file and print its class, kind and size."""
+def load(path: str, how: ModelOptions, base: str | None = None) -> LoadedModel:
+    """Load a model file; print its class, kind and size, and what was chosen on the way.
+
+    Args:
+        path: the file, model folder or bundle.
+        how: the options of the command.
+        base: file of the model that a bundle was made from, if not that of the options.
+    """
     from actswap.io.loading import load_model
 
-    loaded = load_model(path, model=spec, allow=allow, trust_pickle=trust_pickle, base=base)
+    loaded = load_model(
+        path,
+        model=how.spec,
+        allow=how.allow,
+        trust_pickle=how.trust_pickle,
+        base=base or how.base,
+        key=how.key,
+        prefix=how.prefix,
+        dtype=how.dtype,
+    )
     count = sum(p.numel() for p in loaded.module.parameters())
     say(f"Model: {type(loaded.module).__name__} from {loaded.source} ({loaded.kind}), {count:,} parameters")
+    for note in loaded.notes:
+        say(f"Note: {note}")
     return loaded
+
+
+def again(*words: str, how: ModelOptions, specs: Sequence[str] = ()) -> str:
+    """Return a command that goes on from here: the words, and the options by which the model was opened.
+
+    >>> again("actswap", "export", "my net.acon_c", how=ModelOptions(allow=("mylib",)), specs=["1,3,64,64"])
+    "actswap export 'my net.acon_c' --allow mylib --input 1,3,64,64"
+    """
+    return shlex.join([*words, *how.words(), *(word for spec in specs for word in ("--input", spec))])
+
+
+def for_bundle(how: ModelOptions, written: Path, source: str) -> ModelOptions:
+    """Return the options that open a bundle which was just written from `source`.
+
+    The bundle says itself how its base is taken from its file. What it cannot say: where the file is, if it is not
+    beside the bundle, and which code the user trusts.
+    """
+    from actswap.io import bundle
+    from actswap.io.model_source import is_library_source
+
+    spec = None if how.spec is None or is_library_source(how.spec) else how.spec
+    near = bundle.find_base(written, bundle.read_base(written))
+    base = None if near is not None else next(map(str, inputs_of(source, how.base)), None)
+    if base is None and near is None and not bundle.is_bundle(source):
+        base = source
+    return replace(how, spec=spec, base=base, key=None, prefix=None, dtype=None)
 
 
 def inputs_of(path: str, base: str | None) -> list[Path]:

@@ -14,6 +14,7 @@ from actswap.cli.verb import (
     MODEL_OPTIONS,
     TOLERANCE_OPTION,
     Answer,
+    ModelOptions,
     inputs_for,
     load,
     say,
@@ -38,10 +39,7 @@ from actswap.cli.verb import (
 def command(
     first: str,
     second: str,
-    spec: str | None,
-    allow: tuple[str, ...],
-    trust_pickle: bool,
-    base: str | None,
+    how: ModelOptions,
     specs: tuple[str, ...],
     tolerance: float,
     checks: str,
@@ -51,7 +49,7 @@ def command(
     B is a model file, a bundle made from A, or an ONNX file. Exits with 1 if the error, relative to how much the
     outputs vary, is above the tolerance, or another check fails. An ONNX file has outputs only.
     """
-    loaded = load(first, spec, allow, trust_pickle, base)
+    loaded = load(first, how)
     inputs = inputs_for(loaded, specs)
     from actswap.checks.parity import compare
     from actswap.checks.parity import run as run_model
@@ -65,8 +63,8 @@ def command(
         signals = signals_of([reference, *(outputs for _, outputs in others)])
         parity = compare(reference, onnx_runner(second)(inputs.args, inputs.kwargs), signals)
     else:
-        of_first = base or (first if is_bundle(second) and not is_bundle(first) else None)
-        other = load(second, spec, allow, trust_pickle, of_first)
+        of_first = how.base or (first if is_bundle(second) and not is_bundle(first) else None)
+        other = load(second, how, of_first)
         parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance, checks)
     passed = parity.within(tolerance) and (parity.proof is None or parity.proof.ok)
     data = {"first": first, "second": second, "input": inputs.said, "tolerance": tolerance, "passed": passed}

@@ -48,7 +48,10 @@ _PLAIN = {
     ("torchvision.models.detection._utils", "BalancedPositiveNegativeSampler"),
     ("torchvision.models.detection._utils", "BoxLinearCoder"),
     ("torchvision.models.detection.image_list", "ImageList"),
+    ("argparse", "Namespace"),
 }
+# Modules of Python whose names no permission can open: they are functions, or they run programs.
+_NO_CLASSES = frozenset(("builtins", "__builtin__", "os", "posix", "nt", "subprocess", "sys", "shutil", "copyreg"))
 CONTAINERS = {
     ("collections", "OrderedDict"),
     ("collections", "Counter"),
@@ -152,10 +155,9 @@ def class_of(name: Name, allow: Sequence[str]) -> type:
         LoadError: the class is not allowed, or not installed.
     """
     by_user = is_under(name.module, allow)
-    if not by_user and not LIBRARIES.fullmatch(name.module):
-        raise _refuse(
-            name, "only nn.Module classes and plain containers of torch, torchvision, timm and transformers are"
-        )
+    if not by_user and not LIBRARIES.fullmatch(name.module) and (name.module, name.name) not in _PLAIN:
+        why = "only nn.Module classes and plain containers of torch, torchvision, timm and transformers are"
+        raise _refuse(name, why, permission_helps=name.name.isidentifier())
     if not name.name.isidentifier() or not all(part.isidentifier() for part in name.module.split(".")):
         raise _refuse(name, "the name of a class has no dots")
     try:
@@ -179,7 +181,7 @@ def class_of(name: Name, allow: Sequence[str]) -> type:
     if issubclass(found, (torch.fx.GraphModule, torch.jit.ScriptModule)):
         raise _refuse(name, "it carries program text inside the file")
     if not by_user and not _is_data(found):
-        raise _refuse(name, "it is neither an nn.Module class nor a plain container")
+        raise _refuse(name, "it is neither an nn.Module class nor a plain container", permission_helps=True)
     return found
 
 
@@ -209,11 +211,14 @@ def _is_reviewed(base: type) -> bool:
     )
 
 
-def _refuse(name: Name, why: str) -> LoadError:
+def _refuse(name: Name, why: str, permission_helps: bool = False) -> LoadError:
     package = name.module.split(".")[0]
+    safer = "save the weights, torch.save(model.state_dict(), 'weights.pt'), and give --model package.module:factory"
+    helps = permission_helps and package not in _NO_CLASSES
+    permit = f"--allow {package} if you trust that package (in Python: allow=({package!r},)), or "
     return LoadError(
         f"the file needs {name}, which is not on the list of allowed classes",
         why=why,
-        fix=f"add --allow {package} if you trust that package (in Python: allow=({package!r},)), or save the "
-        "weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory",
+        fix=permit + safer if helps else safer,
+        add=f"--allow {package}" if helps else "",
     )

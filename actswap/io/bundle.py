@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,19 @@ class Base:
         file: name of its file or model folder, without folders; looked for beside the bundle and in the current folder.
         sha256: digest of that file, or of the weights in that folder.
         model: the `--model` text that builds it, if its file holds weights only.
+        key, prefix: which weights of the file were taken, and under which prefix, if the user said so.
     """
 
     file: str | None = None
     sha256: str | None = None
     model: str | None = None
+    key: str | None = None
+    prefix: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return plain JSON data; `key` and `prefix`, which earlier versions do not know, only if they are set."""
+        given = asdict(self)
+        return {k: v for k, v in given.items() if v is not None or k not in ("key", "prefix")}
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
@@ -60,9 +68,11 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / PLAN).is_file()
 
 
-def base_of(path: str | os.PathLike[str], model: str | None = None) -> Base:
-    """Return the note on a model file or folder: its name, its digest, and how it was built."""
-    return Base(Path(path).absolute().name, _digest(Path(path)), model)
+def base_of(
+    path: str | os.PathLike[str], model: str | None = None, key: str | None = None, prefix: str | None = None
+) -> Base:
+    """Return the note on a model file or folder: its name, its digest, how it was built, and what was taken of it."""
+    return Base(Path(path).absolute().name, _digest(Path(path)), model, key, prefix)
 
 
 def save(
@@ -115,7 +125,7 @@ def save(
         "actswap": tool_version(),
         "torch": torch.__version__,
         "pair": pair,
-        "base": asdict(base or Base()),
+        "base": (base or Base()).to_dict(),
         "plan": described,
         "report": _without_times(report or {}),
     }
@@ -322,11 +332,12 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def read_base(path: str | os.PathLike[str]) -> Base:
     """Return the note on the base model of a bundle; a file name with a folder in it is refused."""
     note = read(path)["base"]
-    if not set(note) <= {"file", "sha256", "model"} or not all(isinstance(v, str | None) for v in note.values()):
+    known = {field.name for field in fields(Base)}
+    if not set(note) <= known or not all(isinstance(v, str | None) for v in note.values()):
         raise LoadError(
-            f"base in {path} is not valid", why="it holds file, sha256 and model, as texts", fix="convert again"
+            f"base in {path} is not valid", why=f"it holds {', '.join(sorted(known))}, as texts", fix="convert again"
         )
-    base = Base(note.get("file"), note.get("sha256"), note.get("model"))
+    base = Base(**note)
     if base.file is not None and (base.file in ("", ".", "..") or any(c in base.file for c in "/\\\0")):
         raise LoadError(
             f"the bundle {path} names its base as {base.file[:80]!r}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
 from actswap.io import allowed, rebuild, tensor_layout
 from actswap.io.archive import check_zip
+from actswap.io.contents import Taken, listing, take
 from actswap.io.pickles import Made, Name, Stored, describe, parts
 
 _RECORDS = re.compile(
@@ -26,20 +28,23 @@ _RECORDS = re.compile(
 _FIX = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 _TRUST = _FIX + "; or --trust-pickle, which runs whatever the file says"
 _SLACK = 64 << 20
+_QUANTIZED = re.compile(r"\bquantized\b(?!.*\bfunctional_modules\b)|torchao\.|bitsandbytes")
 
 
-def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Any:
-    """Load a zip file of torch.save.
+def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = None) -> Taken:
+    """Load the network or the weights of a zip file of torch.save; the rest of the file is not built.
 
     Args:
         path: the file.
         allow: packages whose classes the user trusts.
+        key: the key of what is taken, None for the usual one.
 
     Returns:
-        A module, or the weights and containers that the file holds.
+        A module, or weights, and what the file holds beside it.
 
     Raises:
-        LoadError: the file names something that is not allowed. Nothing of the file has run.
+        LoadError: what is taken names something that is not allowed, or there is nothing to take. Nothing of the file
+            has run.
     """
     names = check_zip(path)
     odd = next((name for name in names if not _RECORDS.fullmatch(name)), None)
@@ -51,15 +56,40 @@ def read_checkpoint(path: Path, allow: Sequence[str] = ()) -> Any:
     described = describe(reader.get_record("data.pkl"))
     sizes = {name.removeprefix("data/"): reader.get_record_size(name) for name in names if name.startswith("data/")}
     _check_storages(described, sizes)
+    _refuse_quantized(described, path)
     if is_weights_only(described):
-        return _load_weights(described, path, path.stat().st_size)
+        content = _load_weights(described, path, path.stat().st_size)
+        found = take(content, key, str(path))
+        if found is None:
+            raise nothing_in(content, path)
+        return found
+    taken = take(described, key, str(path))
+    if taken is None and not isinstance(described, Made):
+        raise nothing_in(described, path)
 
     def storage(key: str) -> torch.UntypedStorage:
         found: Any = reader.get_storage_from_record(f"data/{key}", sizes[key], torch.uint8)
         bytes_: torch.UntypedStorage = found._typed_storage()._untyped_storage
         return bytes_
 
-    return rebuild.Rebuild(storage, path.stat().st_size, allow).value(described)
+    taken = taken or Taken(described)
+    return replace(taken, value=rebuild.Rebuild(storage, path.stat().st_size, allow).value(taken.value))
+
+
+def nothing_in(content: Any, path: Path) -> LoadError:
+    """Return the error for a file without a network and without weights: it says what the file does hold."""
+    return LoadError(f"{path} holds neither a model nor weights", why=f"it holds {listing(content)}", fix=_FIX)
+
+
+def _refuse_quantized(described: Any, path: Path) -> None:
+    """Say that a model is quantised: its layers hold packed integers, which no activation can be trained with."""
+    for part in parts(described):
+        if isinstance(part, Name) and (_QUANTIZED.search(part.module) or part.name == "_rebuild_qtensor"):
+            raise LoadError(
+                f"{path} holds a quantised model",
+                why=f"it names {part}: weights of integers, which cannot be converted or trained",
+                fix="convert the float model that it was made from, then quantise the converted one",
+            )
 
 
 def read_legacy(path: Path) -> Any:

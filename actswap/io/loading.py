@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from actswap.capture.quiet import quiet
-from actswap.errors import LoadError, first_line
+from actswap.errors import LoadError, UsageError, first_line
 from actswap.io.allowed import is_under
-from actswap.io.checkpoint import read_checkpoint, read_legacy
+from actswap.io.checkpoint import nothing_in, read_checkpoint, read_legacy
+from actswap.io.contents import Taken, take, weights
 from actswap.io.exported import load_exported
 from actswap.io.folders import INDEX, is_model_folder, load_folder, read_shards
 from actswap.io.model_source import build_model, check_library_source, from_current_folder, is_library_source
+from actswap.io.torchvision_import import with_torchvision
+from actswap.io.weight_names import fill
 
-_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")
 _SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 
 
@@ -33,11 +35,13 @@ class LoadedModel:
         module: the model, in eval mode, on the CPU.
         kind: `pickle`, `state_dict`, `safetensors`, `exported`, `folder` or `bundle`.
         source: the path, and the `--model` text if one was needed.
+        notes: what was chosen and changed on the way: which of several weights, which prefix, which precision.
     """
 
     module: nn.Module
     kind: str
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def load_model(
@@ -47,6 +51,9 @@ def load_model(
     allow: Sequence[str] = (),
     trust_pickle: bool = False,
     base: str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+    dtype: str | None = None,
 ) -> LoadedModel:
     """Load a model file of any supported kind.
 
@@ -58,6 +65,11 @@ def load_model(
         allow: packages whose classes a pickle may use, beside torch, torchvision, timm and transformers.
         trust_pickle: load a pickle without any check. It can run any program.
         base: file of the model that a bundle was made from, if the bundle's own note does not find it.
+        key: which of several networks or weights of a checkpoint: `model`, `state_dict_ema`, `models.generator`. By
+            default the one that the toolkits take; `notes` says which.
+        prefix: what stands before the names of the network in the file, as in `model.conv1.weight`. By default it is
+            found: every name of the network must stand under it.
+        dtype: the precision to load in: `float32`, `float16`, `bfloat16`; by default that of the file.
 
     Returns:
         The model, its kind and its source.
@@ -68,34 +80,68 @@ def load_model(
     path = Path(path)
     if path.is_dir() and is_model_folder(path):
         with _as_load_error(path):
-            return LoadedModel(load_folder(path), "folder", str(path))
+            return _in(dtype, LoadedModel(load_folder(path), "folder", str(path)))
     if path.is_dir():
-        return _load_bundle(path, model=model, allow=allow, trust_pickle=trust_pickle, base=base)
+        found = _load_bundle(
+            path, model=model, allow=allow, trust_pickle=trust_pickle, base=base, key=key, prefix=prefix
+        )
+        return _in(dtype, found)
     if not path.exists():
         raise LoadError(f"there is no file {path}", fix="give the path of a model file or of a bundle folder")
     kind = _sniff(path)
     source = f"{path} with {model}" if model else str(path)
     with _as_load_error(path):
         if kind == "exported":
-            return LoadedModel(load_exported(path), kind, source)
-        if kind == "safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = read_shards(path) if path.name.endswith(INDEX) else load_file(path)
-        else:
-            content = _unpickle(path, allow, trust_pickle, legacy=kind == "legacy")
-    if isinstance(content, Mapping) and isinstance(content.get("model"), nn.Module):
-        content = content["model"]
-    if isinstance(content, nn.Module):
-        return LoadedModel(content.eval(), "pickle", str(path))
-    state = _state_dict(content, path)
+            return _in(dtype, LoadedModel(load_exported(path), kind, source))
+        taken = _read(path, kind, allow, trust_pickle, key)
+    notes = (taken.note,) if taken.note else ()
+    if isinstance(taken.value, nn.Module):
+        return _in(dtype, LoadedModel(taken.value.eval(), "pickle", str(path), notes))
+    state = weights(taken.value)
+    if not state:
+        raise nothing_in(taken.value, path)
     if model is None:
         raise LoadError(
             f"{path} holds weights ({len(state)} tensors), not a model",
             why="a state dict does not say how the network is built",
-            fix=f"actswap scan {path} --model torchvision:resnet50 (or timm:NAME, or package.module:factory)",
+            fix="say how: --model torchvision:resnet50 (or timm:NAME, or package.module:factory; in Python: model=...)",
+            add="--model torchvision:resnet50 (or timm:NAME, or package.module:factory)",
         )
-    return LoadedModel(_fill(build_model(model), state, path, model), _weights_kind(kind), source)
+    module, renamed = fill(build_model(model), state, prefix, str(path), model)
+    return _in(dtype, LoadedModel(module, _weights_kind(kind), source, (*notes, *renamed)))
+
+
+def _in(dtype: str | None, loaded: LoadedModel) -> LoadedModel:
+    """Return a model in another precision."""
+    if dtype is None:
+        return loaded
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise UsageError(f"there is no precision {dtype!r}", fix="--dtype float32 (or float16, bfloat16, float64)")
+    tensors = (*loaded.module.parameters(), *loaded.module.buffers())
+    before = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()} - {dtype})
+    note = (f"changed from {', '.join(before)} to {dtype}",) if before else ()
+    return replace(loaded, module=loaded.module.to(kind), notes=(*loaded.notes, *note))
+
+
+def _read(path: Path, kind: str, allow: Sequence[str], trust_pickle: bool, key: str | None) -> Taken:
+    """Read the network or the weights of a file."""
+    if kind == "safetensors":
+        from safetensors.torch import load_file
+
+        content: Any = read_shards(path) if path.name.endswith(INDEX) else load_file(path)
+    elif trust_pickle:
+        with from_current_folder(), quiet():
+            content = with_torchvision(lambda: torch.load(path, map_location="cpu", weights_only=False))
+    elif kind == "legacy":
+        content = read_legacy(path)
+    else:
+        with from_current_folder():
+            return read_checkpoint(path, allow, key)
+    taken = take(content, key, str(path))
+    if taken is None:
+        raise nothing_in(content, path)
+    return taken
 
 
 def _weights_kind(kind: str) -> str:
@@ -154,7 +200,8 @@ def _as_load_error(path: Path) -> Any:
     try:
         yield
     except LoadError as problem:
-        raise LoadError(problem.what, where=problem.where or str(path), why=problem.why, fix=problem.fix) from None
+        where = problem.where or ("" if str(path) in problem.what else str(path))
+        raise LoadError(problem.what, where=where, why=problem.why, fix=problem.fix, add=problem.add) from None
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as problem:
@@ -165,63 +212,6 @@ def _as_load_error(path: Path) -> Any:
         ) from problem
 
 
-def _unpickle(path: Path, allow: Sequence[str], trust_pickle: bool, *, legacy: bool) -> Any:
-    if trust_pickle:
-        with from_current_folder(), quiet():
-            return torch.load(path, map_location="cpu", weights_only=False)
-    if legacy:
-        return read_legacy(path)
-    with from_current_folder():
-        return read_checkpoint(path, allow)
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the weights in a checkpoint under the usual keys, and drop the prefix that DataParallel adds."""
-    for key in _WEIGHT_KEYS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not state:
-        raise LoadError(
-            f"{path} holds neither a model nor weights",
-            why=f"it holds a {type(content).__name__}",
-            fix=_SAFER,
-        )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path, spec: str) -> nn.Module:
-    own = module.state_dict()
-    shapes = [
-        f"{name} is {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the model"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    given = {own[name].data_ptr() for name in own if name in state and own[name].numel()}  # tied weights are saved once
-    missing = [
-        name
-        for name in own
-        if name not in state and own[name].data_ptr() not in given and not name.endswith("num_batches_tracked")
-    ]
-    unexpected = [name for name in state if name not in own]
-    if shapes or missing or unexpected:
-        rows = [
-            f"{label} {', '.join(names[:4])}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-            for label, names in (("missing:", missing), ("not in the model:", unexpected), ("shape:", shapes))
-            if names
-        ]
-        raise LoadError(
-            f"the weights of {path} do not fit {spec}",
-            why="; ".join(rows),
-            fix=f"name what was saved, with its options: --model '{spec.partition('?')[0]}?num_classes=10'",
-        )
-    module.load_state_dict(state, strict=False)
-    return module.eval()
-
-
 def _load_bundle(
     path: Path,
     *,
@@ -229,6 +219,8 @@ def _load_bundle(
     allow: Sequence[str],
     trust_pickle: bool,
     base: str | os.PathLike[str] | None,
+    key: str | None,
+    prefix: str | None,
 ) -> LoadedModel:
     """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
     from actswap.io import bundle
@@ -238,7 +230,8 @@ def _load_bundle(
         model = noted_source(note.model, path, allow)
     found = base if base is not None else bundle.find_base(path, note)
     if found is not None:
-        plain = load_model(found, model=model, allow=allow, trust_pickle=trust_pickle).module
+        named = {"key": key or note.key, "prefix": note.prefix if prefix is None else prefix}
+        plain = load_model(found, model=model, allow=allow, trust_pickle=trust_pickle, **named).module
     elif model is not None:
         plain = build_model(model)
     else:
@@ -275,6 +268,7 @@ def noted_source(text: str, path: str | os.PathLike[str], allow: Sequence[str]) 
         f"the bundle {path} says that its base is built by {text[:80]!r}",
         why="that is code of a package, and a file alone does not get to run it",
         fix=f"if you trust it: --allow {package.partition('.')[0][:80]}, or --model {text[:80]}",
+        add=f"--allow {package.partition('.')[0][:80]}" if package.isidentifier() else "",
     )
 
 

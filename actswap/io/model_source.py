@@ -24,7 +24,7 @@ from torch import nn
 
 from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
-from actswap.io.torchvision_import import import_library
+from actswap.io.torchvision_import import import_library, with_torchvision
 
 LIBRARIES = ("torchvision", "timm")
 _EXAMPLES = "--model torchvision:resnet50, timm:NAME or package.module:factory"
@@ -104,7 +104,7 @@ def build_model(spec: str) -> nn.Module:
             elif place == "timm":
                 built = import_library("timm").create_model(name, **{"pretrained": False, **options})
             else:
-                built = getattr(importlib.import_module(place), name)(**options)
+                built = with_torchvision(lambda: getattr(importlib.import_module(place), name)(**options))
     except Exception as problem:  # a factory is the user's code and may raise anything
         raise LoadError(
             f"--model {spec} cannot be built", why=first_line(problem), fix=f"check the spelling: {_EXAMPLES}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -25,13 +27,23 @@ def import_library(name: str) -> Any:
     if name.partition(".")[0] in ("timm", "transformers"):  # both import torchvision, if it is installed
         with suppress(ImportError):
             import_library("torchvision")
+    return with_torchvision(lambda: importlib.import_module(name))
+
+
+def with_torchvision(action: Callable[[], Any]) -> Any:
+    """Do something that may import torchvision on its way: a factory, a package of the user's, a pickle.
+
+    If the import fails because of the missing operators, they are declared and the action is done again.
+    """
     try:
-        return importlib.import_module(name)
+        return action()
     except RuntimeError as problem:
         if "torchvision::nms" not in str(problem):
             raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]  # halves of the failed import
         _declare_torchvision_operators()
-        return importlib.import_module(name)
+        return action()
 
 
 @functools.cache

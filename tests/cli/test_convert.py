@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,16 @@ def test_another_target_per_selector(folder, ask):
     assert code == 2 and "'9' matched 0 of 2" in data["error"]["what"]
     code, data, _ = ask("convert", "m.pt", "--to", "pau", "--to", "acon_c", "--input", "x.npz")
     assert code == 2 and "two targets for all other sites" in data["error"]["what"]
+
+
+def test_the_next_command_works_as_printed(small, tmp_path, monkeypatch, capsys):
+    """The base stands elsewhere, is a pickle that needs a permission, and was opened with a key."""
+    (tmp_path / "from").mkdir()
+    monkeypatch.chdir(tmp_path)
+    torch.save({"net_a": small, "net_b": small}, "from/m.pt")
+    options = ["--allow", "small_net", "--key", "net_b", "--input", "1,3,12,12"]
+    assert run(["convert", "from/m.pt", "--to", "acon_c", "-o", "to.acon_c", *options]) == 0
+    for verb in ("export", "verify"):
+        line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("Next: "))
+        words = shlex.split(line.removeprefix("Next: actswap "))
+        assert words[0] == verb and run(words) == 0

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
+import torch
+from factories import plain
 
 from actswap.cli.main import VERBS, run
 
@@ -75,3 +78,13 @@ def test_every_verb_has_help_and_json(verb, capsys):
     assert run([verb, "--help"]) == 0
     out, _ = capsys.readouterr()
     assert "--json" in out and "--debug" in out
+
+
+def test_a_hint_is_the_users_own_command_and_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": plain().state_dict(), "b": plain().state_dict()}, "my net.pt")
+    command = ["scan", "my net.pt", "--model", "factories:plain", "--input", "1,3,8,8"]
+    assert run(command) == 3
+    hint = next(line for line in capsys.readouterr().err.splitlines() if "try:" in line).partition("try: actswap ")[2]
+    assert shlex.split(hint) == [*command, "--key", "a"]
+    assert run(shlex.split(hint)) == 0
