@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from actswap.capture.graph_module import drop, preserve
+from actswap.errors import UsageError
 from actswap.plan import Plan
 
 _RECORD = "_actswap_record"
@@ -38,8 +39,50 @@ def record_of(model: nn.Module) -> Record | None:
     return found if isinstance(found, Record) else None
 
 
+def converted_in(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the converted networks in a model by name: the model itself, or those inside a wrapper or a trainer.
+
+    What DDP, `torch.compile`, PEFT, Lightning and others put around a network leaves its record where it is.
+    """
+    if record_of(model) is not None:
+        return {"": model}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if record_of(module) is not None and not any(name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
+def the_converted(model: nn.Module, call: str) -> tuple[str, nn.Module]:
+    """Return the converted network in a model and its name there.
+
+    Args:
+        model: a converted model, or one with a wrapper around it.
+        call: the call that is refused otherwise: `revert` or `save`.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    found = converted_in(model)
+    more = ", ...)" if call == "save" else ")"
+    if not found:
+        raise UsageError(
+            f"this {type(model).__name__} was not converted by actswap",
+            why="neither it nor a module in it carries the record of a conversion",
+            fix=f"actswap.{call}(actswap.convert(model, 'acon_c', inputs).model{more}",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"this {type(model).__name__} holds {len(found)} converted networks: {', '.join(found)}",
+            fix=f"name one of them: actswap.{call}(model.{next(iter(found))}{more}",
+        )
+    return next(iter(found.items()))
+
+
 def plan_of(model: nn.Module) -> Plan | None:
     """Return the plan that a model was converted by, None for a model that was not.
+
+    A wrapper (DDP, `torch.compile`, a LightningModule) around one converted network has the plan of that network.
 
     >>> import torch, actswap
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
@@ -48,8 +91,8 @@ def plan_of(model: nn.Module) -> Plan | None:
     >>> actswap.plan_of(model) is None
     True
     """
-    record = record_of(model)
-    return None if record is None else record.plan
+    found = [record_of(network) for network in converted_in(model).values()]
+    return found[0].plan if len(found) == 1 and found[0] is not None else None
 
 
 def forget(model: nn.Module) -> None:

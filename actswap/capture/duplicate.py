@@ -1,35 +1,18 @@
-"""Copy a model, even if it holds computed tensors, and refuse models that cannot take new parameters."""
+"""Copy a model, even if it holds computed tensors."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from actswap.capture.evaluating import one_at_a_time, set_modes
 from actswap.capture.graph_module import preserve
+from actswap.capture.wrappers import network_in
 from actswap.errors import UsageError, first_line
-
-_WRAPPERS = ("FSDPModule", "FullyShardedDataParallel", "DistributedDataParallel")
-
-
-def refuse_distributed(model: nn.Module) -> None:
-    """Refuse a model whose gradients torch.distributed reduces: it would not reduce those of new parameters.
-
-    Raises:
-        UsageError: the model is sharded by `fully_shard`, or wrapped in FSDP or DDP.
-    """
-    for module in model.modules():
-        for kind in type(module).__mro__:
-            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-                how = "fully_shard" if kind.__name__ == "FSDPModule" else kind.__name__
-                raise UsageError(
-                    f"this {type(model).__name__} is set up for distributed training already",
-                    why=f"new parameters would be unknown to {how}: neither sharded, nor their gradients reduced",
-                    fix=f"convert first, then distribute: {how}(actswap.convert(model, ...).model)",
-                )
 
 
 def duplicate(model: nn.Module) -> nn.Module:
@@ -46,7 +29,7 @@ def duplicate(model: nn.Module) -> nn.Module:
         for name in [n for n in vars(model) if n.startswith("_actswap")]:
             preserve(model, name)
     try:
-        with one_at_a_time(model):
+        with one_at_a_time(model), _compiled_copied_whole(model):
             copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise UsageError(
@@ -57,6 +40,28 @@ def duplicate(model: nn.Module) -> nn.Module:
     # A copy of torchvision's feature extractor is in train mode, whatever the original was in.
     set_modes([(new, old.training) for new, old in zip(copied.modules(), model.modules(), strict=False)])
     return copied
+
+
+@contextmanager
+def _compiled_copied_whole(model: nn.Module) -> Iterator[None]:
+    """Let what `torch.compile` returned be copied as such.
+
+    It passes the look-up of `__deepcopy__` on to the network inside, which has one once it is converted; then the copy
+    would be one of the network alone.
+    """
+    compiled = next((type(m) for m in model.modules() if network_in(m) is not m and hasattr(m, "dynamo_ctx")), None)
+    if compiled is None or hasattr(compiled, "__deepcopy__"):
+        yield
+        return
+
+    def whole(module: nn.Module, memo: dict[int, Any]) -> Any:
+        return copy._reconstruct(module, memo, *module.__reduce_ex__(4))  # type: ignore[attr-defined]
+
+    compiled.__deepcopy__ = whole  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del compiled.__deepcopy__  # type: ignore[attr-defined]
 
 
 def _computed(model: nn.Module) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from actswap.capture.own_thread import patched
 from actswap.capture.randomness import random_kept
 from actswap.capture.state import State
+from actswap.capture.wrappers import reshard
 
 _locks: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -70,11 +71,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     True
     """
     with one_at_a_time(model), modes_kept(model), random_kept(), torch.no_grad(), _as_written(model):
+        reshard(model)
         state = State(model)
         model.eval()
         try:
             yield
         finally:
+            reshard(model)
             state.restore()
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from actswap.activations.plain import SourceModule
+from actswap.capture.installed import written_class
+from actswap.capture.wrappers import is_sharded, network_in
 from actswap.checks.check import Check, Proof
 from actswap.checks.parity import Parity, run
 from actswap.checks.parity import verify as compare_outputs
@@ -27,7 +29,7 @@ from actswap.checks.signal import more_runs, signals_of
 from actswap.errors import UsageError
 from actswap.inputs import as_inputs
 from actswap.plan import Choice
-from actswap.record import plan_of
+from actswap.record import converted_in, plan_of
 
 
 def verify(
@@ -66,9 +68,17 @@ def verify(
     """
     if checks not in ("all", "outputs"):
         raise UsageError(f"checks={checks!r}", fix='checks="all" or checks="outputs"')
+    a, b = network_in(a), network_in(b)
+    inside = list(converted_in(b).values())
+    sharded = is_sharded(a) or is_sharded(b)
+    if len(inside) == 1 and not sharded and written_class(inside[0]) is written_class(a) is not written_class(b):
+        b = inside[0]  # `b` is a LightningModule that holds it
     parity = compare_outputs(a, b, inputs, kwargs, tolerance)
     if checks == "outputs":
         return parity
+    if sharded:
+        said = "the weights are sharded: only outputs are compared"
+        return replace(parity, proof=Proof((Check("perturbed weights", None, said),)))
     return replace(parity, proof=Proof(_proved(a, b, *as_inputs(inputs, kwargs), tolerance)))
 
 
@@ -98,10 +108,19 @@ def _proved(
 
 
 def _choices(model: nn.Module) -> Iterator[Choice]:
-    plan = plan_of(model)
-    while plan is not None:
-        yield from plan.choices
-        plan = plan.before
+    for name, network in converted_in(model).items():
+        plan = plan_of(network)
+        while plan is not None:
+            yield from (_under(name, choice) for choice in plan.choices)
+            plan = plan.before
+
+
+def _under(name: str, choice: Choice) -> Choice:
+    """Return a choice of a network that stands inside another model, with its names there."""
+    if not name:
+        return choice
+    owner = f"{name}.{choice.site.owner}".rstrip(".")
+    return replace(choice, path=f"{name}.{choice.path}", site=replace(choice.site, owner=owner))
 
 
 @contextmanager
@@ -111,7 +130,7 @@ def _sources(model: nn.Module, choices: list[Choice]) -> Iterator[None]:
     try:
         for choice in choices:
             parent, _, name = choice.path.rpartition(".")
-            around = model.get_submodule(parent)
+            around = network_in(model.get_submodule(parent))
             standing.append((around, name, around.get_submodule(name)))
             source = SourceModule(choice.site.source, choice.site.channel_dim).train(around.training)
             tensor = next((t for t in standing[-1][2].parameters() if t.is_floating_point()), None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from actswap.activations.plain import known
-from actswap.capture.duplicate import duplicate, refuse_distributed
+from actswap.capture.duplicate import duplicate
+from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.passes.isolate import Originals, isolate
 from actswap.conversion.passes.replace import replace
 from actswap.conversion.passes.revert import undo
@@ -24,7 +25,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         inplace: change `model` itself instead of a copy.
 
     Returns:
-        The converted model, each target at its planned start.
+        The converted model, each target at its planned start; wrappers around the network stay around it.
 
     Raises:
         UsageError: the model does not have the plan's parameters, or is set up for distributed training.
@@ -36,8 +37,9 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     >>> type(actswap.apply_plan(build(), plan)[1]).__name__
     'AconC'
     """
-    refuse_distributed(model)
-    work = model if inplace else duplicate(model)
+    refuse_sharded(network_in(model), "load")
+    whole = model if inplace else duplicate(model)
+    work = network_in(whole)
     if plan.before is not None:
         apply_plan(work, plan.before, inplace=True)
     elif plan.keys != keys_of(work):
@@ -66,4 +68,5 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
             fix="make the plan again from this model: actswap convert MODEL --to TARGET",
         ) from error
     remember(work, plan, originals)
-    return work
+    renew(whole)
+    return whole

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from actswap.capture.duplicate import refuse_distributed
 from actswap.capture.island import Traced
+from actswap.capture.wrappers import refuse_sharded
 from actswap.checks.parity import compare
 from actswap.checks.signal import Signal
 from actswap.conversion.passes.isolate import Originals, isolate, path_of
@@ -181,7 +181,7 @@ def settle(
         UsageError: the model is set up for distributed training.
         CaptureError: the isolated calls change the outputs, and no single one could be blamed.
     """
-    refuse_distributed(model)
+    refuse_sharded(model)
     islands, traces = dict(found.islands), dict(found.traces)
     work = _Isolation(model, found, target, rules, keys_of(model), expected, signals, probe, islands, traces)
     sites, stay = list(chosen), list(left)

@@ -16,6 +16,7 @@ from actswap import activations
 from actswap.activations.bounded import split
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
+from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.checks.census import census, count
 from actswap.checks.check import Proof
 from actswap.checks.gradients import Pass
@@ -68,7 +69,8 @@ def convert(
     """Replace activations of a pretrained model by trainable ones that begin as the same function.
 
     Args:
-        model: any module; not changed unless `inplace`.
+        model: any module; not changed unless `inplace`. What `torch.compile`, DataParallel or DDP have put around the
+            network stays around the result.
         target: name of the activation, see `actswap.list_activations()`, or names by selector; the first selector that
             matches a site holds: `{"layer4.*": "meta_acon(space=layer)", "type:silu": "hardswish", "*": "acon_c"}`.
         example_inputs: a tensor, a tuple of arguments, or a dict of keyword arguments that the model accepts.
@@ -115,7 +117,9 @@ def convert(
     if verify not in (True, False, "outputs"):
         raise UsageError(f"verify={verify!r}", fix='verify=True, verify="outputs" or verify=False')
     args, kwargs = as_inputs(example_inputs, example_kwargs)
-    work = model if inplace else duplicate(model)
+    refuse_sharded(network_in(model))
+    whole = model if inplace else duplicate(model)
+    model, work = network_in(model), network_in(whole)
     found = _surveyed(scanned, model) if scanned is not None else None
     anew = found is None or not (inplace or found.portable)
     trained = train_once(work, args, kwargs, watch=anew) if verify is True else ""
@@ -201,7 +205,8 @@ def convert(
             undo(work, plan, originals)
         raise
     remember(work, plan, originals)
-    return Conversion(work, plan, report)
+    renew(whole)
+    return Conversion(whole, plan, report)
 
 
 def _in_eval(plan: Plan) -> list[str]:

@@ -15,6 +15,7 @@ from actswap.capture.island import Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
+from actswap.capture.wrappers import is_sharded, network_in, without_wrappers
 from actswap.conversion.passes.isolate import check_island
 from actswap.conversion.training_only import (
     observe_training,
@@ -235,4 +236,7 @@ def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any
     [('1', 'relu', 'swap')]
     """
     args, kwargs = as_inputs(example_inputs, example_kwargs)
-    return Sites(survey(model, args, kwargs))
+    found = Sites(survey(network_in(model), args, kwargs))
+    if is_sharded(model):  # FSDP adds to the names of all that is inside; it is to be converted before
+        found[:] = [replace(s, name=without_wrappers(s.name), owner=without_wrappers(s.owner)) for s in found]
+    return found

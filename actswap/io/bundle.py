@@ -22,13 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actswap.activations.base import Activation
+from actswap.capture.duplicate import duplicate
+from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.apply import apply_plan
 from actswap.errors import ActswapError, LoadError, UsageError, first_line
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
+from actswap.io.fitting import place_of, renamed, tensors_for
 from actswap.io.folders import is_model_folder, weights_file
 from actswap.io.plan_check import check_plan
+from actswap.io.state import State, all_ranks, state_of
 from actswap.plan import Plan, tool_version
-from actswap.record import plan_of
+from actswap.record import plan_of, the_converted
 
 SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
@@ -86,7 +90,8 @@ def save(
     """Save a converted model as a bundle.
 
     Args:
-        model: a model that `actswap.convert` gave, trained since or not.
+        model: a model that `actswap.convert` gave, trained since or not, or what was put around it (DDP,
+            `torch.compile`, a LightningModule). Of a sharded model every rank must call this; rank 0 writes.
         out_dir: the folder to create.
         base: a note on the model file it was made from, so that it is found again.
         report: JSON data to keep beside the plan, for `actswap show`.
@@ -108,26 +113,31 @@ def save(
     ['model.safetensors', 'plan.json']
     """
     out = Path(out_dir)
-    plan = plan_of(model)
-    if plan is None:
-        raise UsageError(
-            "this model was not converted by actswap",
-            fix="actswap.save(actswap.convert(model, 'acon_c', inputs).model, ...)",
-        )
+    name, network = the_converted(model, "save")
+    plan = plan_of(network)
+    assert plan is not None
     refuse_overwrite(out, overwrite=overwrite)
     if out.exists() and not is_bundle(out) and not (out.is_dir() and _is_empty(out)):
         raise UsageError(f"{out} exists and is not a bundle", fix="choose another place with -o OUT")
-    tensors, alias = _tensors(model)
     described = plan.to_dict()
+    with all_ranks(model):
+        state = state_of(model, name)
+        if state is not None:
+            _write_bundle(out, described, state, base or Base(), report or {})
+    return out
+
+
+def _write_bundle(out: Path, described: dict[str, Any], state: State, base: Base, report: Mapping[str, Any]) -> None:
+    tensors, alias = state
     pair = pair_of(described, tensors, alias)
     document = {
         "schema": SCHEMA,
         "actswap": tool_version(),
         "torch": torch.__version__,
         "pair": pair,
-        "base": (base or Base()).to_dict(),
+        "base": base.to_dict(),
         "plan": described,
-        "report": _without_times(report or {}),
+        "report": _without_times(report),
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     metadata = {"schema": str(SCHEMA), "pair": pair}
@@ -143,7 +153,6 @@ def save(
         raise write_error(out, problem) from problem
     except SafetensorError as problem:  # raised by its writer if the disk is full
         raise write_error(out, OSError(str(problem))) from problem
-    return out
 
 
 def _without_times(report: Any) -> Any:
@@ -209,7 +218,8 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
 
     Args:
         path: the bundle's folder.
-        base_model: a model of the converted architecture. Its weights do not matter; they are overwritten.
+        base_model: a model of the converted architecture, or one that holds it. Its weights do not matter; they are
+            overwritten.
         inplace: change `base_model` itself instead of a copy.
 
     Returns:
@@ -227,6 +237,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     >>> torch.equal(loaded(x), converted(x))
     True
     """
+    refuse_sharded(network_in(base_model), "load")
     folder = Path(path)
     document = read(folder)
     tensors, metadata = _weights_of(folder, document["pair"])
@@ -240,7 +251,13 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
         )
     try:
         plan = Plan.from_dict(document["plan"])
-        model = apply_plan(base_model, plan, inplace=inplace)
+        model = base_model if inplace else duplicate(base_model)
+        around = network_in(model)
+        place = place_of(around, plan, tensors)
+        network = around if place is None else around.get_submodule(place.name)
+        apply_plan(network, plan if place is None else renamed(plan, place, network), inplace=True)
+    except LoadError:
+        raise
     except ActswapError as problem:
         raise LoadError(f"the plan of {folder} does not fit this model", why=str(problem)) from problem
     except (
@@ -257,14 +274,16 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
             why=first_line(problem),
             fix="convert the base model again",
         ) from problem
-    _put(model, tensors, folder)
+    _put(network, tensors if place is None else tensors_for(network, place, tensors), folder)
+    renew(model)
     return model
 
 
 def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
     """Write the state of any model as safetensors; `alias` in the metadata names shared tensors."""
-    tensors, alias = _tensors(model)
-    _write_tensors(tensors, alias, file, metadata)
+    state = state_of(model)
+    if state is not None:
+        _write_tensors(*state, file, metadata)
 
 
 def _write_tensors(
@@ -356,27 +375,6 @@ def find_base(path: str | os.PathLike[str], base: Base) -> Path | None:
         if (candidate.is_file() or is_model_folder(candidate)) and _digest(candidate) == base.sha256:
             return candidate
     return None
-
-
-def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return each distinct tensor of the state once, and a table of the names that share one: name -> its name."""
-    kept: dict[str, Tensor] = {}
-    alias: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise UsageError(
-                f"the state {name!r} of the model is a {type(value).__name__}, not a tensor",
-                fix="save it as an exported program: --format pt2",
-            )
-        value = value.detach()
-        key = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
-        if value.numel() and key in seen:
-            alias[name] = seen[key]
-            continue
-        seen[key] = name
-        kept[name] = value.cpu().clone(memory_format=torch.contiguous_format)
-    return kept, alias
 
 
 def _weights_of(folder: Path, pair: str) -> tuple[dict[str, Tensor], dict[str, str]]:

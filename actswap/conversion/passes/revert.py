@@ -13,11 +13,11 @@ from torch import fx, nn
 from actswap.capture.duplicate import duplicate
 from actswap.capture.graph_module import restore_graphs
 from actswap.capture.island import uninstall
+from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.passes.fused_kernels import fused
-from actswap.conversion.passes.surgery import set_module
-from actswap.errors import UsageError
+from actswap.conversion.passes.surgery import module_at, set_module
 from actswap.plan import Plan
-from actswap.record import forget, record_of
+from actswap.record import forget, record_of, the_converted
 
 
 def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -28,10 +28,11 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
         inplace: change `model` itself instead of a copy.
 
     Returns:
-        The model with the modules and forwards that it had before its first conversion.
+        The model with the modules and forwards that it had before its first conversion. What stands around the network
+        (DDP, `torch.compile`, a LightningModule) stays around it.
 
     Raises:
-        UsageError: the model was not converted by actswap.
+        UsageError: the model was not converted by actswap, or its weights are sharded.
 
     >>> import torch, actswap
     >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(8, 4)
@@ -39,13 +40,10 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
     >>> again[1], torch.equal(again(x), model(x))
     (ReLU(), True)
     """
-    if record_of(model) is None:
-        raise UsageError(
-            f"this {type(model).__name__} was not converted by actswap",
-            why="it carries no record of a conversion",
-            fix="revert the model returned by actswap.convert(...).model or actswap.load(...)",
-        )
-    work = model if inplace else duplicate(model)
+    the_converted(model, "revert")
+    refuse_sharded(network_in(model), "revert")
+    whole = model if inplace else duplicate(model)
+    _, work = the_converted(whole, "revert")
     record = record_of(work)
     assert record is not None
     plan: Plan | None = record.plan
@@ -54,13 +52,14 @@ def revert(model: nn.Module, inplace: bool = False) -> nn.Module:
         plan = plan.before
     _restore(work, dict(record.originals))
     forget(work)
-    return work
+    renew(whole)
+    return whole
 
 
 def undo(model: nn.Module, plan: Plan, originals: Mapping[str, nn.Module | None]) -> None:
     """Take back one plan: the forwards of its islands, and the modules that stood at its paths."""
     for island in plan.islands:
-        owner = model.get_submodule(island.owner)
+        owner = network_in(model.get_submodule(island.owner))
         if isinstance(owner, fx.GraphModule):
             restore_graphs(owner)
         uninstall(owner)
@@ -76,7 +75,7 @@ def _restore(model: nn.Module, originals: Mapping[str, nn.Module | None]) -> Non
             set_module(model, path, original)
             continue
         parent, _, name = path.rpartition(".")
-        around = dict(model.named_modules()).get(parent)
+        around = module_at(model, parent)
         if around is not None and name in around._modules:
             delattr(around, name)
 

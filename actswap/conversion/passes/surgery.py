@@ -6,6 +6,8 @@ import copy
 
 from torch import nn
 
+from actswap.capture.wrappers import network_in
+
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name and "state_dict" not in name)
 
 
@@ -18,14 +20,14 @@ def take_hooks(module: nn.Module, standing: nn.Module) -> None:
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Put a module at a path below the model; it takes over the mode of its parent."""
     parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
+    parent = network_in(model.get_submodule(parent_path))
     module.train(parent.training)
     parent.add_module(name, module)
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module | None:
-    """Return the module at a path, None if there is none."""
+    """Return the module at a path, without wrappers around it; None if there is none."""
     try:
-        return model.get_submodule(path)
+        return network_in(model.get_submodule(path))
     except AttributeError:
         return None
