@@ -67,7 +67,10 @@ class Rebuild:
         if isinstance(part, Name):
             return self._named(part)
         if id(part) not in self._built:
-            self._fill(part, depth + 1)
+            try:
+                self._fill(part, depth + 1)
+            except RecursionError:  # MAX_DEPTH levels do not fit on the stack if the caller's own is deep
+                raise refused("it nests objects too deep") from None
         return self._built[id(part)]
 
     def _fill(self, part: Any, depth: int) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from actswap.conversion.pipeline import convert
 from actswap.errors import FileError, LoadError, UsageError
 from actswap.io import bundle
 from actswap.io.loading import load_model
-from actswap.io.save_exported import save_pt2
 from actswap.record import plan_of
 
 
@@ -189,31 +186,6 @@ def test_the_plan_is_plain_json_without_infinities(small, image, tmp_path):
 
     document = json.loads(text, parse_constant=refuse)
     assert document["schema"] == 1 and len(document["plan"]["choices"]) == 4
-
-
-def test_pt2_needs_only_torch_and_actswap(small, image, tmp_path):
-    model = convert(small, "meta_acon", image).model
-    save_pt2(model, tmp_path / "m.pt2", (image,))
-    torch.save((image, outputs(model, image)), tmp_path / "io.pt")
-    code = (
-        "import torch, actswap.activations\n"
-        "x, y = torch.load('io.pt')\n"
-        "program = torch.export.load('m.pt2').module()\n"
-        "torch.testing.assert_close(program(x), y)\n"
-        "torch.testing.assert_close(program(x[:1].repeat(5, 1, 1, 1)), y[:1].repeat(5, 1), rtol=1e-4, atol=1e-5)\n"
-    )
-    import actswap
-
-    root = str(bundle.Path(actswap.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": root, "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-800:]
-    assert load_model(tmp_path / "m.pt2").kind == "exported"
 
 
 @pytest.mark.parametrize("folder", SAVED, ids=lambda folder: folder.name)
