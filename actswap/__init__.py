@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from actswap.conversion.survey import scan as scan
     from actswap.io.bundle import load as load
     from actswap.io.bundle import save as save
+    from actswap.io.trained import rebuild as rebuild
     from actswap.onnx.export import export_onnx as export_onnx
     from actswap.record import plan_of as plan_of
     from actswap.train.groups import param_groups as param_groups
@@ -34,6 +35,7 @@ _HOME = {
     "load": "actswap.io.bundle",
     "param_groups": "actswap.train.groups",
     "plan_of": "actswap.record",
+    "rebuild": "actswap.io.trained",
     "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",
     "scan": "actswap.conversion.survey",

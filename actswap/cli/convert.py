@@ -216,7 +216,11 @@ def save(
         from actswap.io.save_exported import save_pt2
 
         return save_pt2(model, out, args, kwargs, overwrite=force)
-    base = bundle.read_base(path) if bundle.is_bundle(path) else bundle.base_of(path, how.spec, how.key, how.prefix)
+    base = (
+        bundle.read_base(path)
+        if bundle.is_bundle(path)
+        else bundle.base_of(path, how.spec, how.key, how.prefix, how.drop)
+    )
     note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
     return bundle.save(model, out, base=base, report=note, overwrite=force)
 

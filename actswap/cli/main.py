@@ -24,6 +24,7 @@ VERBS = {
     "convert": "Replace activations; verify; save a bundle.",
     "verify": "Compare two models on the same inputs.",
     "export": "Write an ONNX file and check it in ONNX Runtime.",
+    "rebuild": "Put weights that a toolkit trained back into a bundle.",
     "revert": "Give the original model back.",
     "bench": "Time two models side by side.",
     "list": "List the activations and the starts they promise.",

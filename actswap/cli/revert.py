@@ -78,9 +78,9 @@ def _same_as_base(
     if found is None:
         return None
     built = how.spec or (noted_source(note.model, path, how.allow) if note.model else None)
-    plain = load(
-        str(found), replace(how, spec=built, key=how.key or note.key, prefix=how.prefix or note.prefix)
-    ).module.state_dict()
+    drop = how.drop or tuple(filter(None, (note.drop or "").split(",")))
+    opened = replace(how, spec=built, key=how.key or note.key, prefix=how.prefix or note.prefix, drop=drop)
+    plain = load(str(found), opened).module.state_dict()
     return plain.keys() == state.keys() and all(
         isinstance(other := state[name], torch.Tensor) and value.dtype == other.dtype and torch.equal(value, other)
         for name, value in plain.items()

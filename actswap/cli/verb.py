@@ -153,6 +153,7 @@ class ModelOptions:
         base: file of the model that a bundle was made from.
         key: which weights of a checkpoint.
         prefix: what stands before the names of the network in it.
+        drop: what the checkpoint holds beside the network.
         dtype: precision to load in.
     """
 
@@ -162,12 +163,14 @@ class ModelOptions:
     base: str | None = None
     key: str | None = None
     prefix: str | None = None
+    drop: tuple[str, ...] = ()
     dtype: str | None = None
 
     def words(self) -> list[str]:
         """Return the options as they are typed, for the commands that are printed."""
         named = (("--model", self.spec), ("--base", self.base), ("--key", self.key), ("--prefix", self.prefix))
         pairs = [*named, ("--dtype", self.dtype), *(("--allow", package) for package in self.allow)]
+        pairs += [("--drop", name) for name in self.drop]
         given = [word for name, value in pairs if value is not None for word in (name, value)]
         return [*given, *(["--trust-pickle"] if self.trust_pickle else [])]
 
@@ -195,6 +198,7 @@ _MODEL_OPTIONS = _options(
     click.option("--base", type=click.Path(), metavar="FILE", help="The model that a bundle was made from."),
     click.option("--key", metavar="NAME", help="Which weights of a checkpoint: model, ema, generator, ..."),
     click.option("--prefix", metavar="TEXT", help="What stands before the names of the network in a checkpoint."),
+    click.option("--drop", multiple=True, metavar="NAME", help="What a checkpoint holds beside the network: a head."),
     click.option(
         "--dtype",
         type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
@@ -272,6 +276,7 @@ def load(path: str, how: ModelOptions, base: str | None = None) -> LoadedModel:
         base=base or how.base,
         key=how.key,
         prefix=how.prefix,
+        drop=how.drop,
         dtype=how.dtype,
     )
     count = sum(p.numel() for p in loaded.module.parameters())
@@ -304,7 +309,7 @@ def for_bundle(how: ModelOptions, written: Path, source: str) -> ModelOptions:
     base = None if near is not None else next(map(str, inputs_of(source, how.base)), None)
     if base is None and near is None and not bundle.is_bundle(source):
         base = source
-    return replace(how, spec=spec, base=base, key=None, prefix=None, dtype=None)
+    return replace(how, spec=spec, base=base, key=None, prefix=None, drop=(), dtype=None)
 
 
 def inputs_of(path: str, base: str | None) -> list[Path]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Base:
         file: name of its file or model folder, without folders; looked for beside the bundle and in the current folder.
         sha256: digest of that file, or of the weights in that folder.
         model: the `--model` text that builds it, if its file holds weights only.
-        key, prefix: which weights of the file were taken, and under which prefix, if the user said so.
+        key, prefix, drop: which weights of the file were taken, under which prefix, and which of them were left out
+            (names with commas between), if the user said so.
     """
 
     file: str | None = None
@@ -60,11 +61,11 @@ class Base:
     model: str | None = None
     key: str | None = None
     prefix: str | None = None
+    drop: str | None = None
 
     def to_dict(self) -> dict[str, str | None]:
-        """Return plain JSON data; `key` and `prefix`, which earlier versions do not know, only if they are set."""
-        given = asdict(self)
-        return {k: v for k, v in given.items() if v is not None or k not in ("key", "prefix")}
+        """Return plain JSON data; what earlier versions do not know only if it is set."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k in ("file", "sha256", "model")}
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:
@@ -73,10 +74,14 @@ def is_bundle(path: str | os.PathLike[str]) -> bool:
 
 
 def base_of(
-    path: str | os.PathLike[str], model: str | None = None, key: str | None = None, prefix: str | None = None
+    path: str | os.PathLike[str],
+    model: str | None = None,
+    key: str | None = None,
+    prefix: str | None = None,
+    drop: Sequence[str] = (),
 ) -> Base:
     """Return the note on a model file or folder: its name, its digest, how it was built, and what was taken of it."""
-    return Base(Path(path).absolute().name, _digest(Path(path)), model, key, prefix)
+    return Base(Path(path).absolute().name, _digest(Path(path)), model, key, prefix, ",".join(drop) or None)
 
 
 def save(

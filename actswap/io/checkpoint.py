@@ -19,7 +19,7 @@ from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, first_line
 from actswap.io import allowed, rebuild, tensor_layout
 from actswap.io.archive import check_zip
-from actswap.io.contents import Taken, listing, take
+from actswap.io.contents import Taken, is_network, listing, state_of, take
 from actswap.io.pickles import Made, Name, Stored, describe, parts
 
 _RECORDS = re.compile(
@@ -31,13 +31,14 @@ _SLACK = 64 << 20
 _QUANTIZED = re.compile(r"\bquantized\b(?!.*\bfunctional_modules\b)|torchao\.|bitsandbytes")
 
 
-def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = None) -> Taken:
+def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = None, only_weights: bool = False) -> Taken:
     """Load the network or the weights of a zip file of torch.save; the rest of the file is not built.
 
     Args:
         path: the file.
         allow: packages whose classes the user trusts.
         key: the key of what is taken, None for the usual one.
+        only_weights: of a module, take the weights; its classes need not be known then.
 
     Returns:
         A module, or weights, and what the file holds beside it.
@@ -73,6 +74,8 @@ def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = Non
         return bytes_
 
     taken = taken or Taken(described)
+    if only_weights and is_network(taken.value):
+        taken = replace(taken, value=state_of(taken.value))
     return replace(taken, value=rebuild.Rebuild(storage, path.stat().st_size, allow).value(taken.value))
 
 

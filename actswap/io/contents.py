@@ -28,6 +28,7 @@ _OF_A_PAIR = ("generator", "netG", "G", "teacher")
 _ORDER = _AVERAGED + _USUAL + _OF_A_PAIR
 _NO_NETWORK = ("optim", "scheduler", "scaler", "rng", "callback", "loops", "criterion", "loss")
 _DEPTH = 3
+_DEEPEST = 60  # modules inside modules
 _SHOWN = 12
 _TABLES = {"OrderedDict", "defaultdict", "dict", "FrozenDict", "AttributeDict", "DictConfig", "EasyDict"}
 
@@ -106,6 +107,28 @@ def listing(content: Any) -> str:
     return f"a dict of {', '.join(shown)}{more}"
 
 
+def state_of(value: Any) -> dict[str, Any]:
+    """Return the weights of a network by name; of a described network their descriptions, without building a class."""
+    if isinstance(value, nn.Module):
+        return dict(value.state_dict())
+    return dict(_state(value, "", 0))
+
+
+def _state(value: Made, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > _DEEPEST or not isinstance(value.state, dict):
+        return
+    hidden = value.state.get("_non_persistent_buffers_set", ())
+    if isinstance(hidden, Made):
+        hidden = hidden.args[0] if hidden.args and isinstance(hidden.args[0], (list, tuple)) else ()
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in (_table(value.state.get(kind)) or {}).items():
+            if _is_tensor(tensor) and (kind == "_parameters" or name not in hidden):
+                yield f"{prefix}{name}", tensor
+    for name, module in (_table(value.state.get("_modules")) or {}).items():
+        if is_network(module):
+            yield from _state(module, f"{prefix}{name}.", depth + 1)
+
+
 def weights(value: Any) -> dict[str, Tensor]:
     """Return the tensors of a table by name; what is no tensor, as a count, is left out."""
     return {str(name): v for name, v in value.items() if isinstance(v, Tensor)} if isinstance(value, Mapping) else {}
@@ -140,7 +163,7 @@ def _asked_for(found: list[_Entry], key: str, content: Any, name: str) -> Taken:
 
 def _entries(value: Any, key: str, depth: int) -> Iterator[_Entry]:
     """Yield the networks and weights of a content. Inside of either nothing further is looked for."""
-    if _is_network(value):
+    if is_network(value):
         yield _Entry(key, value, _kind(value))
         return
     table = _table(value)
@@ -160,7 +183,7 @@ def _is_weights(table: Mapping[Any, Any]) -> bool:
     """True for a table of tensors by name. Between them may stand the extra state of a module, but no other table."""
     if not all(isinstance(name, str) for name in table) or not any(_is_tensor(v) for v in table.values()):
         return False
-    return not any(_is_network(v) or (_table(v) and not name.endswith("_extra_state")) for name, v in table.items())
+    return not any(is_network(v) or (_table(v) and not name.endswith("_extra_state")) for name, v in table.items())
 
 
 def _is_tensor(value: Any) -> bool:
@@ -169,7 +192,8 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _is_network(value: Any) -> bool:
+def is_network(value: Any) -> bool:
+    """True for a module, and for the description of one."""
     if isinstance(value, Made):
         return isinstance(value.state, dict) and {"_modules", "_parameters"} <= value.state.keys()
     return isinstance(value, nn.Module)
@@ -199,7 +223,7 @@ def _attributes(value: Any) -> Mapping[Any, Any] | None:
 
 def _kind(value: Any) -> str:
     """Say in a few words what a value is."""
-    if isinstance(value, Made) and _is_network(value):
+    if isinstance(value, Made) and is_network(value):
         return f"a network, {value.what.name}"
     if isinstance(value, nn.Module):
         return f"a network, {type(value).__name__}"
@@ -216,4 +240,4 @@ def _kind(value: Any) -> str:
     return type(value).__name__ if value is not None else "None"
 
 
-__all__ = ["Taken", "listing", "take", "weights"]
+__all__ = ["Taken", "is_network", "listing", "state_of", "take", "weights"]

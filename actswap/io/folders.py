@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from actswap.errors import LoadError
-from actswap.io.torchvision_import import import_library
+from actswap.io.torchvision_import import import_library, with_torchvision
+from actswap.io.weight_names import Misfit, fill, not_fitting, refuse_converted
 
 CONFIG = "config.json"
 INDEX = ".safetensors.index.json"
-_WEIGHTS = ("model.safetensors", f"model{INDEX}")
+_WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(\.(?P<variant>\w+))?\.safetensors(\.index(\.\w+)?\.json)?")
 _ARCHITECTURE = re.compile(r"[a-z0-9]\w{0,99}")
 _ARGUMENT = re.compile(r"[a-z]\w{0,60}")
 _FETCHES = re.compile(r"pretrained|checkpoint|cache|url|file|hub|weights|features_only|scriptable|exportable|no_jit")
@@ -34,7 +35,7 @@ _FIX = "save it again with model.save_pretrained(folder), or give the weights fi
 
 
 def is_model_folder(path: Path) -> bool:
-    """Return True for a folder with a configuration of transformers or timm."""
+    """Return True for a folder with a configuration of transformers, diffusers or timm."""
     return (path / CONFIG).is_file()
 
 
@@ -44,28 +45,54 @@ def weights_file(folder: Path) -> Path:
     Raises:
         LoadError: there is none; pickled weights are not read from folders.
     """
-    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        raise LoadError(f"{folder} has no {_WEIGHTS[0]}", why="weights of a folder are read as safetensors", fix=_FIX)
-    return found
+    files = sorted(f for f in folder.iterdir() if _WEIGHTS.fullmatch(f.name) and f.is_file())
+    if not files:
+        raise LoadError(
+            f"{folder} has no model.safetensors", why="weights of a folder are read as safetensors", fix=_FIX
+        )
+    return min(files, key=lambda f: (bool(_variant(f)), len(f.name)))
 
 
-def load_folder(folder: Path) -> nn.Module:
+def _variant(file: Path) -> str | None:
+    """Return the precision in the name of a file of weights: `fp16` of `model.fp16.safetensors`."""
+    found = _WEIGHTS.fullmatch(file.name)
+    return found["variant"] if found and found["variant"] != "index" else None
+
+
+def models_inside(folder: Path) -> list[Path]:
+    """Return the model folders inside a folder, as those of a diffusers pipeline."""
+    return sorted(f for f in folder.iterdir() if f.is_dir() and is_model_folder(f))
+
+
+def load_folder(folder: Path, drop: Sequence[str] = ()) -> nn.Module:
     """Build the model that a folder describes, with its weights, in eval mode and its own precision.
 
+    Args:
+        folder: the folder.
+        drop: names of the weights, or of modules that they lie in, that are no part of the network.
+
     Raises:
-        LoadError: the configuration names no model of transformers or timm, or the weights do not fit.
+        LoadError: the configuration names no model of transformers, diffusers or timm, or the weights do not fit: one
+            is missing, or the network does not know one.
     """
     weights_file(folder)
     config = _read_json(folder / CONFIG)
     names = config.get("architectures")
+    if config.get("quantization_config"):
+        raise LoadError(
+            f"{folder} holds a quantised model",
+            why=f"its configuration has a quantization_config: {str(config['quantization_config'])[:60]}",
+            fix="convert the float model that it was made from, then quantise the converted one",
+        )
     if isinstance(names, list) and names and isinstance(names[0], str):
-        return _of_transformers(folder, names[0], config)
+        return _of_library(folder, "transformers", names[0], config, drop)
+    if isinstance(config.get("_class_name"), str):
+        return _of_library(folder, "diffusers", config["_class_name"], config, drop)
     if isinstance(config.get("architecture"), str):
-        return _of_timm(folder, config)
+        return _of_timm(folder, config, drop)
     raise LoadError(
         f"{folder / CONFIG} names no model",
-        why="it has neither transformers' `architectures` nor timm's `architecture`",
+        why="it has neither transformers' `architectures`, nor diffusers' `_class_name`, nor timm's `architecture`",
         fix=_FIX,
     )
 
@@ -99,13 +126,14 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     return found
 
 
-def _of_transformers(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
+def _of_library(folder: Path, library: str, name: str, config: Mapping[str, Any], drop: Sequence[str]) -> nn.Module:
+    """Let transformers or diffusers build the model, and look at what they found missing or too much."""
     if not name.isidentifier() or name.startswith("_"):
         raise LoadError(f"{folder / CONFIG} names the model {name[:80]!r}", why="that is no class", fix=_FIX)
-    kind: Any = getattr(import_library("transformers"), name, None)
-    if kind is None or not hasattr(kind, "from_pretrained") or getattr(kind, "config_class", None) is None:
+    kind: Any = _class_of(library, name)
+    if kind is None:
         raise LoadError(
-            f"transformers has no model {name}",
+            f"{library} has no model {name}",
             why="the code that a folder brings along is not run",
             fix="build it yourself: --model package.module:factory",
         )
@@ -114,16 +142,52 @@ def _of_transformers(folder: Path, name: str, config: Mapping[str, Any]) -> nn.M
             raise LoadError(f"{folder} holds {extra}", why="an adapter names another model to fetch", fix=_FIX)
     numbers, tensors = _stored(folder)
     _check_config(config, numbers, tensors, str(folder / CONFIG))
-    settings = kind.config_class.from_pretrained(folder, local_files_only=True)
+    given: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    if library == "transformers":
+        settings = kind.config_class.from_pretrained(folder, local_files_only=True)
+        given |= {"trust_remote_code": False, "dtype": "auto"}
+    else:
+        settings, given = config, {**given, "torch_dtype": _precision(folder)}
     with torch.device("meta"):  # no memory: only the number of parameters is asked for
-        _check_size(kind(settings), numbers, folder)
-    model: nn.Module = kind.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
-    )
-    return model.eval()
+        _check_size(kind(settings) if library == "transformers" else kind.from_config(settings), numbers, folder)
+    if variant := _variant(weights_file(folder)):
+        given["variant"] = variant
+    model, info = kind.from_pretrained(folder, **given)
+    _check_complete(model, info, folder, f"{library}'s {name}", drop)
+    made: nn.Module = model
+    return made.eval()
 
 
-def _of_timm(folder: Path, config: Mapping[str, Any]) -> nn.Module:
+def _class_of(library: str, name: str) -> Any:
+    """Return a class of models of a library, None if the name is something else."""
+    found = with_torchvision(lambda: getattr(import_library(library), name, None))
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or not hasattr(found, "from_pretrained"):
+        return None
+    return found if library == "diffusers" or getattr(found, "config_class", None) is not None else None
+
+
+def _check_complete(model: nn.Module, info: Mapping[str, Any], folder: Path, spec: str, drop: Sequence[str]) -> None:
+    """Raise if a library filled a weight at random, or did not use one."""
+    own = model.state_dict()
+    unused = [n for n in info["unexpected_keys"] if not any(n == part or n.startswith(f"{part}.") for part in drop)]
+    lost = Misfit(tuple(sorted(info["missing_keys"])), tuple(sorted(unused)))
+    if lost:
+        refuse_converted(lost.unexpected, str(folder))
+        error = not_fitting(str(folder), spec, lost, own)
+        fix = f"name the class that was saved in {CONFIG}, or save it again with model.save_pretrained(folder)"
+        raise LoadError(error.what, why=error.why, fix=error.fix if error.add else fix, add=error.add)
+
+
+def _precision(folder: Path) -> torch.dtype | None:
+    """Return the precision of the first weights of a folder; diffusers changes them to float32 unless it is told."""
+    weights = weights_file(folder)
+    file = next(shards(weights))[0] if INDEX in weights.name else weights
+    with safe_open(file, framework="pt") as handle:
+        names = list(handle.keys())
+        return handle.get_tensor(names[0]).dtype if names else None
+
+
+def _of_timm(folder: Path, config: Mapping[str, Any], drop: Sequence[str]) -> nn.Module:
     """Build the network without timm's own loader, which follows addresses that a configuration may hold."""
     name = config["architecture"]
     options = dict(config.get("model_args") or {})
@@ -142,11 +206,7 @@ def _of_timm(folder: Path, config: Mapping[str, Any]) -> nn.Module:
     model: nn.Module = timm.create_model(name, pretrained=False, **options)
     weights = weights_file(folder)
     state = read_shards(weights) if weights.name.endswith(INDEX) else load_file(weights)
-    problem = model.load_state_dict(state, strict=False)
-    if problem.missing_keys or problem.unexpected_keys:
-        first = (*problem.missing_keys, *problem.unexpected_keys)[0]
-        raise LoadError(f"the weights of {folder} do not fit {name}", why=f"for example {first}", fix=_FIX)
-    return model.eval()
+    return fill(model, state, "", str(folder), f"timm:{name}", drop)[0]
 
 
 def _stored(folder: Path) -> tuple[int, int]:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from actswap.capture.quiet import quiet
 from actswap.errors import LoadError, UsageError, first_line
 from actswap.io.allowed import is_under
 from actswap.io.checkpoint import nothing_in, read_checkpoint, read_legacy
-from actswap.io.contents import Taken, take, weights
+from actswap.io.contents import Taken, is_network, state_of, take, weights
 from actswap.io.exported import load_exported
-from actswap.io.folders import INDEX, is_model_folder, load_folder, read_shards
+from actswap.io.folders import INDEX, is_model_folder, load_folder, models_inside, read_shards, weights_file
 from actswap.io.model_source import build_model, check_library_source, from_current_folder, is_library_source
 from actswap.io.torchvision_import import with_torchvision
-from actswap.io.weight_names import fill
+from actswap.io.weight_names import fill, refuse_converted
 
 _SAFER = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 
@@ -53,6 +53,7 @@ def load_model(
     base: str | os.PathLike[str] | None = None,
     key: str | None = None,
     prefix: str | None = None,
+    drop: Sequence[str] = (),
     dtype: str | None = None,
 ) -> LoadedModel:
     """Load a model file of any supported kind.
@@ -69,6 +70,8 @@ def load_model(
             default the one that the toolkits take; `notes` says which.
         prefix: what stands before the names of the network in the file, as in `model.conv1.weight`. By default it is
             found: every name of the network must stand under it.
+        drop: names of the file, or modules that they lie in, that are no part of the network: a head that it does not
+            have. Anything else that does not fit is an error.
         dtype: the precision to load in: `float32`, `float16`, `bfloat16`; by default that of the file.
 
     Returns:
@@ -80,10 +83,16 @@ def load_model(
     path = Path(path)
     if path.is_dir() and is_model_folder(path):
         with _as_load_error(path):
-            return _in(dtype, LoadedModel(load_folder(path), "folder", str(path)))
+            return _in(dtype, LoadedModel(load_folder(path, drop), "folder", str(path)))
+    if path.is_dir() and not (path / "plan.json").exists() and (inside := models_inside(path)):
+        raise LoadError(
+            f"{path} holds {len(inside)} models, not one",
+            why=f"it looks like a pipeline: {', '.join(f.name for f in inside)}",
+            fix=f"give one of them: {inside[-1]}",
+        )
     if path.is_dir():
         found = _load_bundle(
-            path, model=model, allow=allow, trust_pickle=trust_pickle, base=base, key=key, prefix=prefix
+            path, model=model, allow=allow, trust_pickle=trust_pickle, base=base, key=key, prefix=prefix, drop=drop
         )
         return _in(dtype, found)
     if not path.exists():
@@ -93,7 +102,7 @@ def load_model(
     with _as_load_error(path):
         if kind == "exported":
             return _in(dtype, LoadedModel(load_exported(path), kind, source))
-        taken = _read(path, kind, allow, trust_pickle, key)
+        taken = _read(path, kind, allow, trust_pickle, key, only_weights=model is not None)
     notes = (taken.note,) if taken.note else ()
     if isinstance(taken.value, nn.Module):
         return _in(dtype, LoadedModel(taken.value.eval(), "pickle", str(path), notes))
@@ -101,13 +110,14 @@ def load_model(
     if not state:
         raise nothing_in(taken.value, path)
     if model is None:
+        refuse_converted(state, str(path))
         raise LoadError(
             f"{path} holds weights ({len(state)} tensors), not a model",
             why="a state dict does not say how the network is built",
             fix="say how: --model torchvision:resnet50 (or timm:NAME, or package.module:factory; in Python: model=...)",
-            add="--model torchvision:resnet50 (or timm:NAME, or package.module:factory)",
+            add="--model torchvision:resnet50",
         )
-    module, renamed = fill(build_model(model), state, prefix, str(path), model)
+    module, renamed = fill(build_model(model), state, prefix, str(path), model, drop)
     return _in(dtype, LoadedModel(module, _weights_kind(kind), source, (*notes, *renamed)))
 
 
@@ -124,8 +134,41 @@ def _in(dtype: str | None, loaded: LoadedModel) -> LoadedModel:
     return replace(loaded, module=loaded.module.to(kind), notes=(*loaded.notes, *note))
 
 
-def _read(path: Path, kind: str, allow: Sequence[str], trust_pickle: bool, key: str | None) -> Taken:
-    """Read the network or the weights of a file."""
+def load_weights(
+    path: str | os.PathLike[str], *, key: str | None = None, trust_pickle: bool = False
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Read the weights of any file or model folder, also those of a whole pickled network; no class of it is built.
+
+    Args:
+        path: a checkpoint, a file of weights, or a folder with safetensors.
+        key: which of several weights, None for the usual ones.
+        trust_pickle: load a pickle without any check.
+
+    Returns:
+        The weights by name, and what was chosen.
+
+    Raises:
+        LoadError: the file cannot be read, or holds no weights.
+    """
+    path = Path(path)
+    file = weights_file(path) if path.is_dir() else path
+    if not file.exists():
+        raise LoadError(f"there is no file {path}", fix="give a checkpoint, a file of weights or a model folder")
+    with _as_load_error(file):
+        kind = _sniff(file)
+        if kind == "exported":
+            return dict(load_exported(file).state_dict()), ()
+        taken = _read(file, kind, (), trust_pickle, key, only_weights=True)
+    state = weights(taken.value)
+    if not state:
+        raise nothing_in(taken.value, file)
+    return state, ((taken.note,) if taken.note else ())
+
+
+def _read(
+    path: Path, kind: str, allow: Sequence[str], trust_pickle: bool, key: str | None, only_weights: bool
+) -> Taken:
+    """Read the network of a file, or its weights."""
     if kind == "safetensors":
         from safetensors.torch import load_file
 
@@ -137,11 +180,11 @@ def _read(path: Path, kind: str, allow: Sequence[str], trust_pickle: bool, key: 
         content = read_legacy(path)
     else:
         with from_current_folder():
-            return read_checkpoint(path, allow, key)
+            return read_checkpoint(path, allow, key, only_weights)
     taken = take(content, key, str(path))
     if taken is None:
         raise nothing_in(content, path)
-    return taken
+    return replace(taken, value=state_of(taken.value)) if only_weights and is_network(taken.value) else taken
 
 
 def _weights_kind(kind: str) -> str:
@@ -221,6 +264,7 @@ def _load_bundle(
     base: str | os.PathLike[str] | None,
     key: str | None,
     prefix: str | None,
+    drop: Sequence[str],
 ) -> LoadedModel:
     """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
     from actswap.io import bundle
@@ -230,8 +274,15 @@ def _load_bundle(
         model = noted_source(note.model, path, allow)
     found = base if base is not None else bundle.find_base(path, note)
     if found is not None:
-        named = {"key": key or note.key, "prefix": note.prefix if prefix is None else prefix}
-        plain = load_model(found, model=model, allow=allow, trust_pickle=trust_pickle, **named).module
+        plain = load_model(
+            found,
+            model=model,
+            allow=allow,
+            trust_pickle=trust_pickle,
+            key=key or note.key,
+            prefix=note.prefix if prefix is None else prefix,
+            drop=drop or tuple(filter(None, (note.drop or "").split(","))),
+        ).module
     elif model is not None:
         plain = build_model(model)
     else:

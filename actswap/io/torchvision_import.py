@@ -37,13 +37,22 @@ def with_torchvision(action: Callable[[], Any]) -> Any:
     """
     try:
         return action()
-    except RuntimeError as problem:
-        if "torchvision::nms" not in str(problem):
+    except (RuntimeError, ImportError) as problem:
+        if not _lacks_operators(problem):
             raise
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]  # halves of the failed import
         _declare_torchvision_operators()
         return action()
+
+
+def _lacks_operators(problem: BaseException | None) -> bool:
+    """True if the operators are what was missing; transformers raises another error from that one."""
+    while problem is not None:
+        if "torchvision::nms" in str(problem):
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
 
 
 @functools.cache

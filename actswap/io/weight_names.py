@@ -8,13 +8,16 @@ nothing is guessed from a list of words, and nothing is ever filled in part.
 
 from __future__ import annotations
 
+import functools
+import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from actswap.activations import TRAINABLE
 from actswap.errors import LoadError
 
 # Names of the modules that wrappers of torch and Lightning put around another; no network calls its layers so.
@@ -84,7 +87,12 @@ def fit_names(state: Mapping[str, Tensor], own: Mapping[str, Any], prefix: str |
 
 
 def fill(
-    module: nn.Module, state: Mapping[str, Tensor], prefix: str | None, name: str, spec: str
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    prefix: str | None,
+    name: str,
+    spec: str,
+    drop: Sequence[str] = (),
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Write the weights of a file into a network: all of them, or none.
 
@@ -94,6 +102,7 @@ def fill(
         prefix: the prefix that the user gave, None to find it.
         name: the file, for messages.
         spec: what built the network, for messages.
+        drop: names, or modules that they lie in, that the user says are no part of the network.
 
     Returns:
         The network in eval mode, and what was done to the names.
@@ -103,15 +112,98 @@ def fill(
     """
     own = module.state_dict()
     fitted = fit_names(state, _needed(own, state), prefix, name)
-    problem = misfit(own, fitted.state)
-    if problem:
-        raise LoadError(f"the weights of {name} do not fit {spec}", why=problem, fix=_how_to_fit(spec, fitted))
+    fitted = without(fitted, drop, name)
+    found = misfit(own, fitted.state)
+    if found:
+        refuse_converted(found.unexpected, name)
+        raise not_fitting(name, spec, found, own)
     module.load_state_dict(fitted.state, strict=False)
     return module.eval(), fitted.notes
 
 
-def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Return in words why weights do not fill a network completely, "" if they do.
+def converted_sites(names: Collection[str]) -> list[str]:
+    """Return the modules among whose parameters are those of a trainable activation, as a conversion puts it there.
+
+    >>> converted_sites(["0.weight", "1.log_beta", "1.p1", "1.p2", "1.beta_sign"])
+    ['1']
+    """
+    below: dict[str, set[str]] = {}
+    for name in names:
+        module, _, last = name.rpartition(".")
+        below.setdefault(module, set()).add(last)
+    return [module for module, ends in below.items() if any(own <= ends for own in _own_names())]
+
+
+@functools.cache
+def _own_names() -> tuple[frozenset[str], ...]:
+    """The names of the tensors of each trainable activation, without those of layers inside it."""
+    states = (spec.build(4, 1).state_dict() for spec in TRAINABLE)
+    found = {frozenset(name for name in state if "." not in name) for state in states}
+    return tuple(names for names in found if len(names) > 1)
+
+
+def refuse_converted(names: Collection[str], name: str) -> None:
+    """Raise if weights that fit no plain network are those of a converted one."""
+    sites = converted_sites(names)
+    if sites:
+        raise LoadError(
+            f"{name} holds the weights of a converted model",
+            why=f"it has the parameters of {len(sites)} trained activations: {few(sites)}",
+            fix=f"put them into the bundle that the training began with: actswap rebuild {shlex.quote(name)} "
+            "--bundle BUNDLE -o OUT (in Python: actswap.rebuild(checkpoint, bundle, base_model))",
+        )
+
+
+def without(fitted: Fitted, drop: Sequence[str], name: str) -> Fitted:
+    """Leave out what the user says is no part of the network.
+
+    Raises:
+        LoadError: there is nothing of that name.
+    """
+    gone = {part: [n for n in fitted.state if n == part or n.startswith(f"{part}.")] for part in drop}
+    for part, names in gone.items():
+        if not names:
+            raise LoadError(
+                f"{name} holds nothing under {part!r}", why=f"its names are {few(fitted.state)}", fix="leave out --drop"
+            )
+    names = [n for found in gone.values() for n in found]
+    if not names:
+        return fitted
+    kept = {n: t for n, t in fitted.state.items() if n not in names}
+    return Fitted(kept, (*fitted.notes, f"left out, as asked for: {few(names)}"), fitted.beside)
+
+
+def parts_to_drop(unexpected: Collection[str], own: Collection[str]) -> list[str]:
+    """Return the shortest names under which a file holds what a network does not have: whole modules, or tensors."""
+    inside = {name[:i] for name in own for i, c in enumerate(name) if c == "."}
+    found: dict[str, None] = {}
+    for name in unexpected:
+        parts = name.split(".")
+        ends = (".".join(parts[:k]) for k in range(1, len(parts) + 1))
+        found[next((p for p in ends if p not in inside), name)] = None
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why weights do not fill a network: names that are missing, names that it does not know, and other shapes."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    shapes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.shapes)
+
+    @property
+    def said(self) -> str:
+        """The three lists in words."""
+        rows = (("missing:", self.missing), ("not in the model:", self.unexpected), ("shape:", self.shapes))
+        return "; ".join(f"{label} {few(names)}" for label, names in rows if names)
+
+
+def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfit:
+    """Compare the names and shapes of weights with those of a network.
 
     A tensor that shares its memory with one that is given needs no entry of its own, and counters of batches none.
     """
@@ -126,13 +218,7 @@ def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
-    unexpected = [name for name in state if name not in own]
-    rows = [
-        f"{label} {few(names)}"
-        for label, names in (("missing:", missing), ("not in the model:", unexpected), ("shape:", shapes))
-        if names
-    ]
-    return "; ".join(rows)
+    return Misfit(tuple(missing), tuple(name for name in state if name not in own), tuple(shapes))
 
 
 def few(names: Collection[str]) -> str:
@@ -141,15 +227,22 @@ def few(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if len(names) > len(shown) else "")
 
 
-def prefixes_of(state: Mapping[str, Any]) -> tuple[str, ...]:
+def prefixes_of(state: Collection[str]) -> tuple[str, ...]:
     """Return the first parts of the names, those of most tensors first."""
     return tuple(p for p, _ in Counter(f"{k.partition('.')[0]}." for k in state if "." in k).most_common())
 
 
-def _how_to_fit(spec: str, fitted: Fitted) -> str:
+def not_fitting(name: str, spec: str, found: Misfit, own: Collection[str]) -> LoadError:
+    """Return the error for weights that do not fill a network. If only something is too much, it can be left out."""
+    what = f"the weights of {name} do not fit {spec}"
+    if not found.missing and not found.shapes:
+        parts = parts_to_drop(found.unexpected, own)
+        options = " ".join(f"--drop {shlex.quote(part)}" for part in parts)
+        fix = f"{options}, if the network is meant to go without (in Python: drop={parts[:4]})"
+        return LoadError(what, why=found.said, fix=fix, add=options)
     fix = f"name what was saved, with its options: --model '{spec.partition('?')[0]}?num_classes=10'"
-    parts = prefixes_of(fitted.state)
-    return f"{fix}; or, if the network stands under one of {few(parts)}, --prefix {parts[0]}" if parts else fix
+    others = [p for p in prefixes_of(found.unexpected) if not any(n.startswith(p) for n in own)]
+    return LoadError(what, why=found.said, fix=f"{fix}; or --prefix {others[0]}, if it stands there" if others else fix)
 
 
 def _needed(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from actswap.cli.main import run
 from actswap.errors import LoadError
+from actswap.io.folders import read_shards
 from actswap.io.loading import load_model
 
 IDS = torch.arange(1, 9).reshape(1, 8)
@@ -137,3 +139,69 @@ def test_pickled_weights_in_a_folder_are_refused(bert: Path) -> None:
     torch.save({}, bert / "pytorch_model.bin")
     with pytest.raises(LoadError, match="safetensors"):
         load_model(bert)
+
+
+def rewritten(folder: Path, change: dict[str, torch.Tensor | None]) -> Path:
+    """Put all weights of a folder into one file, with some added (a tensor) or taken away (None)."""
+    index = folder / "model.safetensors.index.json"
+    state = {**read_shards(index), **change}
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    save_file({n: t.clone() for n, t in state.items() if t is not None}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_head_that_is_missing_is_not_filled_at_random(bert: Path) -> None:
+    with pytest.raises(LoadError, match=r"missing: cls\.predictions\.transform\.dense\.weight"):
+        load_model(rewritten(bert, {"cls.predictions.transform.dense.weight": None}))
+
+
+def test_a_folder_of_another_class(bert: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps({**config, "architectures": ["BertForSequenceClassification"]}))
+    with pytest.raises(LoadError, match=r"classifier(?s:.*)not in the model: cls"):
+        load_model(bert)
+
+
+def test_weights_that_the_network_does_not_know_are_left_out_if_asked(
+    bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = load_model(bert).module(IDS).logits
+    rewritten(bert, {"cls.seq_relationship.weight": torch.ones(2, 16), "cls.seq_relationship.bias": torch.ones(2)})
+    command = ["convert", str(bert), "--to", "acon_c"]
+    assert run(command) == 3
+    hint = next(line for line in capsys.readouterr().err.splitlines() if "try:" in line).partition("try: actswap ")[2]
+    assert shlex.split(hint) == [*command, "--drop", "cls.seq_relationship"]
+    assert run(shlex.split(hint)) == 0, capsys.readouterr().err
+    assert torch.equal(load_model(bert, drop=["cls.seq_relationship"]).module(IDS).logits, expected)
+    assert run(["revert", f"{bert}.acon_c"]) == 0, "the bundle knows what was left out"
+
+
+def test_a_folder_of_a_converted_model(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As save_pretrained and Trainer write it: the weights of the conversion, and the configuration of the original."""
+    monkeypatch.chdir(bert.parent)
+    assert run(["convert", "bert", "--to", "acon_c"]) == 0
+    converted = load_model("bert.acon_c").module
+    with torch.no_grad():
+        for parameter in converted.parameters():
+            parameter += 0.01
+    converted.save_pretrained("checkpoint-500")
+    with pytest.raises(LoadError, match=r"converted model(?s:.*)actswap rebuild checkpoint-500 --bundle"):
+        load_model("checkpoint-500")
+    assert run(["rebuild", "checkpoint-500", "--bundle", "bert.acon_c", "-o", "after"]) == 0
+    with torch.no_grad():
+        assert torch.equal(load_model("after").module(IDS).logits, converted.eval()(IDS).logits)
+
+
+def test_a_folder_of_a_quantised_model(bert: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (bert / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match=r"quantised(?s:.*)float model"):
+        load_model(bert)
+
+
+def test_a_folder_of_several_models(bert: Path) -> None:
+    """As a pipeline of diffusers is saved."""
+    with pytest.raises(LoadError, match=r"1 models(?s:.*)bert"):
+        load_model(bert.parent)
