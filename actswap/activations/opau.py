@@ -27,6 +27,7 @@ from actswap.errors import UsageError
 from actswap.fit.basis import to_monomial
 from actswap.fit.histogram import Histogram
 from actswap.fit.rational import PadeFit
+from actswap.ops.coordinates import by_coordinates
 from actswap.sites import Number, Source, Start
 
 # Three-term recurrences: (first polynomial, step), step(n, t, f_n, f_{n-1}) = f_{n+1}; f_0 = 1.
@@ -87,6 +88,7 @@ opau = ops.define(
     "opau(Tensor x, Tensor c, Tensor d, Tensor tails, str basis, bool safe, int dim) -> Tensor",
     opau_formula,
 )
+_by_coordinates = by_coordinates("opau")
 
 
 class OPAU(RationalActivation):
@@ -141,9 +143,7 @@ class OPAU(RationalActivation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the rational function on the range and straight lines beyond it."""
-        c, d = self.coefficients()
-        tails = self.current_tails().detach()
-        return self.with_trained_slopes(opau(x, c, d, tails, self.basis, self.safe, self.channel_dim), x)
+        return self.evaluate(opau, _by_coordinates, x, self.basis, self.safe, self.channel_dim)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of the denominator inside the range, by channel; only the unsafe form can have any."""

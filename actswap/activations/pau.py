@@ -29,6 +29,7 @@ from actswap.activations.rational import (
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.fit.rational import PadeFit
+from actswap.ops.coordinates import by_coordinates
 from actswap.sites import Number, Source, Start
 
 FORMS = ("A", "B", "unsafe", "C", "D")
@@ -73,6 +74,7 @@ pau = ops.define(
     "pau(Tensor x, Tensor a, Tensor b, Tensor tails, str form, int dim) -> Tensor",
     pau_formula,
 )
+_by_coordinates = by_coordinates("pau")
 
 
 class PAU(RationalActivation):
@@ -154,10 +156,10 @@ class PAU(RationalActivation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute P/Q on the range and straight lines beyond it."""
-        a, b = self.coefficients()
         if self.form == "D" and self.training:
-            a, b = (c * (1 + self.noise * (2 * torch.rand_like(c) - 1)) for c in (a, b))
-        return self.with_trained_slopes(pau(x, a, b, self.current_tails().detach(), self.form, self.channel_dim), x)
+            a, b = (c * (1 + self.noise * (2 * torch.rand_like(c) - 1)) for c in self.coefficients())
+            return self.with_trained_slopes(pau(x, a, b, self.current_tails().detach(), "D", self.channel_dim), x)
+        return self.evaluate(pau, _by_coordinates, x, self.form, self.channel_dim)
 
     def poles(self) -> list[tuple[float, ...]]:
         """The zeros of Q inside the range, by channel; only the unsafe form can have any."""

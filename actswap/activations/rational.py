@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from actswap.activations.base import Activation, StartContext, per_channel
 from actswap.activations.bounded import refuse_capped
@@ -21,6 +21,7 @@ from actswap.fit.coordinates import Unit, assumed, coordinates
 from actswap.fit.histogram import Histogram
 from actswap.fit.points import Array
 from actswap.fit.rational import PadeFit
+from actswap.ops.coordinates import coefficients
 from actswap.sites import Number, Source
 
 TAILS = ("linear", "trained", "none")
@@ -125,21 +126,34 @@ class RationalActivation(Activation):
 
     def coefficients(self) -> tuple[Tensor, Tensor]:
         """The paper's numerator and denominator, (n,) or (C, n) each; gradients reach the coordinates."""
-        u = torch.asinh(self.coordinates / self.radius)
-        autocast = not u.is_meta and torch.is_autocast_enabled(u.device.type)
-        with torch.autocast(u.device.type, enabled=False) if autocast else nullcontext():
-            if u.dim() == 1:
-                v = torch.addmv(self.centre, self.mix, u)
-            else:
-                v = torch.baddbmm(self.centre.unsqueeze(-1), self.mix, u.unsqueeze(-1)).squeeze(-1)
-        top, bottom = v.split_with_sizes((self.degrees[0] + 1, self.terms), -1)
-        return (top, bottom) if u.dim() == 1 else (top.contiguous(), bottom.contiguous())
+        return coefficients(self.coordinates, self.radius, self.mix, self.centre, self.degrees[0] + 1)
 
     def current_tails(self) -> Tensor:
         """s, lo, hi and the two slopes, (5,) or (C, 5)."""
         if self.tails_mode != "trained":
             return self.tails
         return torch.cat([self.tails[..., :3], self.slopes], -1)
+
+    def evaluate(
+        self, function: Callable[..., Tensor], fast_path: Callable[..., Tensor | None], x: Tensor, *options: Any
+    ) -> Tensor:
+        """Compute an operator at the coefficients and tails of now.
+
+        Args:
+            function: the operator, `function(x, numerator, denominator, tails, *options)`.
+            fast_path: the same by coordinates, None if a call is not plain.
+            x: input of any shape.
+            options: what follows the tails.
+        """
+        trained = self.tails_mode == "trained"
+        if not is_dynamo_compiling():
+            kept = self._buffers  # a lookup of each attribute would take as long as the rational function
+            tails = self.current_tails().detach() if trained else kept["tails"]
+            u, radius, mix, centre = self.coordinates, kept["radius"], kept["mix"], kept["centre"]
+            y = fast_path(x, u, radius, mix, centre, tails, self.degrees[0] + 1, *options)
+            if y is not None:
+                return self.with_trained_slopes(y, x) if trained else y
+        return self.with_trained_slopes(function(x, *self.coefficients(), self.current_tails().detach(), *options), x)
 
     def with_trained_slopes(self, y: Tensor, x: Tensor) -> Tensor:
         """Give y, computed with the slopes as constants, their gradient; its value stays what it is.

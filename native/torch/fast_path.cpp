@@ -2,128 +2,15 @@
 // small tensor cost ten times the work itself.
 //
 // `lay`, in Python, lays a kind of call out for the core, once. A call that is not plain gets None back and goes
-// through ctypes.
-#include "tensor.h"
-
-#include <string.h>
+// through ctypes. Padé units also hand over the coordinates that their coefficients are made from (`through`): the
+// coefficients then exist for the time of the call only.
+#include "kinds.h"
 
 #include <new>
-#include <vector>
 
 namespace {
 
-constexpr int KEY = 96;                      // numbers that tell a kind of call from another, at most
-constexpr int KINDS = 256;                   // that an operator remembers
-constexpr int TENSORS = ACTSWAP_SLOTS + 2;   // among an operator's arguments, at most
-
-// A call for the core without its pointers.
-struct Laid {
-    actswap_call call;
-    int count;  // of parameters: slot in the call, position among the arguments
-    int slot[ACTSWAP_SLOTS], position[ACTSWAP_SLOTS];
-};
-
-// One kind of call: shapes, strides, dtype and options, and the call that the core gets for them.
-struct Kind {
-    std::vector<int64_t> key;
-    PyObject *options = nullptr;  // a tuple that keeps alive what the key holds addresses of
-    PyObject *source = nullptr;   // what `lay` returned, which keeps alive what the call points to
-    bool fits = false;
-    Laid laid;
-    PyObject *mean = nullptr;  // the shape of the means if the operator keeps them, else None
-};
-
-struct FastPath {
-    PyObject_HEAD
-    PyObject *lay;
-    int tensors;   // leading arguments that are tensors, x first
-    int constant;  // position of one without a gradient, or -1
-    Kind *kinds;
-};
-
-struct Call {
-    DLTensor tensor[TENSORS], grad;
-    Laid laid;  // a copy: another thread may lay out another kind in the same place
-    Ref mean;
-    int64_t key[KEY];
-    int length = 0;
-    bool room = true;
-    void add(int64_t value) {
-        if (length < KEY) key[length++] = value;
-        else room = false;
-    }
-};
-
-// Ask Python how the core runs a kind of call; false if that fails. The exception is left set.
-bool lay(FastPath *self, PyObject *args, PyObject *grad, const Call &call, Kind &kind) {
-    Ref laid(PyObject_CallFunctionObjArgs(self->lay, args, grad ? grad : Py_None, nullptr));
-    Ref options(PyTuple_GetSlice(args, self->tensors, PyTuple_GET_SIZE(args)));
-    if (!laid || !options) return false;
-    Laid to = {};
-    PyObject *mean = nullptr;
-    if (laid.get() != Py_None) {
-        const char *head;
-        Py_ssize_t size;
-        PyObject *slots, *kept;
-        if (!PyArg_ParseTuple(laid.get(), "y#O!OO", &head, &size, &PyTuple_Type, &slots, &mean, &kept)) return false;
-        if (size != (Py_ssize_t)sizeof to.call || PyTuple_GET_SIZE(slots) > ACTSWAP_SLOTS) return false;
-        memcpy(&to.call, head, sizeof to.call);
-        for (; to.count < PyTuple_GET_SIZE(slots); ++to.count)
-            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(slots, to.count), "ii", &to.slot[to.count], &to.position[to.count]))
-                return false;
-    }
-    kind.key.assign(call.key, call.key + call.length);
-    kind.fits = laid.get() != Py_None;
-    kind.laid = to;
-    Py_XINCREF(mean);
-    Py_XSETREF(kind.mean, mean);
-    Py_XSETREF(kind.options, options.release());
-    Py_XSETREF(kind.source, laid.release());
-    return true;
-}
-
-// Read the tensors and find the kind of call; false if the call is not plain or the core does not take it.
-bool find(FastPath *self, PyObject *args, PyObject *grad, Call &call) {
-    const int arguments = (int)PyTuple_GET_SIZE(args);
-    if (!torch.run || arguments < self->tensors) return false;
-    for (int i = 0; i < self->tensors; ++i) {
-        DLTensor &t = call.tensor[i];
-        if (!read(PyTuple_GET_ITEM(args, i), &t)) return false;
-        call.add(t.ndim);
-        for (int k = 0; k < t.ndim; ++k) call.add(t.shape[k]);
-        if (i) {
-            if (!is_dense_float(t)) return false;
-            continue;
-        }
-        call.add(t.code << 8 | t.bits);
-        for (int k = 0; k < t.ndim; ++k) call.add(t.strides[k]);
-    }
-    call.add(grad != nullptr);
-    if (grad) {
-        const DLTensor &g = call.grad, &x = call.tensor[0];
-        if (!read(grad, &call.grad) || g.code != x.code || g.bits != x.bits || g.ndim != x.ndim) return false;
-        for (int k = 0; k < g.ndim; ++k) {
-            if (g.shape[k] != x.shape[k]) return false;
-            call.add(g.strides[k]);
-        }
-    }
-    for (int i = self->tensors; i < arguments; ++i) call.add((int64_t)PyTuple_GET_ITEM(args, i));
-    if (!call.room) return false;
-
-    uint64_t hash = 1469598103934665603u;
-    for (int i = 0; i < call.length; ++i) hash = (hash ^ (uint64_t)call.key[i]) * 1099511628211u, hash ^= hash >> 29;
-    Kind &kind = self->kinds[hash % KINDS];
-    const size_t bytes = sizeof(int64_t) * (size_t)call.length;
-    if (kind.key.size() != (size_t)call.length || memcmp(kind.key.data(), call.key, bytes))
-        if (!lay(self, args, grad, call, kind)) {
-            PyErr_Clear();
-            return false;
-        }
-    if (!kind.fits) return false;
-    call.laid = kind.laid;
-    call.mean.set(Py_NewRef(kind.mean));
-    return true;
-}
+PyObject *not_found(const Call &call) { return Py_NewRef(call.unknown ? Py_True : Py_None); }
 
 // Run a call whose pointers are set; 0 if it was done.
 int run(const actswap_call &call, const DLTensor &x) {
@@ -147,9 +34,11 @@ actswap_call with_pointers(const Call &call) {
 }
 
 // Compute y, and the means if they are kept; None if the call is not plain.
-PyObject *forward(FastPath *self, PyObject *args, Ref *mean) {
+PyObject *forward(FastPath *self, PyObject *args, Ref *mean, bool by_coordinates = false) {
     Call call;
-    if (!find(self, args, nullptr, call)) Py_RETURN_NONE;
+    if (!find(self, args, nullptr, call, by_coordinates)) return not_found(call);
+    Pair coefficients(call.from);
+    if (by_coordinates) make(call, coefficients);
     actswap_call to = with_pointers(call);
     DLTensor out;
     if (mean && call.mean.get() != Py_None) {
@@ -165,9 +54,9 @@ PyObject *forward(FastPath *self, PyObject *args, Ref *mean) {
 }
 
 // Return None if the call is not plain, False if it is plain but a gradient is wanted, else y.
-PyObject *fast_path_call(PyObject *object, PyObject *args, PyObject *) {
-    FastPath *self = (FastPath *)object;
-    if (!torch.run || PyTuple_GET_SIZE(args) < self->tensors) Py_RETURN_NONE;
+PyObject *call_of(FastPath *self, PyObject *args, bool by_coordinates) {
+    const int tensors = by_coordinates ? THROUGH - 1 : self->tensors;
+    if (!torch.run || PyTuple_GET_SIZE(args) < tensors) Py_RETURN_NONE;
     PyObject *level = PyDict_GetItemWithError(torch.levels, torch.level_name);
     if (!level || PyLong_AsLong(level) >= 0) {
         PyErr_Clear();
@@ -177,20 +66,29 @@ PyObject *fast_path_call(PyObject *object, PyObject *args, PyObject *) {
         if (truth(PyObject_CallNoArgs(PyTuple_GET_ITEM(torch.guards, i)), true)) Py_RETURN_NONE;
     if (truth(PyObject_CallNoArgs(torch.grad_enabled), true)) {
         bool wanted = false;
-        for (int i = 0; i < self->tensors; ++i) {
+        for (int i = 0; i < tensors; ++i) {
             PyObject *tensor = PyTuple_GET_ITEM(args, i);
             if (!plain(tensor)) Py_RETURN_NONE;
             bool needs = attribute(tensor, torch.requires_grad);
-            if (needs && i == self->constant) Py_RETURN_NONE;
+            // By coordinates, x and u alone have gradients.
+            if (needs && (by_coordinates ? i > 1 : i == self->constant)) Py_RETURN_NONE;
             wanted = wanted || needs;
         }
         if (wanted) {
             Call call;
-            if (!find(self, args, nullptr, call)) Py_RETURN_NONE;
+            if (!find(self, args, nullptr, call, by_coordinates)) return not_found(call);
             Py_RETURN_FALSE;
         }
     }
-    return forward(self, args, nullptr);
+    return forward(self, args, nullptr, by_coordinates);
+}
+
+PyObject *fast_path_call(PyObject *self, PyObject *args, PyObject *) { return call_of((FastPath *)self, args, false); }
+
+PyObject *fast_path_through(PyObject *self, PyObject *args) { return call_of((FastPath *)self, args, true); }
+
+PyObject *fast_path_through_forward(PyObject *self, PyObject *args) {
+    return forward((FastPath *)self, args, nullptr, true);
 }
 
 PyObject *fast_path_forward(PyObject *self, PyObject *args) {
@@ -239,6 +137,35 @@ PyObject *fast_path_backward(PyObject *object, PyObject *given) {
     return found.release();
 }
 
+// through_backward(grad, args, needs) -> gradients of x and u, None if it is not needed; None if the call is not plain.
+PyObject *fast_path_through_backward(PyObject *object, PyObject *given) {
+    FastPath *self = (FastPath *)object;
+    PyObject *grad, *args;
+    int needs_x, needs_u;
+    if (!PyArg_ParseTuple(given, "OO!pp", &grad, &PyTuple_Type, &args, &needs_x, &needs_u)) return nullptr;
+    Call call;
+    if (!find(self, args, grad, call, true)) return not_found(call);
+    Pair coefficients(call.from), gradients(call.from);
+    make(call, coefficients);
+    actswap_call to = with_pointers(call);
+    to.grad_y = address(call.grad);
+    DLTensor out;
+    Ref dx(new_like(PyTuple_GET_ITEM(args, 0), &out)), du;  // the kernels write grad_x along the way
+    if (!dx) return nullptr;
+    to.y = address(out);
+    if (needs_u) {
+        du.set(new_like(PyTuple_GET_ITEM(args, 1), &out));
+        if (!du) return nullptr;
+        for (int i = 0; i < call.laid.count; ++i) {
+            const int position = call.laid.position[i];
+            if (position == 1 || position == 2) to.grad_param[call.laid.slot[i]] = gradients.part[position - 1];
+        }
+    }
+    if (run(to, call.tensor[0])) Py_RETURN_NONE;
+    if (needs_u) gradient_of(call.from, gradients.part[0], gradients.part[1], (float *)address(out));
+    return PyTuple_Pack(2, needs_x ? dx.get() : Py_None, needs_u ? du.get() : Py_None);
+}
+
 PyObject *fast_path_new(PyTypeObject *type, PyObject *args, PyObject *) {
     PyObject *lay;
     int tensors, constant;
@@ -274,6 +201,12 @@ void fast_path_free(PyObject *object) {
 PyMethodDef methods[] = {
     {"forward", fast_path_forward, METH_VARARGS, "forward(*args) -> (y, means or None), or None if it is not plain."},
     {"backward", fast_path_backward, METH_VARARGS, "backward(grad, args, means, needs) -> gradients, or None."},
+    {"through", fast_path_through, METH_VARARGS,
+     "through(x, u, radius, mix, centre, tails, top, *options) -> y, None if it is not plain, False for a gradient, "
+     "True for a kind that is not known."},
+    {"through_forward", fast_path_through_forward, METH_VARARGS, "The same arguments -> y, None or True."},
+    {"through_backward", fast_path_through_backward, METH_VARARGS,
+     "through_backward(grad, args, needs_x, needs_u) -> gradients of x and u, None or True."},
     {nullptr, nullptr, 0, nullptr},
 };
 
