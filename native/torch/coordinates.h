@@ -49,12 +49,12 @@ inline void gradient_of(const Coordinates &c, const float *numerator, const floa
     const int k = c.k;
     for (int64_t row = 0; row < c.rows; ++row, to += k) {
         const float *u = c.u + row * k, *radius = c.radius + row * k, *mix = c.mix + row * k * k;
-        float sum[COEFFICIENTS] = {};
+        double sum[COEFFICIENTS] = {};  // the products of mix and dv cancel
         for (int i = 0; i < k; ++i, mix += k) {
-            const float dv = i < c.top ? *numerator++ : *denominator++;
+            const double dv = i < c.top ? *numerator++ : *denominator++;
             for (int j = 0; j < k; ++j) sum[j] += mix[j] * dv;
         }
-        for (int j = 0; j < k; ++j) to[j] = sum[j] / sqrtf(u[j] * u[j] + radius[j] * radius[j]);
+        for (int j = 0; j < k; ++j) to[j] = (float)(sum[j] / sqrt((double)u[j] * u[j] + (double)radius[j] * radius[j]));
     }
 }
 
