@@ -67,9 +67,8 @@ def by_coordinates(name: str) -> Callable[..., Tensor | None]:
             with torch.no_grad():
                 short.forward(*_ordinary(args))
             found = short.through(*args)
-        if found is False:
-            return apply(*args)
-        return None if found is True else found
+        y: Tensor | None = apply(*args) if found is False else None if found is True else found
+        return y
 
     return call
 
