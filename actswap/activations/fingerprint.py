@@ -63,7 +63,12 @@ def fingerprint(expression: Expression) -> str:
     >>> fingerprint(parse("max(x, 0)")) == fingerprint(parse("relu(x)"))
     True
     """
-    return hashlib.sha256(" ".join(_rounded(v) for v in probe(expression).tolist()).encode()).hexdigest()[:16]
+    return digest(probe(expression))
+
+
+def digest(values: Tensor) -> str:
+    """Return the fingerprint of the values that `probe` gave."""
+    return hashlib.sha256(" ".join(_rounded(v) for v in values.tolist()).encode()).hexdigest()[:16]
 
 
 def probe(expression: Expression) -> Tensor:

@@ -31,6 +31,7 @@ VERBS = {
     "fit": "Show how a start follows its source; draw it.",
     "tune": "Fine-tune a converted model.",
     "run": "Do all that a recipe says, from model to report.",
+    "search": "Search for activation functions, on any number of machines.",
     "report": "Write a converted model as one HTML file.",
     "show": "Show what a bundle holds.",
     "doctor": "Check versions, kernels and backends.",

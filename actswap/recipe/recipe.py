@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -144,15 +144,31 @@ def check_trust(recipe: Recipe, path: Path, allow: Sequence[str], trusted: Colle
         allow: packages whose code it may name.
         trusted: the keys that the user set, which may name anything.
     """
-    found: list[str] = []
     named = {"model.source": recipe.model.source, "model.weights": recipe.model.weights}
     named["data.source"] = recipe.data.source
+    return untrusted(named, path, f"actswap run {path}", allow, trusted)
+
+
+def untrusted(
+    named: Mapping[str, str], path: Path, command: str, allow: Sequence[str], trusted: Collection[str]
+) -> list[str]:
+    """Return what a file names that the user has not agreed to.
+
+    Args:
+        named: what the file names, by key. A key that ends in `weights` names a file; the others name code if they
+            have a colon, else a file or a folder.
+        path: the file.
+        command: what the user would run, for the advice.
+        allow: packages whose code it may name.
+        trusted: the keys that the user set, which may name anything.
+    """
+    found: list[str] = []
     for key, value in named.items():
         if not value or key in trusted:
             continue
-        if ":" not in value or key == "model.weights":
+        if ":" not in value or key.endswith("weights"):
             found += _outside(key, value, path)
-        elif key == "model.source" and is_library_source(value):
+        elif not key.startswith("data") and is_library_source(value):
             try:
                 check_library_source(value, key)
             except ActswapError as error:
@@ -160,10 +176,14 @@ def check_trust(recipe: Recipe, path: Path, allow: Sequence[str], trusted: Colle
         elif not is_under(value.partition(":")[0], allow):
             package = value.partition(":")[0].partition(".")[0]
             found.append(
-                f"{key}: {value!r} is code, which a recipe may only name with your word: "
-                f"actswap run {path} --allow {package}"
+                f"{key}: {value!r} is code, which a {_kind(command)} may only name with your word: "
+                f"{command} --allow {package}"
             )
     return found
+
+
+def _kind(command: str) -> str:
+    return "search file" if command.startswith("actswap search") else "recipe"
 
 
 def _outside(key: str, value: str, recipe: Path) -> list[str]:
@@ -175,8 +195,8 @@ def _outside(key: str, value: str, recipe: Path) -> list[str]:
         return [f"{key}: {value[:80]!r} is no path ({first_line(error)})"]
     if not Path(value).is_absolute() and ".." not in Path(value).parts and any(map(real.is_relative_to, here)):
         return []
-    option = {"data.source": "--data", "model.weights": "--weights"}.get(key, f"--set {key}=")
-    return [f"{key}: {value[:80]!r} lies outside of the current folder; give it yourself: {option} {value[:80]}"]
+    option = {"data.source": "--data ", "model.weights": "--weights "}.get(key, f"--set {key}=")
+    return [f"{key}: {value[:80]!r} lies outside of the current folder; give it yourself: {option}{value[:80]}"]
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -102,3 +102,42 @@ def _ticks(span: tuple[float, float]) -> list[float]:
         step /= 2
     first = math.ceil(span[0] / step)
     return [round(k * step, 10) for k in range(first, math.floor(span[1] / step) + 1)]
+
+
+def function_svg(points: Array, label: str) -> str:
+    """Draw a function from its points, (n, 2)."""
+    axes = _Axes(_span(points[:, 0]), _span(points[:, 1]))
+    return _svg(f"{axes.frame()}{axes.line(points, 'loss')}", label)
+
+
+def steps_svg(series: Mapping[str, Array], label: str, stairs: bool = True) -> str:
+    """Draw several series over one axis.
+
+    Args:
+        series: points (n, 2) by name.
+        label: for readers who do not see the picture.
+        stairs: a value holds until the next point.
+    """
+    every = np.concatenate(list(series.values()))
+    axes = _Axes((0.0, float(every[:, 0].max())), _span(every[:, 1]))
+    lines = (axes.line(_stairs(p) if stairs else p, f"series{i % 4}") for i, p in enumerate(series.values()))
+    return _svg(axes.frame() + "".join(lines), label)
+
+
+def scatter_svg(points: Array, front: Array, label: str) -> str:
+    """Draw points (n, 2), and a line through those of the front (m, 2)."""
+    axes = _Axes(_span(points[:, 0]), _span(points[:, 1]))
+    dots = (axes.at(float(x), float(y)) for x, y in points)
+    marks = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="1.5"/>' for x, y in dots)
+    return _svg(f'{axes.frame()}{axes.line(front, "before")}<g class="now">{marks}</g>', label)
+
+
+def _span(values: Array) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _stairs(points: Array) -> Array:
+    """Repeat every value at the place of the next point."""
+    found: Array = np.repeat(points, 2, axis=0)[1:]
+    found[1::2, 1] = points[:-1, 1]
+    return found

@@ -23,6 +23,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor, nn
 
+from actswap.search.results import reward_of
+
 _LOG_PROBABILITY = "actswap:log_probability"
 
 
@@ -43,9 +45,9 @@ class ControllerConfig:
     hidden: int = 48
     batch: int = 16
     epochs: int = 8
-    lr: float = 3e-3
+    lr: float = 1e-3
     clip: float = 0.2
-    entropy: float = 0.2
+    entropy: float = 0.4
     baseline: float = 0.9
 
 
@@ -156,7 +158,7 @@ class ControllerSampler(BaseSampler):
             return
         taken = torch.tensor([[c.index(t.params[n]) for n, c in self.components.items()] for t in usable])
         rewards = torch.tensor([reward_of(t) for t in usable])
-        old = torch.tensor([float(t.system_attrs.get(_LOG_PROBABILITY, np.nan)) for t in usable])
+        old = torch.tensor([_drawn_with(t) for t in usable])
         with torch.no_grad():  # of trials that something else proposed: take the policy as it is
             now = self.policy.run(taken, len(usable))[1]
         old = torch.where(old.isnan(), now, old)
@@ -178,10 +180,11 @@ class ControllerSampler(BaseSampler):
             self.baseline = decay * self.baseline + (1 - decay) * reward
 
 
-def reward_of(trial: FrozenTrial) -> float:
-    """Return a trial's score; of a pruned one the last that it reported, and 0 for one that failed."""
-    if trial.state == TrialState.COMPLETE and trial.values:
-        return float(trial.values[0])
-    if trial.state == TrialState.PRUNED and trial.intermediate_values:
-        return float(trial.intermediate_values[max(trial.intermediate_values)])
-    return 0.0
+def _drawn_with(trial: FrozenTrial) -> float:
+    """Return the log-probability of a trial's point when it was drawn; NaN if the controller did not draw it.
+
+    The point of a trial that runs again after its worker died was drawn for the earlier one.
+    """
+    if "fixed_params" in trial.system_attrs:
+        return float("nan")
+    return float(trial.system_attrs.get(_LOG_PROBABILITY, np.nan))

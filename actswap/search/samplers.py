@@ -28,14 +28,10 @@ class ExhaustiveSampler(BaseSampler):
     """
 
     def __init__(self, space: Space) -> None:
-        if space.size > _MOST_POINTS:
-            raise UsageError(
-                f"a space of {space.size:,} points cannot be searched exhaustively",
-                why=f"at most {_MOST_POINTS:,} points are enumerated",
-                fix="sampler = 'controller' (or 'tpe', 'evolution', 'random'), or fewer units or functions",
-            )
         self.space = space
         self.points = list(space.distinct().values())
+        if not self.points:
+            raise UsageError("the space is empty", why="each of its functions is constant")
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return all components: a point is taken as a whole."""
@@ -45,11 +41,13 @@ class ExhaustiveSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the trial's point; the search ends when there is none left."""
-        if trial.number < len(self.points):
-            return dict(self.points[trial.number])
+        index = int(trial.user_attrs.get("first", trial.number))
+        if index < len(self.points):
+            return dict(self.points[index])
         tried = [t.params for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        for point in self.points:
+        for index, point in enumerate(self.points):
             if dict(point) not in tried:
+                study._storage.set_trial_user_attr(trial._trial_id, "first", index)  # the seed does not change
                 return dict(point)
         study.stop()
         return dict(self.points[-1])
@@ -82,14 +80,29 @@ SAMPLERS: Mapping[str, Callable[[Space, int], BaseSampler]] = {
 }
 
 
+def check_sampler(name: str, space: Space) -> None:
+    """Refuse a sampler that there is not, or that the space is too large for.
+
+    Raises:
+        UsageError: with the samplers that would do.
+    """
+    if name not in SAMPLERS:
+        raise UsageError(f"unknown sampler {name!r}", fix=f"one of {', '.join(SAMPLERS)}")
+    if name == "exhaustive" and space.size > _MOST_POINTS:
+        raise UsageError(
+            f"a space of {space.size:,} points cannot be searched exhaustively",
+            why=f"at most {_MOST_POINTS:,} points are enumerated",
+            fix="sampler = 'controller' (or 'tpe', 'evolution', 'random'), or fewer units or functions",
+        )
+
+
 def sampler_of(name: str, space: Space, seed: int) -> BaseSampler:
     """Return a sampler by its name.
 
     Raises:
         UsageError: there is none of this name, or the space is too large for it.
     """
-    if name not in SAMPLERS:
-        raise UsageError(f"unknown sampler {name!r}", fix=f"one of {', '.join(SAMPLERS)}")
+    check_sampler(name, space)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return SAMPLERS[name](space, seed)
 

@@ -6,12 +6,15 @@ choice per component, so that every sampler of Optuna can search it.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from actswap.activations.expression import BETA, Apply, Expression, Number, Variable, X
-from actswap.activations.fingerprint import canonical_expression, fingerprint
+from torch import Tensor
+
+from actswap.activations.expression import BETA, Apply, Expression, Variable, X
+from actswap.activations.fingerprint import canonical_expression, digest, probe
 from actswap.activations.grammar import parse
 from actswap.errors import UsageError
 
@@ -61,11 +64,11 @@ class Space:
         for kind, names, known in (("unary", self.unary, UNARY), ("binary", self.binary, BINARY)):
             if not names:
                 problems.append(f"{kind}: names no function, so the space is empty")
-            problems += [
-                f"{kind}: there is no {name!r}; known are {', '.join(known)}" for name in names if name not in known
-            ]
+            problems += [f"{kind}: there is no {name!r}; {_near(name, known)}" for name in names if name not in known]
             if len(set(names)) < len(names):
                 problems.append(f"{kind}: names a function twice")
+        if self.unary and set(self.unary) <= {"beta"}:
+            problems.append("unary: no function of x among them, so the space is empty")
         if problems:
             raise UsageError("this search space cannot be searched", why="; ".join(problems))
 
@@ -119,12 +122,12 @@ class Space:
             yield dict(zip(names, choices, strict=True))
 
     def distinct(self) -> dict[str, Point]:
-        """Return the first point of every function, by fingerprint; functions without x are left out."""
+        """Return the first point of every function, by fingerprint; constants are left out."""
         found: dict[str, Point] = {}
         for point in self.points():
-            expression = self.expression(point)
-            if depends_on_x(expression):
-                found.setdefault(fingerprint(expression), point)
+            values = probe(self.expression(point))
+            if _changes(values):
+                found.setdefault(digest(values), point)
         return found
 
 
@@ -135,15 +138,22 @@ def _put(node: Expression, values: Mapping[Variable, Expression]) -> Expression:
     return values.get(node, node) if isinstance(node, Variable) else node
 
 
-def depends_on_x(node: Expression) -> bool:
-    """Return whether an expression reads x at all; one that does not is no activation.
+def is_activation(expression: Expression) -> bool:
+    """Return whether an expression changes with x; a constant is no activation.
 
-    >>> depends_on_x(BETA), depends_on_x(Apply("mul", (BETA, X)))
-    (False, True)
+    >>> is_activation(BETA), is_activation(Apply("mul", (BETA, X))), is_activation(Apply("sub", (X, X)))
+    (False, True, False)
     """
-    if isinstance(node, Apply):
-        return any(depends_on_x(a) for a in node.arguments)
-    return not isinstance(node, Number) and node == X
+    return _changes(probe(expression))
+
+
+def _changes(values: Tensor) -> bool:
+    return bool((values != values[0]).any())
+
+
+def _near(name: str, known: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"the nearest are {', '.join(near)}" if near else f"known are {', '.join(known)}"
 
 
 def published() -> Sequence[str]:
@@ -158,4 +168,4 @@ def published() -> Sequence[str]:
     )  # fmt: skip
 
 
-__all__ = ["BETA", "BINARY", "UNARY", "Point", "Space", "depends_on_x", "published"]
+__all__ = ["BETA", "BINARY", "UNARY", "Point", "Space", "is_activation", "published"]

@@ -1,7 +1,6 @@
 """Run a search: ask the sampler for a function, train a child with it, tell the score; on any number of machines.
 
-All state is in the storage of Optuna: a journal file on one machine, a database or a gRPC proxy on many. Whoever opens
-the storage can work on the search, stop, and come back.
+All state is in the storage of Optuna. Whoever opens the storage can work on the search, stop, and come back.
 """
 
 from __future__ import annotations
@@ -12,31 +11,27 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import TrialState
 
 from actswap.activations.fingerprint import fingerprint
 from actswap.activations.grammar import text_of
-from actswap.errors import ActswapError, UsageError, first_line
-from actswap.search.controller import reward_of
+from actswap.errors import UsageError, first_line
+from actswap.search.results import is_result, reward_of
 from actswap.search.samplers import ask_point, sampler_of
-from actswap.search.space import Space, depends_on_x
+from actswap.search.space import Space, is_activation
+from actswap.search.workers import alive, take_over_dead
 from actswap.sites import Progress
 
-_OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_LEASE = 300.0  # seconds after which a worker that says nothing counts as dead
-_BEAT = 20.0  # seconds between two signs of life
 Child = Callable[[str, int], Iterator[float]]
-"""Train one child: (expression, trial number) to its validation score after every rung, higher is better."""
+"""Train one child: (expression, number) to its validation score after every rung, higher is better."""
 
 
 @dataclass(frozen=True)
@@ -56,68 +51,28 @@ class SearchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.trials < 1 or self.halving < 0 or self.halving == 1:
+        if self.trials < 1 or self.halving < 0 or self.halving == 1 or self.seed < 0:
             raise UsageError(
-                f"trials = {self.trials}, halving = {self.halving}", why="trials must be positive, halving 0 or above 1"
+                f"trials = {self.trials}, halving = {self.halving}, seed = {self.seed}",
+                why="trials must be positive, halving 0 or above 1, seed not negative",
             )
 
 
-@dataclass(frozen=True)
-class Found:
-    """One function that a search has tried.
-
-    Attributes:
-        expression: its text.
-        score: validation score at its last rung; 0 if the child failed.
-        state: `complete`, `pruned` or `failed`.
-        rungs: the score at every rung.
-        trial: number of the trial.
-        error: why the child failed.
-    """
-
-    expression: str
-    score: float
-    state: str
-    rungs: tuple[float, ...]
-    trial: int
-    error: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON data."""
-        return asdict(self)
-
-
-def open_storage(url: str | None) -> BaseStorage | None:
-    """Open what a search keeps its state in.
+def open_study(
+    space: Space,
+    config: SearchConfig,
+    storage: BaseStorage | None = None,
+    name: str = "search",
+    more: Mapping[str, Any] | None = None,
+) -> Study:
+    """Create a search, or go on with the one of this name.
 
     Args:
-        url: a file (a journal, for processes of one machine), `grpc://HOST:PORT` (a proxy that `optuna.storages.
-            run_grpc_proxy_server` serves), any URL of a database, or None for memory.
-
-    Raises:
-        UsageError: it cannot be reached.
-    """
-    if url is None:
-        return None
-    try:
-        if url.startswith("grpc://"):
-            host, _, port = url.removeprefix("grpc://").partition(":")
-            proxy = GrpcStorageProxy(host=host, port=int(port or 13000))
-            proxy.get_all_studies()
-            return proxy
-        if "://" in url:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-        return JournalStorage(JournalFileBackend(url))
-    except Exception as error:  # each back end has errors of its own
-        raise UsageError(
-            f"the storage {url} cannot be opened",
-            why=f"{first_line(error)}",
-            fix="--storage search.journal, sqlite:///search.db, postgresql://HOST/NAME or grpc://HOST:PORT",
-        ) from error
-
-
-def open_study(space: Space, config: SearchConfig, storage: BaseStorage | None = None, name: str = "search") -> Study:
-    """Create a search, or go on with the one of this name.
+        space: the functions.
+        config: how they are searched. The number of trials may differ from the one that the search began with.
+        storage: from `open_storage`; None is this process's memory.
+        name: of the search in the storage.
+        more: whatever else makes it this search, as plain JSON data; workers read it back with `document_of`.
 
     Raises:
         UsageError: the storage holds a search of this name over another space or with other settings.
@@ -125,27 +80,71 @@ def open_study(space: Space, config: SearchConfig, storage: BaseStorage | None =
     pruner: BasePruner = NopPruner()
     if config.halving:
         pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=config.halving)
+    sampler = sampler_of(config.sampler, space, config.seed)
     study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize",
-        sampler=sampler_of(config.sampler, space, config.seed),
-        pruner=pruner,
-        load_if_exists=True,
+        storage=storage, study_name=name, direction="maximize", sampler=sampler, pruner=pruner, load_if_exists=True
     )
-    text = json.dumps({"space": asdict(space), "search": {**asdict(config), "trials": None}}, sort_keys=True)
+    document = {**(more or {}), "space": asdict(space), "search": asdict(config)}
     before = study.user_attrs.get("actswap")
-    if before is not None and before != text:
+    if before is None:
+        study.set_user_attr("actswap", json.dumps(document, sort_keys=True))
+        return study
+    held = json.loads(before)
+    if changed := _differences(held, json.loads(json.dumps(document))):
         raise UsageError(
             f"the storage holds another search of the name {name!r}",
-            why=f"it was made with {before}",
+            why="; ".join(changed),
             fix="--name ANOTHER, or the settings of that search",
         )
-    study.set_user_attr("actswap", text)
+    if held["search"]["trials"] != config.trials:  # workers that come later read it
+        held["search"]["trials"] = config.trials
+        study.set_user_attr("actswap", json.dumps(held, sort_keys=True))
     return study
 
 
-def work(study: Study, space: Space, child: Child, trials: int, progress: Progress | None = None) -> None:
+def document_of(storage: BaseStorage, name: str) -> dict[str, Any]:
+    """Return what a search of the storage was created with, as plain JSON data.
+
+    Raises:
+        UsageError: the storage holds no search of this name.
+    """
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise UsageError(
+            f"the storage holds no search of the name {name!r}",
+            why=f"it holds {', '.join(names) or 'none'}",
+            fix=f"--name {names[0]}" if names else "actswap search SPACE.toml --storage URL creates one",
+        )
+    text = optuna.load_study(study_name=name, storage=storage).user_attrs.get("actswap")
+    if not isinstance(text, str):
+        raise UsageError(f"{name!r} is no search of actswap", why="another program created it", fix="--name ANOTHER")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Name the settings that differ; how many trials there are to be, and where the data lie, may differ."""
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        place = f"{where}{key}"
+        a, b = before.get(key), now.get(key)
+        if place in ("search.trials", "data.source", "title") or a == b:
+            continue
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{place}.")
+        else:
+            found.append(f"{place} was {_short(a)}, is {_short(b)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def work(
+    study: Study, space: Space, child: Child, trials: int, progress: Progress | None = None, rungs: int | None = None
+) -> None:
     """Try functions until the search has `trials` of them, whoever tries them.
 
     A function that is equal to one tried before gets its score. A child that fails, or whose score is not finite,
@@ -157,33 +156,36 @@ def work(study: Study, space: Space, child: Child, trials: int, progress: Progre
         child: trains one child.
         trials: how many the search is to have in all.
         progress: called with (trials done, trials in all, the best so far).
+        rungs: how many scores a child yields; after the last one there is nothing to stop. None: it is not known.
     """
     ended = threading.Event()
     study.stop = ended.set  # type: ignore[method-assign]  # optuna's own works inside optimize() only
+    me = f"{socket.gethostname()}:{os.getpid()}"
     while not ended.is_set():
         take_over_dead(study)
-        done = [t for t in study.get_trials(deepcopy=False) if t.state in _OVER and "retried" not in t.user_attrs]
+        done = [t for t in study.get_trials(deepcopy=False) if is_result(t)]
         if progress is not None and done:
             best = max(done, key=reward_of)
             progress(len(done), trials, f"best {reward_of(best):.4f} {best.user_attrs.get('expression', '')}")
         if len(done) >= trials:
             return
         trial = study.ask()
+        trial.set_user_attr("worker", {"name": me, "time": time.time()})
         point = ask_point(trial, space)
         if ended.is_set():
             trial.set_user_attr("retried", True)  # there was nothing left to try
             study.tell(trial, state=TrialState.FAIL)
             return
-        _try(study, trial, space, point, child)
+        _try(study, trial, space, point, child, rungs)
 
 
-def _try(study: Study, trial: optuna.Trial, space: Space, point: Any, child: Child) -> None:
+def _try(study: Study, trial: optuna.Trial, space: Space, point: Any, child: Child, rungs: int | None) -> None:
     expression = space.expression(point)
     print_of, text = fingerprint(expression), text_of(expression)
     trial.set_user_attr("expression", text)
     trial.set_user_attr("fingerprint", print_of)
-    if not depends_on_x(expression):
-        trial.set_user_attr("error", "it does not depend on x")
+    if not is_activation(expression):
+        trial.set_user_attr("error", "it is constant")
         study.tell(trial, 0.0)
         return
     for earlier in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED]):
@@ -191,94 +193,18 @@ def _try(study: Study, trial: optuna.Trial, space: Space, point: Any, child: Chi
             trial.set_user_attr("same_as", earlier.number)
             study.tell(trial, reward_of(earlier))
             return
-    score = 0.0
-    with _alive(trial):
+    number = int(study._storage.get_trial(trial._trial_id).user_attrs.get("first", trial.number))
+    score, halving = 0.0, getattr(study.pruner, "_reduction_factor", 1)
+    with alive(trial):
         try:
-            for rung, value in enumerate(child(text, trial.number)):
+            for rung, value in enumerate(child(text, number)):
                 score = value if math.isfinite(value) else 0.0
-                trial.report(score, rung + 1)
-                if trial.should_prune():
+                # Optuna halves at the steps 1, h, h^2, ...
+                trial.report(score, halving**rung if halving > 1 else rung + 1)
+                if rung + 1 != rungs and trial.should_prune():
                     study.tell(trial, state=TrialState.PRUNED)
                     return
-        except (ActswapError, ArithmeticError, RuntimeError, ValueError) as error:
-            trial.set_user_attr("error", f"{first_line(error)}")
+        except Exception as error:  # whatever a function does to its child, the search goes on
+            trial.set_user_attr("error", first_line(error))
             score = 0.0
     study.tell(trial, score)
-
-
-@contextmanager
-def _alive(trial: optuna.Trial) -> Iterator[None]:
-    """Give a sign of life in the storage every 20 s while the block runs."""
-    ended = threading.Event()
-    me = f"{socket.gethostname()}:{os.getpid()}"
-
-    def beat() -> None:
-        while True:
-            trial.set_user_attr("worker", {"name": me, "time": time.time()})
-            if ended.wait(_BEAT):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def take_over_dead(study: Study, now: float | None = None) -> list[int]:
-    """Queue the trials of dead workers again; return their numbers.
-
-    A worker is dead if its process is gone (on this machine) or if it has been silent for 300 s.
-    """
-    now = time.time() if now is None else now
-    taken = []
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        worker = trial.user_attrs.get("worker")
-        started = trial.datetime_start.timestamp() if trial.datetime_start else now
-        silent = now - (worker["time"] if worker else started)
-        if silent < _LEASE and not (worker and _is_gone(worker["name"])):
-            continue
-        try:
-            study._storage.set_trial_user_attr(trial._trial_id, "retried", True)
-            study.tell(trial.number, state=TrialState.FAIL)
-        except (ValueError, RuntimeError):  # another worker was faster
-            continue
-        if trial.params:
-            study.enqueue_trial(dict(trial.params))
-        taken.append(trial.number)
-    return taken
-
-
-def _is_gone(worker: str) -> bool:
-    """Return whether a worker of this machine has ended."""
-    host, _, pid = worker.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def ranking(study: Study) -> list[Found]:
-    """Return every function that was trained, the best first; equal functions once."""
-    found = [
-        Found(
-            str(t.user_attrs["expression"]),
-            reward_of(t),
-            "failed" if "error" in t.user_attrs else t.state.name.lower(),
-            tuple(t.intermediate_values[k] for k in sorted(t.intermediate_values)),
-            t.number,
-            str(t.user_attrs.get("error", "")),
-        )
-        for t in study.get_trials(deepcopy=False)
-        if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        and "expression" in t.user_attrs
-        and "same_as" not in t.user_attrs
-    ]
-    return sorted(found, key=lambda f: (-f.score, f.trial))

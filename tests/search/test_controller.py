@@ -7,8 +7,9 @@ import torch
 from search_children import follows
 
 from actswap.search.controller import Policy
+from actswap.search.results import ranking
 from actswap.search.space import Space
-from actswap.search.study import SearchConfig, open_study, ranking, work
+from actswap.search.study import SearchConfig, open_study, work
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
