@@ -22,6 +22,7 @@ from actswap.fit.histogram import Histogram
 from actswap.fit.points import Array
 from actswap.fit.rational import PadeFit
 from actswap.ops.coordinates import coefficients
+from actswap.ops.decompositions import is_finite_assumed
 from actswap.sites import Number, Source
 
 TAILS = ("linear", "trained", "none")
@@ -53,9 +54,9 @@ def clamp_and_tails(x: Tensor, tails: Tensor, dim: int) -> tuple[Tensor, Tensor]
     """
     scale, low, high, slope_low, slope_high = columns(tails, x, dim)
     below, above = torch.relu(low - x), torch.relu(x - high)
-    # A flat tail stays flat at infinity, where 0 * inf would be NaN.
-    below = torch.where((slope_low == 0) & torch.isinf(below), 0.0, below)
-    above = torch.where((slope_high == 0) & torch.isinf(above), 0.0, above)
+    if not is_finite_assumed():  # A flat tail stays flat at infinity, where 0 * inf would be NaN.
+        below = torch.where((slope_low == 0) & torch.isinf(below), 0.0, below)
+        above = torch.where((slope_high == 0) & torch.isinf(above), 0.0, above)
     return torch.clamp(x, low, high) / scale, slope_high * above - slope_low * below
 
 

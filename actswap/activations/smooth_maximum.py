@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from actswap.ops.decompositions import is_finite_assumed
+
 # Operations per element: two products for the argument, four for the sigmoid, a product, a multiply-add.
 SMOOTH_FLOPS = 8
 
@@ -34,9 +36,11 @@ def smooth_maximum_of_lines(x: Tensor, p1: Tensor | float, p2: Tensor | float, b
     Infinite x gives the formula's limit: the greater line (the lesser for beta < 0, their mean for beta = 0), and 0
     where its slope is 0; it has no part in the gradients of p1, p2 and beta.
     """
-    difference, zero = p1 - p2, torch.zeros((), dtype=x.dtype, device=x.device)
+    difference = p1 - p2
     sharpness = beta * difference
-    infinite = torch.isinf(x)
+    if is_finite_assumed():
+        return x * (difference * torch.sigmoid(sharpness * x) + p2)
+    infinite, zero = torch.isinf(x), torch.zeros((), dtype=x.dtype, device=x.device)
     inner = x.masked_fill(infinite, 0.0)
     y = inner * (difference * torch.sigmoid(sharpness * inner) + p2)
     with torch.no_grad():

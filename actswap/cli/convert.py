@@ -60,6 +60,7 @@ from actswap.sites import STARTS
         help="Real inputs (.npz, .pt) for fits and search.",
     ),
     click.option("--format", "form", type=click.Choice(["bundle", "pt2"]), default="bundle", show_default=True),
+    click.option("--decompose", is_flag=True, help="With pt2: operators of PyTorch alone; the file needs no actswap."),
     click.option("--dry-run", is_flag=True, help="Show the same table, write nothing."),
     SEED_OPTION,
     FORCE_OPTION,
@@ -77,6 +78,7 @@ def command(
     options: tuple[str, ...],
     calibration: str | None,
     form: str,
+    decompose: bool,
     dry_run: bool,
     seed: int,
     force: bool,
@@ -96,9 +98,11 @@ def command(
             "--format": form != "bundle",
             "--dry-run": dry_run,
         }
-        refused |= {"--start": start != "auto", "--input": specs}
+        refused |= {"--decompose": decompose, "--start": start != "auto", "--input": specs}
         refused |= {"--to SELECTOR=NAME": not isinstance(targets_of(targets), str)}
         return convert_file(path, targets[0], output, tolerance, key_values(options), calibration, refused, force)
+    if decompose and form != "pt2":
+        raise UsageError("--decompose is for an exported program", fix="--format pt2 --decompose")
     began = time.monotonic()
     target = targets_of(targets)
     out = Path(output) if output else default_output(path, target, form)
@@ -144,7 +148,7 @@ def command(
     if dry_run:
         say("Dry run: nothing was written.")
         return Answer(data, shown)
-    written = save(result.model, out, form, path, how, data, inputs.args, inputs.kwargs, force)
+    written = save(result.model, out, form, path, how, data, inputs.args, inputs.kwargs, force, decompose)
     data["output"] = str(written)
     say(f"Wrote {written} ({size(written)}) in {time.monotonic() - began:.1f} s")
     opened = for_bundle(how, written, path) if form == "bundle" else ModelOptions()
@@ -207,6 +211,7 @@ def save(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     force: bool,
+    decompose: bool,
 ) -> Path:
     """Write the bundle or the exported program."""
     from actswap.cli.verb import finite
@@ -215,7 +220,7 @@ def save(
     if form == "pt2":
         from actswap.io.save_exported import save_pt2
 
-        return save_pt2(model, out, args, kwargs, overwrite=force)
+        return save_pt2(model, out, args, kwargs, decompose=decompose, overwrite=force)
     base = (
         bundle.read_base(path)
         if bundle.is_bundle(path)

@@ -1,10 +1,10 @@
-"""`actswap export`: an ONNX file that runs anywhere, checked in ONNX Runtime."""
+"""`actswap export`: an ONNX file that runs anywhere, checked in ONNX Runtime; or an exported program of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,15 +25,21 @@ from actswap.cli.verb import (
 )
 from actswap.io.atomic import refuse_overwrite
 
+if TYPE_CHECKING:
+    from actswap.inputs import Inputs
+
+_TOLERANCE = 1e-4  # of a program: the same formulas in another order
+
 
 @verb(
     click.argument("path", metavar="MODEL", type=click.Path()),
-    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="The ONNX file; default MODEL.onnx."),
+    click.option("-o", "--output", type=click.Path(), metavar="OUT", help="The file; default MODEL.onnx."),
+    click.option("--format", "form", type=click.Choice(["onnx", "pt2"]), default="onnx", show_default=True),
     MODEL_OPTIONS,
     INPUT_OPTION,
     click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
-    click.option("--decompose", is_flag=True, help="Standard operators only, no function nodes."),
+    click.option("--decompose", is_flag=True, help="Operators of ONNX (or of PyTorch) alone."),
     click.option(
         "--simplify/--no-simplify",
         default=True,
@@ -51,6 +57,7 @@ from actswap.io.atomic import refuse_overwrite
 def command(
     path: str,
     output: str | None,
+    form: str,
     how: ModelOptions,
     specs: tuple[str, ...],
     dynamic_batch: bool,
@@ -61,13 +68,19 @@ def command(
     for_this_machine: bool,
     force: bool,
 ) -> Answer:
-    """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime."""
+    """Write MODEL (a bundle or any model file) as ONNX and compare it with PyTorch in ONNX Runtime.
+
+    --format pt2 writes an exported program of torch instead; with --decompose it runs where actswap is not.
+    """
     source = Path(path)
     stem = source.absolute().name if source.is_dir() else source.stem
-    out = Path(output) if output else source.parent / f"{stem}.onnx"
+    out = Path(output) if output else source.parent / f"{stem}.{form}"
     refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, how.base)))
     loaded = load(path, how)
     inputs = inputs_for(loaded, specs)
+    if form == "pt2":
+        onnx_only = {"--half": half, "--for-this-machine": for_this_machine, "--no-simplify": not simplify}
+        return _program(loaded.module, inputs, out, decompose, force, [name for name, on in onnx_only.items() if on])
     from actswap.onnx.export import export_onnx
 
     with progress() as update:
@@ -98,6 +111,25 @@ def command(
         lines.append(_prepared(out, force))
     say("Next: " + again("actswap", "verify", path, str(out), how=how, specs=specs))
     return Answer({**data, "input": inputs.said}, lines)
+
+
+def _program(model: Any, inputs: Inputs, out: Path, decompose: bool, force: bool, refused: Sequence[str]) -> Answer:
+    """Write an exported program and compare it with the model."""
+    from actswap.checks.verify import verify
+    from actswap.errors import UsageError, VerificationError
+    from actswap.io.loading import load_model
+    from actswap.io.save_exported import save_pt2
+
+    if refused:
+        raise UsageError(f"{refused[0]} is for ONNX files", fix="leave it out, or --format onnx")
+    save_pt2(model, out, inputs.args, inputs.kwargs, decompose=decompose, overwrite=force)
+    parity = verify(model, load_model(out).module, inputs.args, inputs.kwargs, checks="outputs")
+    if not parity.within(_TOLERANCE):
+        out.unlink()
+        raise VerificationError("the exported program does not agree with the model", why=f"by {parity.rel:.3g}")
+    needs = "nothing but torch" if decompose else "`import actswap` before torch.export.load"
+    lines = [f"{out}: needs {needs}", f"agrees with the model to {number(parity.rel)} of what the outputs vary by"]
+    return Answer({"output": str(out), "decomposed": decompose, "parity": parity.to_dict()}, lines)
 
 
 def _simplified(done: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Write a converted model as a self-contained exported program."""
+"""A converted model as an exported program of torch, in memory or as a `.pt2` file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actswap.activations.decompositions import decompositions
+from actswap.capture.evaluating import modes_kept
+from actswap.capture.quiet import quiet
 from actswap.errors import ExportError, first_line
 from actswap.io.atomic import refuse_overwrite, write_bytes
+
+
+def export_program(
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    decompose: bool = False,
+) -> torch.export.ExportedProgram:
+    """Capture a model as an exported program.
+
+    The batch is dynamic if torch can export the model so. A program that is not decomposed runs with the kernels, in a
+    process that has imported actswap. A decomposed one needs nothing but torch, and other tools can read it
+    (AOTInductor, ExecuTorch, LiteRT, Core ML; `torch.jit.trace` takes its `.module()`).
+
+    Args:
+        model: captured in evaluation mode; not changed.
+        example_inputs: a tensor, or a tuple of the positional arguments.
+        example_kwargs: keyword arguments.
+        decompose: operators of PyTorch alone, in place of those of actswap (`actswap.decompositions`).
+
+    Returns:
+        The program.
+
+    Raises:
+        ExportError: torch.export cannot capture the model.
+
+    >>> from actswap.activations.swish import Swish
+    >>> program = export_program(nn.Sequential(nn.Linear(2, 2), Swish()), torch.ones(3, 2), decompose=True)
+    >>> program.module()(torch.ones(5, 2)).shape
+    torch.Size([5, 2])
+    """
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    with modes_kept(model), quiet("torch.export"):
+        program = _export(model.eval(), args, dict(example_kwargs or {}))
+        return program.run_decompositions(decompositions()) if decompose else program
 
 
 def save_pt2(
@@ -22,9 +61,10 @@ def save_pt2(
     example_inputs: tuple[Any, ...],
     example_kwargs: Mapping[str, Any] | None = None,
     *,
+    decompose: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write a self-contained exported program that needs only torch and actswap.
+    """Write an exported program: `torch.export.load` reads it after `import actswap`.
 
     The batch is dynamic if torch can export the model so.
 
@@ -33,6 +73,7 @@ def save_pt2(
         path: the `.pt2` file.
         example_inputs: positional inputs; the first dimension of each tensor is tried as dynamic.
         example_kwargs: keyword inputs.
+        decompose: operators of PyTorch alone: the file needs no actswap.
         overwrite: replace an existing file.
 
     Returns:
@@ -43,7 +84,7 @@ def save_pt2(
         ExportError: torch.export cannot capture the model.
     """
     refuse_overwrite(path, overwrite=overwrite)
-    program = _export(model, example_inputs, dict(example_kwargs or {}))
+    program = export_program(model, example_inputs, example_kwargs, decompose=decompose)
     content = io.BytesIO()  # torch's own writer ends the process when the disk is full
     torch.export.save(program, content)
     write_bytes(path, content.getvalue())

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from actswap.errors import UsageError
 from actswap.ops import dispatch, switch
+from actswap.ops.decompositions import tell_exporters
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
@@ -148,7 +149,8 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     _library.impl(name, compute, "CompositeExplicitAutograd")
     _library.impl(name, differentiable, "Autograd")
     _library.impl(f"{name}_backward", compute_backward, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", lambda *a: torch.empty_like(a[0]), lib=_library)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", _like_first, lib=_library)
+    tell_exporters(op, operator.reference, _like_first)
     torch.library.register_fake(
         f"{NAMESPACE}::{name}_backward",
         lambda grad, *rest: _complete(
@@ -192,6 +194,10 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     call.__doc__ = formula.__doc__
     _functions[name] = call
     return call
+
+
+def _like_first(*args: Any) -> Tensor:
+    return torch.empty_like(args[0])
 
 
 def _function(operator: Operator, op: Any, backward_op: Any) -> type[torch.autograd.Function]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 def test_export_checks_the_file_in_onnx_runtime(folder, ask):
     assert ask("convert", "m.pt", "--to", "acon_c", "--input", "x.npz")[0] == 0
@@ -11,3 +13,15 @@ def test_export_checks_the_file_in_onnx_runtime(folder, ask):
     assert code == 0 and data["parity"]["rel_to_size"] <= 1e-4, "as export promises"
     code, data, _ = ask("export", "m.acon_c", "--input", "x.npz")
     assert code == 2 and "exists" in data["error"]["what"]
+
+
+def test_a_program_that_needs_no_actswap(folder, ask):
+    assert ask("convert", "m.pt", "--to", "acon_c", "--input", "x.npz")[0] == 0
+    code, data, _ = ask("export", "m.acon_c", "--input", "x.npz", "--format", "pt2", "--decompose")
+    assert code == 0 and data["decomposed"] and data["parity"]["rel"] <= 1e-4
+    program = torch.export.load(folder / "m.acon_c.pt2")
+    assert not any("actswap" in str(node.target) for node in program.graph.nodes)
+    code, data, _ = ask("export", "m.acon_c", "--format", "pt2", "--half", "-o", "half.pt2")
+    assert code == 2 and "--half" in data["error"]["what"]
+    code, data, _ = ask("convert", "m.pt", "--to", "swish", "--decompose")
+    assert code == 2 and "--format pt2" in data["error"]["fix"]
