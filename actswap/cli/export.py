@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from actswap.cli.verb import (
     say,
     verb,
 )
+from actswap.errors import ExportError
 from actswap.io.atomic import refuse_overwrite
 
 if TYPE_CHECKING:
@@ -38,6 +40,15 @@ _TOLERANCE = 1e-4  # of a program: the same formulas in another order
     MODEL_OPTIONS,
     INPUT_OPTION,
     click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
+    click.option("--dynamic-size/--fixed-size", default=True, show_default=True, help="Let heights and lengths vary."),
+    click.option(
+        "--patience",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long dynamic sizes may be searched for; then they are fixed.",
+    ),
     click.option("--opset", type=int, default=18, show_default=True, help="ONNX operator set."),
     click.option("--decompose", is_flag=True, help="Operators of ONNX (or of PyTorch) alone."),
     click.option(
@@ -61,6 +72,8 @@ def command(
     how: ModelOptions,
     specs: tuple[str, ...],
     dynamic_batch: bool,
+    dynamic_size: bool,
+    patience: float,
     opset: int,
     decompose: bool,
     simplify: bool,
@@ -83,13 +96,15 @@ def command(
         return _program(loaded.module, inputs, out, decompose, force, [name for name, on in onnx_only.items() if on])
     from actswap.onnx.export import export_onnx
 
-    with progress() as update:
+    with progress() as update, _as_typed(again("actswap", "export", path, "-o", str(out), how=how, specs=specs)):
         report = export_onnx(
             loaded.module,
             inputs.args,
             out,
             example_kwargs=inputs.kwargs or None,
             dynamic_batch=dynamic_batch,
+            dynamic_size=dynamic_size,
+            patience=patience,
             opset=opset,
             decompose=decompose,
             half=half,
@@ -130,6 +145,16 @@ def _program(model: Any, inputs: Inputs, out: Path, decompose: bool, force: bool
     needs = "nothing but torch" if decompose else "`import actswap` before torch.export.load"
     lines = [f"{out}: needs {needs}", f"agrees with the model to {number(parity.rel)} of what the outputs vary by"]
     return Answer({"output": str(out), "decomposed": decompose, "parity": parity.to_dict()}, lines)
+
+
+@contextmanager
+def _as_typed(command: str) -> Iterator[None]:
+    """Name the command that was typed where an error says how it should have been."""
+    try:
+        yield
+    except ExportError as error:
+        fix = error.fix.replace("actswap export ...", command)
+        raise ExportError(error.what, where=error.where, why=error.why, fix=fix) from error
 
 
 def _simplified(done: Mapping[str, str]) -> list[str]:

@@ -205,12 +205,34 @@ _MODEL_OPTIONS = _options(
         help="Precision to load in; the default is that of the file.",
     ),
 )
-INPUT_OPTION = click.option(
-    "--input",
-    "specs",
-    multiple=True,
-    metavar="SPEC",
-    help="1,3,224,224[:dtype], name=1,16:int64, or a .npz/.pt file. Repeat for several inputs.",
+_VALUE = "kwarg:"  # begins the text of a keyword argument that is no tensor, among those of the inputs
+
+
+def INPUT_OPTION(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what a model is run on; the command receives their texts as `specs`."""
+
+    @functools.wraps(function)
+    def run(specs: tuple[str, ...], values: tuple[str, ...], **given: Any) -> Any:
+        return function(specs=(*specs, *(_VALUE + value for value in values)), **given)
+
+    return _INPUT_OPTIONS(run)
+
+
+_INPUT_OPTIONS = _options(
+    click.option(
+        "--input",
+        "specs",
+        multiple=True,
+        metavar="SPEC",
+        help="1,3,224,224[:dtype], name=1,16:int64, or a .npz/.pt file. Repeat for several inputs.",
+    ),
+    click.option(
+        "--kwarg",
+        "values",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A further argument of forward that is no tensor: use_cache=false, num_frames=4.",
+    ),
 )
 TARGET_OPTION = click.option(
     "--to",
@@ -244,15 +266,19 @@ SEED_OPTION = click.option(
 FORCE_OPTION = click.option("--force", is_flag=True, help="Overwrite an existing output.")
 
 
-def key_values(pairs: Sequence[str]) -> dict[str, Any]:
-    """Read `--option key=value` texts; values are Python literals or plain words."""
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+def key_values(pairs: Sequence[str], option: str = "--option") -> dict[str, Any]:
+    """Read `--option key=value` texts; values are Python literals, true, false, none, or plain words."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"--option {pair!r} is not understood", fix="--option space=layer")
+            fix = "--option space=layer" if option == "--option" else f"{option} use_cache=false"
+            raise UsageError(f"{option} {pair!r} is not understood", fix=fix)
         try:
-            found[key] = ast.literal_eval(value)
+            found[key] = _WORDS[value.lower()] if value.lower() in _WORDS else ast.literal_eval(value)
         except (ValueError, SyntaxError):
             found[key] = value
     return found
@@ -292,7 +318,8 @@ def again(*words: str, how: ModelOptions, specs: Sequence[str] = ()) -> str:
     >>> again("actswap", "export", "my net.acon_c", how=ModelOptions(allow=("mylib",)), specs=["1,3,64,64"])
     "actswap export 'my net.acon_c' --allow mylib --input 1,3,64,64"
     """
-    return shlex.join([*words, *how.words(), *(word for spec in specs for word in ("--input", spec))])
+    pairs = [("--kwarg", s.removeprefix(_VALUE)) if s.startswith(_VALUE) else ("--input", s) for s in specs]
+    return shlex.join([*words, *how.words(), *(word for pair in pairs for word in pair)])
 
 
 def for_bundle(how: ModelOptions, written: Path, source: str) -> ModelOptions:
@@ -331,7 +358,10 @@ def inputs_for(loaded: LoadedModel, specs: Sequence[str]) -> Inputs:
 
     from actswap.inputs import guess, parse
 
+    values = key_values([s.removeprefix(_VALUE) for s in specs if s.startswith(_VALUE)], "--kwarg")
+    specs = [s for s in specs if not s.startswith(_VALUE)]
     inputs = parse(specs, loaded.module) if specs else guess(loaded.module)
+    inputs = replace(inputs, kwargs={**inputs.kwargs, **values})
     say(f"Input: {inputs.said}; torch {torch.__version__}")
     return inputs
 

@@ -12,6 +12,7 @@ _WHERE = {
     "library_path": "library",
     "prepare_file": "prepare",
     "convert": "conversion",
+    "translation_table": "translate",
 }
 __all__ = list(_WHERE)
 

@@ -86,7 +86,9 @@ def capture(model: nn.Module, inputs: Inputs, dynamic_batch: bool, dynamic_size:
         raise ExportError(
             f"torch.export cannot capture {type(model).__name__}" + (f" with dynamic {wanted}" if wanted else ""),
             why=first_line(error),
-            fix="export_onnx(..., dynamic_batch=False, dynamic_size=False)" if wanted else "",
+            fix="actswap export ... --fixed-batch --fixed-size (dynamic_batch=False, dynamic_size=False)"
+            if wanted
+            else "",
         ) from error
 
 

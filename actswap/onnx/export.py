@@ -9,6 +9,7 @@ import contextlib
 import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +23,9 @@ from torch.utils import _pytree as pytree
 
 from actswap.activations.base import OnnxFunction
 from actswap.capture.evaluating import modes_kept
+from actswap.capture.wrappers import network_in
 from actswap.errors import ExportError, UsageError
+from actswap.inputs import as_inputs
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, refuse_overwrite, write_error
 from actswap.onnx import feeds
 from actswap.onnx.algebra.simplify import Simplified, simplified_graph
@@ -30,7 +33,9 @@ from actswap.onnx.capture import Inputs, batch_size, capture, tensors, to_graph,
 from actswap.onnx.finalize import finalize, operators
 from actswap.onnx.model_file import external_files
 from actswap.onnx.parity import OutputParity
+from actswap.onnx.plain_call import plain_call
 from actswap.onnx.proof import TOLERANCE, Proof, output_names, plain_session, prove, takes_other_sizes
+from actswap.onnx.time_limit import OutOfTimeError, at_most
 from actswap.onnx.translate import lower_nodes
 from actswap.record import plan_of
 from actswap.sites import Progress
@@ -79,6 +84,7 @@ def export_onnx(
     example_kwargs: Mapping[str, Any] | None = None,
     dynamic_batch: bool = True,
     dynamic_size: bool = True,
+    patience: float = 60.0,
     opset: int = LOWEST_OPSET,
     decompose: bool = False,
     half: bool = False,
@@ -95,11 +101,13 @@ def export_onnx(
 
     Args:
         model: exported in evaluation mode; not changed.
-        example_inputs: a tensor, or a tuple of the positional arguments.
+        example_inputs: a tensor, a tuple of the positional arguments, or a dict of keyword arguments. Objects that hold
+            tensors (a graph, a batch) become one input per tensor.
         path: the ONNX file to write.
         example_kwargs: keyword arguments of the call.
         dynamic_batch: the first axis may have any length.
         dynamic_size: heights, widths and lengths may change, if the model allows it; the report's `notes` tell.
+        patience: seconds that the search for dynamic sizes may take; then they are fixed, and `notes` tell.
         opset: version of the standard operators, 18 or newer.
         decompose: standard operators in place of the project's nodes, for runtimes without functions.
         half: weights, inputs and outputs in float16.
@@ -136,12 +144,11 @@ def export_onnx(
             why=f"function bodies need {LOWEST_OPSET}, and the installed onnx knows up to {newest}",
             fix=f"export_onnx(..., opset={LOWEST_OPSET})",
         )
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    inputs: Inputs = (args, dict(example_kwargs or {}))
     tell = progress or (lambda step, steps, text: None)
     notes: list[str] = []
     entries = {**_plan_entry(model), **(metadata or {})}
-    with modes_kept(model), _workspace(target) as folder:
+    model, taken = network_in(model), as_inputs(example_inputs, example_kwargs)
+    with modes_kept(model), plain_call(model, taken) as inputs, _workspace(target) as folder:
         model.eval()
         exported = copy.deepcopy(model).half() if half else model
         given = _half_inputs(inputs) if half else inputs
@@ -153,7 +160,8 @@ def export_onnx(
         for size in sizes:
             try:
                 tell(0, 4, "capture")
-                graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
+                with at_most(patience if size else math.inf):
+                    graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
                 choices = _choices(graph, functions, opset, given, simplify and not half, notes)
                 for choice in choices:
                     try:
@@ -177,6 +185,13 @@ def export_onnx(
                 if size == sizes[-1]:
                     raise
                 notes.append(f"sizes are fixed to those of the example: {error.what}; {error.why}".rstrip("; "))
+            except OutOfTimeError as stop:
+                notes.append(
+                    f"sizes are fixed to those of the example: the search for dynamic sizes was {stop}; "
+                    "--patience SECONDS (patience=) lets it go on for longer, --fixed-size (dynamic_size=False) "
+                    "leaves it out"
+                )
+                tell(0, 4, "capture")
         report = ExportReport(
             path=str(target),
             opset=opset,

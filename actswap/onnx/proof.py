@@ -140,6 +140,8 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     try:
         with torch.no_grad():
             return model(*inputs[0], **inputs[1])
+    except ExportError:
+        raise
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be run on the inputs",

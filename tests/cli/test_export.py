@@ -25,3 +25,10 @@ def test_a_program_that_needs_no_actswap(folder, ask):
     assert code == 2 and "--half" in data["error"]["what"]
     code, data, _ = ask("convert", "m.pt", "--to", "swish", "--decompose")
     assert code == 2 and "--format pt2" in data["error"]["fix"]
+
+
+def test_sizes_are_fixed_when_asked_and_arguments_reach_forward(folder, ask):
+    code, data, _ = ask("export", "m.pt", "--input", "x.npz", "--fixed-size", "--fixed-batch")
+    assert code == 0 and all(isinstance(n, int) for shape in data["inputs"].values() for n in shape)
+    code, data, _ = ask("export", "m.pt", "--input", "x.npz", "--kwarg", "use_cache=false", "-o", "n.onnx")
+    assert code == 3 and "use_cache" in data["error"]["why"], "forward has no such argument"

@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from actswap.cli.verb import Answer, key_values, progress, verb
+from actswap.cli.verb import Answer, ModelOptions, again, key_values, progress, verb
 from actswap.errors import UsageError
 
 
@@ -39,3 +39,15 @@ def test_no_bar_is_drawn_if_stderr_is_no_terminal(capsys):
         if update is not None:
             update(1, 2, "step")
     assert capsys.readouterr() == ("", "")
+
+
+def test_keyword_arguments_that_are_no_tensors_are_printed_as_they_are_typed():
+    assert key_values(["use_cache=false", "mode=none", "scale=2.5"], "--kwarg") == {
+        "use_cache": False,
+        "mode": None,
+        "scale": 2.5,
+    }
+    with pytest.raises(UsageError, match="--kwarg 'use_cache' is not understood"):
+        key_values(["use_cache"], "--kwarg")
+    said = again("actswap", "export", "m", how=ModelOptions(), specs=["1,3", "kwarg:use_cache=false"])
+    assert said == "actswap export m --input 1,3 --kwarg use_cache=false"

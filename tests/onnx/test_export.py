@@ -259,3 +259,19 @@ def test_a_wrong_signal_on_a_large_offset_is_seen(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(proof, "run", lambda *given: [300 + 0.99 * (y - 300) for y in real(*given)])
     with pytest.raises(ExportError, match="does not agree"):
         export_onnx(net, x, tmp_path / "m.onnx")
+
+
+def test_the_search_for_dynamic_sizes_is_stopped_and_told(small, image, tmp_path, monkeypatch):
+    from actswap.onnx import export
+
+    captured = export._graph
+
+    def endless(model, inputs, dynamic_batch, dynamic_size, *rest):
+        while dynamic_size:
+            pass
+        return captured(model, inputs, dynamic_batch, dynamic_size, *rest)
+
+    monkeypatch.setattr(export, "_graph", endless)
+    report = export.export_onnx(small, image, tmp_path / "out.onnx", patience=0.05)
+    assert report.inputs["x"][2:] == tuple(image.shape[2:]) and report.inputs["x"][0] == "batch"
+    assert any("stopped after 0.05 s; --patience SECONDS" in note for note in report.notes)
