@@ -1,12 +1,14 @@
 """Time the Padé modules of this checkout against those of another one: interleaved, medians of ratios.
 
     git worktree add ../before 787592a && (cd ../before && python -m actswap.ops.build)
-    python benchmarks/ops_against.py ../before              # a minute
+    python benchmarks/ops_against.py ../before              # two minutes
     python benchmarks/ops_against.py ../before --rounds 5 --shapes 1x8x4x4
 
-One process per checkout, one thread each; they take turns, so both see the same load. A round times a forward pass
-without gradients and a forward with backward, in thread CPU time, of every module at every shape. Exit code 1 if a
-median ratio (this checkout / the other) is above 1.05.
+One process per checkout, one thread each; they take turns, so both see the same load, and are begun anew four times,
+since memory that happens to lie badly slows a process for its whole life. A round times a forward pass
+without gradients and a forward with backward, in thread CPU time, of every module at every shape. Printed are the
+median of the rounds' ratios (this checkout / the other), and the ratio of the shortest times, which other load on the
+machine disturbs least. Exit code 1 if the latter is above 1.05.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ UNITS = {
     "hp1": ("HP1", {}),
     "hp2": ("HP2", {}),
 }
-LIMIT = 1.05
+LIMIT, PROCESSES = 1.05, 4
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -92,7 +94,7 @@ def ask(process: subprocess.Popen[str]) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, nargs="?", help="the other checkout, its kernels built")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=6, help="per process")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--no-write", action="store_true")
@@ -103,27 +105,30 @@ def main() -> int:
     if options.checkout is None:
         parser.error("which checkout is this one to be compared with?")
     load = os.getloadavg()[0]
-    now, before = worker(Path(__file__).parents[1], options.shapes), worker(options.checkout, options.shapes)
-    ask(now), ask(before)  # the first round fills caches
-    rounds = [(ask(now), ask(before)) for _ in range(options.rounds)]
-    for process in (now, before):
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    rounds = []
+    for _ in range(PROCESSES):
+        now, before = worker(Path(__file__).parents[1], options.shapes), worker(options.checkout, options.shapes)
+        ask(now), ask(before)  # the first round fills caches
+        rounds += [(ask(now), ask(before)) for _ in range(options.rounds)]
+        for process in (now, before):
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=options.checkout, capture_output=True, text=True, check=True
     ).stdout.strip()
     lines = [
         f"{datetime.date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, load {load:.1f}, "
-        f"1 thread, {options.rounds} rounds; this checkout against {commit}",
-        f"{'module, shape, pass':36}{'us now':>12}{'us before':>12}{'ratio':>8}",
+        f"1 thread, {len(rounds)} rounds; this checkout against {commit}",
+        f"{'module, shape, pass':36}{'us now':>12}{'us before':>12}{'median':>8}{'best':>8}",
     ]
     slow = []
     for label in rounds[0][0]:
         ratio = statistics.median(a[label] / b[label] for a, b in rounds)
         times = [statistics.median(pair[k][label] for pair in rounds) * 1e6 for k in (0, 1)]
-        lines.append(f"{label:36}{times[0]:12.1f}{times[1]:12.1f}{ratio:8.3f}")
-        if ratio > LIMIT:
+        best = min(a[label] for a, _ in rounds) / min(b[label] for _, b in rounds)
+        lines.append(f"{label:36}{times[0]:12.1f}{times[1]:12.1f}{ratio:8.3f}{best:8.3f}")
+        if best > LIMIT:
             slow.append(label)
     lines.append(f"slower than {LIMIT}: {', '.join(slow) or 'none'}")
     print("\n".join(lines))

@@ -18,14 +18,12 @@ from actswap.activations.rational import (
     RationalActivation,
     clamp_and_tails,
     columns,
-    default_fit,
     horner,
-    rational_fits,
     rational_type,
     real_roots,
-    start_params,
     with_own_channels,
 )
+from actswap.activations.rational_start import default_fit, rational_fits, start_params
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram
 from actswap.fit.rational import PadeFit

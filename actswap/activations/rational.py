@@ -12,18 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from actswap.activations.base import Activation, StartContext, per_channel
-from actswap.activations.bounded import refuse_capped
-from actswap.activations.fitted import fit_rational, histogram_of
+from actswap.activations.base import Activation, per_channel
 from actswap.activations.options import Flag, OneOf, Pair, Rule
-from actswap.errors import StartError, UsageError
+from actswap.errors import UsageError
 from actswap.fit.coordinates import Unit, assumed, coordinates
-from actswap.fit.histogram import Histogram
 from actswap.fit.points import Array
-from actswap.fit.rational import PadeFit
 from actswap.ops.coordinates import coefficients
 from actswap.ops.decompositions import is_finite_assumed
-from actswap.sites import Number, Source
+from actswap.sites import Number
 
 TAILS = ("linear", "trained", "none")
 RULES: Mapping[str, Rule] = {"degrees": Pair(), "tails": OneOf(TAILS), "per_channel": Flag(optional=True)}
@@ -31,7 +27,7 @@ RULES: Mapping[str, Rule] = {"degrees": Pair(), "tails": OneOf(TAILS), "per_chan
 # ml-research/pau.
 _RAW_KEYS = (("a", "b"), ("c", "d"), ("numerator", "denominator"), ("weight_numerator", "weight_denominator"))
 _PUBLISHED = (1.0, -math.inf, math.inf, 0.0, 0.0)  # tails of the published form
-_TINY = 1e-20  # stands for a denominator coefficient of 0, whose absolute value would have no gradient
+TINY = 1e-20  # stands for a denominator coefficient of 0, whose absolute value would have no gradient
 
 
 def columns(coefficients: Tensor, x: Tensor, dim: int) -> list[Tensor]:
@@ -210,11 +206,14 @@ class RationalActivation(Activation):
             else now if value is None else torch.full_like(now, value)
             for name, value, now in zip(self.names, given, self.coefficients(), strict=True)
         ]  # fmt: skip
+        kinds = rest.pop("kinds", None)  # of each channel: which of the mixes and radii is its own
         for name in ("mix", "radius", "tails"):
             if isinstance(value := rest.pop(name, None), tuple):
-                buffer = getattr(self, name)
-                buffer.copy_(self._rows(name, torch.tensor(value, dtype=torch.float64), buffer.shape))
-        parts[1] = torch.where(parts[1] == 0.0, _TINY, parts[1])
+                buffer, numbers = getattr(self, name), torch.tensor(value, dtype=torch.float64)
+                if isinstance(kinds, tuple) and name != "tails":
+                    numbers = numbers.reshape(-1, *buffer.shape[1:])[torch.tensor(kinds).long()]
+                buffer.copy_(self._rows(name, numbers, buffer.shape))
+        parts[1] = torch.where(parts[1] == 0.0, TINY, parts[1])
         self.centre.copy_(torch.cat(parts, -1))
         self.coordinates.zero_()
         super().load_start(rest)
@@ -232,7 +231,7 @@ class RationalActivation(Activation):
                 continue
             shapes = [(*self.centre.shape[:-1], size) for size in (self.degrees[0] + 1, self.terms)]
             parts = [self._rows(k, state_dict.pop(prefix + k), shape) for k, shape in zip(keys, shapes, strict=True)]
-            parts[1] = torch.where(parts[1] == 0.0, parts[1].new_tensor(_TINY), parts[1])
+            parts[1] = torch.where(parts[1] == 0.0, parts[1].new_tensor(TINY), parts[1])
             v = torch.cat(parts, -1).detach()
             tails = state_dict.setdefault(prefix + "tails", v.new_tensor(_PUBLISHED).expand(self.tails.shape).clone())
             if self.tails_mode == "trained":
@@ -305,45 +304,6 @@ def _unit(basis_and_form: tuple[str, str], top: int, row: tuple[float, ...]) -> 
     return Unit(*basis_and_form, np.array(v[:top]), np.array(v[top:]), scale, low, high)
 
 
-@lru_cache(maxsize=64)
-def default_fit(degrees: tuple[int, int], form: str, basis: str = "") -> PadeFit:
-    """The unit that the literature begins with: LeakyReLU on [-3, 3]."""
-    context = StartContext(histogram=Histogram.uniform(-3.0, 3.0))
-    return fit_rational(Source.of("leaky_relu", slope=0.01), context, degrees, form, basis)[0]
-
-
-def start_params(
-    names: tuple[str, str],
-    basis_and_form: tuple[str, str],
-    rows: Sequence[tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]],
-    context: StartContext,
-) -> dict[str, Number]:
-    """The start values of a unit: coefficients and tails by channel, and coordinates for the histogram of the site.
-
-    Args:
-        names: the paper's names of numerator and denominator.
-        basis_and_form: as of the module.
-        rows: numerator, denominator and tails (s, lo, hi, slopes) of each channel, or of the layer.
-        context: its histogram says where the unit is used.
-    """
-    h = histogram_of(context)
-    endless = context.options.get("tails") == "none"
-    mixes, radii = [], []
-    for top, bottom, (scale, low, high, *_) in rows:
-        ends = (-math.inf, math.inf) if endless else (low, high)
-        row = (*top, *(b or _TINY for b in bottom), scale, *ends)
-        mix, radius = mixing(basis_and_form, len(top), row, h.centroids, h.weights)
-        mixes.append(mix.ravel())
-        radii.append(radius)
-    return {
-        names[0]: tuple(v for top, _, _ in rows for v in top),
-        names[1]: tuple(v for _, bottom, _ in rows for v in bottom),
-        "tails": tuple(v for _, _, tails in rows for v in tails),
-        "mix": tuple(np.concatenate(mixes).tolist()),
-        "radius": tuple(np.concatenate(radii).tolist()),
-    }
-
-
 def with_own_channels(unit: Any, per_channel: bool | None = None) -> Any:
     """The `build` of a Padé unit: one set for the layer, one per channel, or (None) as the source asks for."""
 
@@ -362,21 +322,3 @@ def real_roots(powers: Tensor, low: float, high: float) -> tuple[float, ...]:
     roots = np.roots(powers.detach().double().cpu().numpy()[::-1])
     real = roots[np.abs(roots.imag) <= 1e-6 * (1.0 + np.abs(roots))].real
     return tuple(float(r) for r in np.sort(real) if low <= r <= high)
-
-
-def rational_fits(source: Source, context: StartContext, target: str, form: str, basis: str = "") -> list[PadeFit]:
-    """One fit per distinct channel of the source; degrees and sharing come from the context's options.
-
-    Raises:
-        StartError: the source has a cap, or differs by channel although one set for the layer is asked for.
-    """
-    refuse_capped(source, target)
-    degrees = tuple(context.options.get("degrees", (5, 4)))
-    fits = fit_rational(source, context, (int(degrees[0]), int(degrees[1])), form, basis)
-    if len(set(fits)) > 1 and context.options.get("per_channel") is False:
-        raise StartError(
-            f"{target} has no start for {source}",
-            why="the source differs by channel, and per_channel=False shares the unit over the layer",
-            fix="option per_channel=True",
-        )
-    return fits if len(set(fits)) > 1 else fits[:1]

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from actswap import activations
 from actswap.activations.hooks import hooked
 from actswap.capture.evaluating import evaluating
 from actswap.conversion.training_only import observe_training
 from actswap.errors import UsageError
 from actswap.fit.histogram import Histogram, HistogramStream
 from actswap.inputs import call_of
+from actswap.plan import Choice
 from actswap.sites import Progress
+
+# Modules by path. A site whose target differs by channel gives the width and the axis of its channels: these are then
+# recorded apart.
+Paths = Iterable[str] | Mapping[str, tuple[int, int] | None]
+
+
+def channels_apart(choice: Choice) -> tuple[int, int] | None:
+    """Return the width and the axis of a site's channels if its target has fitted numbers per channel, else None."""
+    site = choice.site
+    if site.channels is None or "per_channel" not in activations.get(choice.target).options:
+        return None
+    differs = any(isinstance(value, tuple) for _, value in site.source.params)
+    return (site.channels, site.channel_dim) if choice.options.get("per_channel", differs or None) else None
 
 
 def calibrate(
-    model: nn.Module, paths: Iterable[str], batches: Iterable[Any], progress: Progress | None = None
+    model: nn.Module, paths: Paths, batches: Iterable[Any], progress: Progress | None = None
 ) -> dict[str, Histogram]:
     """Record the histogram of the inputs of the modules at `paths`.
 
     Args:
         model: a model in which a module of its own stands at every path.
-        paths: names of the modules to watch.
+        paths: names of the modules to watch, and the channels that are kept apart.
         batches: inputs as `scan` takes them, or [inputs, labels] lists of a data loader, whose labels are ignored.
         progress: called with (batch, total or 0, text).
 
@@ -51,13 +66,13 @@ def calibrate(
 
 
 def calibrate_in_training(
-    model: nn.Module, paths: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    model: nn.Module, paths: Paths, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Histogram]:
     """Record the inputs of modules that run only in training, in one pass in train mode.
 
     Args:
         model: a model in which a module of its own stands at every path.
-        paths: names of the modules to watch.
+        paths: names of the modules to watch, and the channels that are kept apart.
         args: positional inputs.
         kwargs: keyword inputs.
 
@@ -72,16 +87,22 @@ def calibrate_in_training(
 
 
 @contextmanager
-def watching(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, HistogramStream]]:
+def watching(model: nn.Module, paths: Paths) -> Iterator[dict[str, HistogramStream]]:
     """Record the inputs of the modules at `paths` in every run of the model inside the block."""
-    streams = {path: HistogramStream() for path in paths}
+    apart = dict(paths) if isinstance(paths, Mapping) else dict.fromkeys(paths)
+    streams = {path: HistogramStream(channels[0] if channels else None) for path, channels in apart.items()}
 
-    def watch(stream: HistogramStream) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        stream, channels = streams[path], apart[path]
+
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if isinstance(args[0], Tensor):
-                stream.update(np.asarray(args[0].detach().float().cpu().numpy()))
+                values = np.asarray(args[0].detach().float().cpu().numpy())
+                if channels is not None:
+                    values = np.moveaxis(values, channels[1], 0).reshape(channels[0], -1)
+                stream.update(values)
 
         return hook
 
-    with hooked(model.get_submodule(path).register_forward_pre_hook(watch(s)) for path, s in streams.items()):
+    with hooked(model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams):
         yield streams

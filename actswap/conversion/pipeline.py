@@ -23,7 +23,7 @@ from actswap.checks.gradients import Pass
 from actswap.checks.parity import compare, run, worst
 from actswap.checks.proof import look, train_once
 from actswap.checks.signal import few, more_runs, signals_of
-from actswap.conversion.calibrate import calibrate, calibrate_in_training, watching
+from actswap.conversion.calibrate import calibrate, calibrate_in_training, channels_apart, watching
 from actswap.conversion.choose_sites import choose_sites
 from actswap.conversion.choose_starts import choose_starts
 from actswap.conversion.isolation import settle
@@ -209,12 +209,12 @@ def convert(
     return Conversion(whole, plan, report)
 
 
-def _in_eval(plan: Plan) -> list[str]:
-    return [c.path for c in plan.choices if runs_in_eval(c.site)]
+def _in_eval(plan: Plan) -> dict[str, tuple[int, int] | None]:
+    return {c.path: channels_apart(c) for c in plan.choices if runs_in_eval(c.site)}
 
 
-def _in_training(plan: Plan) -> list[str]:
-    return [c.path for c in plan.choices if not runs_in_eval(c.site)]
+def _in_training(plan: Plan) -> dict[str, tuple[int, int] | None]:
+    return {c.path: channels_apart(c) for c in plan.choices if not runs_in_eval(c.site)}
 
 
 def _surveyed(scanned: Sites, model: nn.Module) -> Survey:

@@ -34,6 +34,7 @@ class Histogram:
         centroids: (n,) mean value of each non-empty bin, not decreasing.
         weights: (n,) share of the values in each bin; they sum to 1.
         excluded: how many values were left out: NaN, infinite, or of 2^500 and more (possible in float64 only).
+        channels: the distribution of each channel, if they were kept apart; not stored.
     """
 
     lo: float
@@ -44,6 +45,7 @@ class Histogram:
     centroids: Array
     weights: Array
     excluded: int = 0
+    channels: tuple[Histogram, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("centroids", "weights"):
@@ -124,12 +126,17 @@ class Histogram:
     def coarse(self, bins: int) -> Histogram:
         """Return the same distribution in at most `bins` bins; range, mean and deviation stay exact."""
         centroids, weights = condense(self.centroids, self.weights, bins)
-        return replace(self, centroids=centroids, weights=weights)
+        return replace(self, centroids=centroids, weights=weights, channels=())
 
     def shifted(self, by: float) -> Histogram:
         """Return the distribution of x + by."""
         return replace(
-            self, lo=self.lo + by, hi=self.hi + by, mean=self.mean + by, centroids=np.asarray(self.centroids) + by
+            self,
+            lo=self.lo + by,
+            hi=self.hi + by,
+            mean=self.mean + by,
+            centroids=np.asarray(self.centroids) + by,
+            channels=tuple(each.shifted(by) for each in self.channels),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,9 +197,10 @@ class HistogramStream:
         return bool(self._total.any())
 
     def finish(self, limit: int = 512) -> Histogram:
-        """Histogram of everything seen so far, with at most `limit` bins; all channels together."""
+        """Histogram of everything seen so far, with at most `limit` bins; channels that were kept apart go along."""
         first, *rest = self.per_channel(limit)
-        return first.merge(*rest)
+        joint = first.merge(*rest)
+        return joint if self.channels is None else replace(joint, channels=(first, *rest))
 
     def per_channel(self, limit: int = 256) -> list[Histogram]:
         """One histogram per channel; a channel that saw no finite value has count 0 and range [0, 0]."""
