@@ -14,6 +14,7 @@ from actswap.activations.fitted import fit_rational, histogram_of
 from actswap.activations.rational import TINY, mixing
 from actswap.errors import StartError
 from actswap.fit.histogram import Histogram
+from actswap.fit.points import Array
 from actswap.fit.rational import PadeFit
 from actswap.sites import Number, Source
 
@@ -47,7 +48,9 @@ def start_params(
     h = histogram_of(context)
     endless = context.options.get("tails") == "none"
     known: dict[tuple[int, tuple[int, int] | None], int] = {}
-    kinds, mixes, radii = [], [], []
+    kinds: list[int] = []
+    mixes: list[Array] = []
+    radii: list[Array] = []
     for channel in range(max(len(rows), len(h.channels))):
         which = channel if len(rows) > 1 else 0
         own = h.channels[channel] if channel < len(h.channels) else h
