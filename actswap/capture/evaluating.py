@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from actswap.capture.own_thread import patched
-from actswap.capture.randomness import random_kept
+from actswap.capture.randomness import alone, may_draw_from_python, random_kept
 from actswap.capture.state import State
 from actswap.capture.wrappers import reshard
 
@@ -70,12 +70,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     >>> model.training
     True
     """
-    with one_at_a_time(model), modes_kept(model), random_kept(), torch.no_grad(), _as_written(model):
+    with one_at_a_time(model), modes_kept(model):
         reshard(model)
-        state = State(model)
-        model.eval()
+        state = State(model)  # outside the modes below, which would look at every tensor that it copies
         try:
-            yield
+            closely = not alone() and may_draw_from_python(model)
+            with random_kept(closely), torch.no_grad(), _as_written(model):
+                model.eval()
+                yield
         finally:
             reshard(model)
             state.restore()

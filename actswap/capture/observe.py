@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from actswap.activations.base import Activation
@@ -282,7 +282,7 @@ def observe(
         if isinstance(tensor, Tensor):
             recorder.numbers.of(tensor, fresh=True)  # an input is no constant of the model
     # A run in train mode draws random numbers. It takes them from private generators, so the global state is unchanged.
-    drawing = private_random() if training else nullcontext()
+    drawing = private_random(of=model) if training else nullcontext()
     watched = _watched(recorder, _runs_script(model))
     with evaluating(model), drawing, watched, torch.set_grad_enabled(training):
         if training:
@@ -292,8 +292,7 @@ def observe(
             tensors = list(tensors_of(out))
             if then is not None:
                 recorder.opaque += 1  # its calls are no part of the run
-                with _disable_current_modes():
-                    then(tensors)
+                then(tensors)
             results = tuple(t.detach().clone() for t in tensors)
         except Exception as error:
             shapes = [tuple(a.shape) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]

@@ -10,12 +10,14 @@ import functools
 import random
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
+from types import BuiltinMethodType, FrameType, FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -87,9 +89,9 @@ class Drawn(TorchFunctionMode):
     def profile(self, frame: FrameType, event: str, called: Any) -> None:
         """Notice a method of Python's generator, as a profile function."""
         if event == "call":
-            self.python |= frame.f_code.co_filename == random.__file__ and frame.f_locals.get("self") is _PYTHON
+            self.python |= frame.f_code.co_filename == random.__file__ and frame.f_locals.get("self") is PYTHON
         elif event == "c_call":
-            self.python |= getattr(called, "__self__", None) is _PYTHON
+            self.python |= getattr(called, "__self__", None) is PYTHON
 
     def rewind(self) -> None:
         """Put the generators back where they stood, if this thread has moved them."""
@@ -101,7 +103,48 @@ class Drawn(TorchFunctionMode):
             random.setstate(self._python)
 
 
-_PYTHON: Any = random._inst  # of which the functions of `random` are methods
+PYTHON: Any = random._inst  # of which the functions of `random` are methods
+_NOT_THE_USERS = ("torch", "numpy", "random", "actswap", "builtins")
+_users: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+
+def may_draw_from_python(model: nn.Module) -> bool:
+    """Return whether the code of a model may draw from the generator of Python.
+
+    True if a module has an attribute, or the file of its class or of a function used there has a name, that stands for
+    `random` or for one of the functions.
+    """
+    kinds = {type(m) for m in model.modules()}
+    for kind in (k for k in kinds if k not in _users):
+        _users[kind] = any(map(_draws, _names_of(kind)))
+    return any(_users[kind] for kind in kinds) or any(_draws(v) for m in model.modules() for v in vars(m).values())
+
+
+def _draws(value: Any) -> bool:
+    value = value.func if isinstance(value, functools.partial) else value
+    drawn_from = value.__self__ if isinstance(value, (BuiltinMethodType, MethodType)) else None
+    return value is random or drawn_from is PYTHON
+
+
+def _names_of(kind: type) -> Iterator[Any]:
+    """Yield what the names in the files of a class stand for, and those of the functions among them, and so on."""
+    waiting: list[dict[str, Any]] = []
+    for each in kind.__mro__:
+        functions = [f for f in vars(each).values() if isinstance(f, FunctionType)]
+        waiting += [f.__globals__ for f in functions if not _foreign(f)]
+    seen: set[int] = set()
+    while waiting:
+        names = waiting.pop()
+        if id(names) not in seen:
+            seen.add(id(names))
+            for value in list(names.values()):
+                yield value
+                if isinstance(value, FunctionType) and not _foreign(value):
+                    waiting.append(value.__globals__)
+
+
+def _foreign(function: FunctionType) -> bool:
+    return (function.__module__ or "").partition(".")[0] in _NOT_THE_USERS
 
 
 def alone() -> bool:

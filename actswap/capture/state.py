@@ -20,7 +20,7 @@ _LARGEST = 1 << 23  # elements; larger tensors are quantised weights rather than
 _MOST = 4096  # entries; larger containers are data sets and vocabularies, and are not searched
 _DEPTH = 4
 _OWN = frozenset(nn.Module().__dict__) - {"_buffers", "_parameters", "_modules"}  # mode and hooks, nn.Module's own
-_PLAIN = frozenset((type(None), bool, int, float, str))  # most attributes are of these types; one look-up skips them
+_PLAIN = frozenset((type(None), bool, int, float, str))
 _HOOKS = tuple(k for k, v in nn.Module().__dict__.items() if isinstance(v, dict) and k.endswith("_hooks"))
 _OPAQUE = (type, FunctionType, MethodType, ModuleType, str, bytes, int, float, complex, torch.dtype, torch.device)
 _FOREIGN = ("torch", "logging", "threading", "functools")
@@ -52,11 +52,11 @@ class State:
             self._containers.append((name, item, before))
             if len(item) <= _MOST:
                 for key, value in _entries(before):
-                    if type(value) not in _PLAIN and (depth or key not in _OWN):
+                    if not _is_plain(value) and (depth or key not in _OWN):
                         self._keep(_below(name, key), value, depth + 1, seen)
         elif isinstance(item, tuple) and len(item) <= _MOST:
             for key, value in _entries(item):
-                if type(value) not in _PLAIN:
+                if not _is_plain(value):
                     self._keep(_below(name, key), value, depth + 1, seen)
         elif not isinstance(item, nn.Module) and type(item).__module__.partition(".")[0] not in _FOREIGN:
             self._keep(name, getattr(item, "__dict__", None), depth + 1, seen)
@@ -91,6 +91,12 @@ class State:
             for _, tensor, version, before in self._tensors:
                 if _changed(tensor, version, before):
                     (tensor if tensor.shape == before.shape else tensor.resize_(before.shape)).copy_(before)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return True for a value, or a tuple of values, that cannot change: most attributes are."""
+    kind = type(value)
+    return kind in _PLAIN or (kind is tuple and all(type(v) in _PLAIN for v in value))
 
 
 def _changed(tensor: Tensor, version: int, before: Tensor) -> bool:

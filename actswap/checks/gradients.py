@@ -3,6 +3,10 @@
 The random numbers are the same in every pass. The loss is a random sum of all outputs, with a fixed seed. A pass
 records the gradients of parameters and inputs. It also records how often each module is called (checkpointing calls it
 again) and which dtypes it returns. So a lost `no_grad`, a lost `checkpoint` or a lost autocast region is found.
+
+The weights of torch's own layers are half of the cost of a backward pass, and tell nothing new: the gradient of a
+weight is made from the backward signal that also gives the gradient of its bias, and that goes on to the norms before
+it. So of a weight beside a bias or norm only this is asked, of the graph: whether it gets a gradient.
 """
 
 from __future__ import annotations
@@ -37,15 +41,14 @@ class Way:
         training: run in train mode; False is eval mode.
         twice: make a batch of two from a batch of one, because batch normalisation needs two.
         inputs: compute gradients of the inputs too.
-        accumulate: read the gradients from `.grad`, because reentrant checkpointing needs `backward()`.
-        small: compute only the gradients of parameters with one axis (biases, norms), at half the cost.
+        accumulate: read the gradients from `.grad`, because reentrant checkpointing needs `backward()`. Then they are
+            all computed.
     """
 
     training: bool = True
     twice: bool = False
     inputs: bool = True
     accumulate: bool = False
-    small: bool = False
 
     def __str__(self) -> str:
         return ("in train mode" if self.training else "in eval mode") + (", on a batch of two" if self.twice else "")
@@ -69,6 +72,7 @@ class Pass:
         way: how it was run.
         outputs: copies of the output tensors.
         gradients: by name of the parameter (`input 0` for inputs); None if it gets none. Large gradients are sampled.
+        reached: by name of every other parameter, whether it gets a gradient.
         frozen: names of the parameters that require no gradient.
         calls: by module name, the dtypes that each of its calls returned.
         tape: the tape of the forward pass, if one was asked for.
@@ -78,10 +82,15 @@ class Pass:
     way: Way
     outputs: tuple[Tensor, ...]
     gradients: Mapping[str, Tensor | None]
+    reached: Mapping[str, bool]
     frozen: frozenset[str]
     calls: Mapping[str, tuple[str, ...]]
     tape: Tape | None = None
     why: str = ""
+
+    def has(self, name: str) -> bool:
+        """Return whether a parameter gets a gradient."""
+        return self.gradients.get(name) is not None or self.reached.get(name, False)
 
 
 def first_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: bool = False) -> Pass | str:
@@ -120,8 +129,9 @@ def one_pass(
     leaves: list[Tensor] = []
     inputs = pytree.tree_map(lambda v: _own(v, leaves if way.inputs else None), inputs)
     learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters = {name: p for name, p in learned.items() if p.dim() < 2} if way.small else learned
-    parameters = parameters or learned
+    vouched = frozenset() if way.accumulate else vouched_for(model)
+    parameters = {name: p for name, p in learned.items() if name not in vouched}
+    reached: dict[str, bool] = {}
     wanted = [*parameters.values(), *leaves]
     outputs: list[Tensor] = []
     found: list[Tensor | None] = []
@@ -130,13 +140,15 @@ def one_pass(
         loss = _loss(tensors)
         if loss is None:
             raise CaptureError("no output has a gradient", why="no output has a gradient")
+        ends = _ends(loss)
+        reached.update({name: id(p) in ends for name, p in learned.items() if name in vouched})
         of = _accumulated if way.accumulate else _returned
         found.extend(of(loss, wanted))
         outputs.extend(t.detach().clone() for t in tensors)
 
     tape = None
     try:
-        with private_random(), evaluating(model), torch.enable_grad(), _noted(model, calls):
+        with evaluating(model), private_random(of=model), torch.enable_grad(), _noted(model, calls):
             if watch and way.training:
                 tape = observe(model, inputs[0], inputs[1], training=True, then=backward)
             else:
@@ -151,7 +163,25 @@ def one_pass(
     if any(g is not None and not bool(g.isfinite().all()) for g in kept.values()):
         return "its gradients are not finite"
     frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
-    return Pass(way, tuple(outputs), kept, frozen, {k: tuple(v) for k, v in calls.items()}, tape)
+    return Pass(way, tuple(outputs), kept, reached, frozen, {k: tuple(v) for k, v in calls.items()}, tape)
+
+
+def vouched_for(model: nn.Module) -> frozenset[str]:
+    """Name the weights of torch's own layers beside which, in the same module, stands a bias or norm.
+
+    The first weight without a bias is not among them, because nothing before it shows its backward signal. Neither is
+    what a module of the user's holds itself, nor a weight that a parametrization computes.
+    """
+    small = {n.rpartition(".")[0] for n, p in model.named_parameters() if p.dim() < 2 and p.requires_grad}
+    small |= {n.rpartition(".")[0] for n in small if n}  # a norm stands beside the weight before it
+    found: set[str] = set()
+    first = True
+    for path, module in model.named_modules():
+        if path and type(module).__module__ in ("torch.nn.modules.conv", "torch.nn.modules.linear"):
+            if path in small or (not first and path.rpartition(".")[0] in small):
+                found |= {f"{path}.{n}" for n, p in module.named_parameters(recurse=False) if p.dim() > 1}
+            first = False
+    return frozenset(found)
 
 
 def gradient_error(a: Pass, b: Pass) -> tuple[float, str]:
@@ -181,10 +211,11 @@ def output_error(a: Pass, b: Pass) -> float:
 
 def lost_and_gained(a: Pass, b: Pass) -> tuple[list[str], list[str]]:
     """Name the parameters of both networks that have a gradient in `a` alone, and in `b` alone."""
-    common = [n for n in a.gradients if n in b.gradients or n in b.frozen]
-    lost = [n for n in common if a.gradients[n] is not None and b.gradients.get(n) is None]
-    gained = [n for n in common if a.gradients[n] is None and b.gradients.get(n) is not None]
-    return lost, gained + sorted(n for n in a.frozen if n in b.gradients)
+    of_b = {*b.gradients, *b.reached}
+    common = [n for n in (*a.gradients, *a.reached) if n in of_b or n in b.frozen]
+    lost = [n for n in common if a.has(n) and not b.has(n)]
+    gained = [n for n in common if not a.has(n) and b.has(n)]
+    return lost, gained + sorted(a.frozen & of_b)
 
 
 def other_calls(a: Pass, b: Pass, but: Callable[[str], bool]) -> tuple[str, ...]:
@@ -237,6 +268,22 @@ def _loss(outputs: Sequence[Tensor]) -> Tensor | None:
             part = (t.float() * weights.to(t.device)).sum()
             total = part if total is None else total + part.to(total.device)
     return total
+
+
+def _ends(loss: Tensor) -> set[int]:
+    """Return the ids of the tensors that the graph of a loss ends in: the leaves that get a gradient."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [below for below, _ in node.next_functions]
+    return found
 
 
 def _returned(loss: Tensor, wanted: Sequence[Tensor]) -> list[Tensor | None]:

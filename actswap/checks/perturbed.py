@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from actswap.checks.parity import run
 
@@ -33,7 +34,7 @@ def moved(
     without negative numbers gets none.
 
     Args:
-        model: its tensors are changed in place, and put back exactly.
+        model: its tensors hold other memory meanwhile.
         names: the parameters and buffers to move; names that the model does not have are ignored.
         amount: how far they are moved.
         owners: names of modules whose float attributes are moved too.
@@ -46,8 +47,10 @@ def moved(
             for name, t in tensors.items():
                 if name not in names or not t.is_floating_point() or t.layout is not torch.strided or t.numel() == 0:
                     continue
-                kept.append((t, t.detach().clone()))
-                _move(t.detach(), name, amount)
+                if is_traceable_wrapper_subclass(t):  # its memory is not its own
+                    continue
+                kept.append((t, t.data))
+                t.data = _moved_tensor(t.data, name, amount)
         for owner in owners:
             module = model.get_submodule(owner)
             for name, value in list(vars(module).items()):
@@ -56,9 +59,8 @@ def moved(
                     module.__dict__[name] = _moved_number(value, amount)
         yield
     finally:
-        with torch.no_grad():
-            for t, was in kept:
-                t.copy_(was)
+        for t, was in kept:
+            t.data = was
         for module, name, value in numbers:
             module.__dict__[name] = value
 
@@ -75,10 +77,11 @@ def perturbed_run(
         return run(model, args, kwargs)
 
 
-def _move(t: Tensor, name: str, amount: float) -> None:
-    """Move one tensor in place. The passes over its memory are the cost, so there are as few as possible."""
+def _moved_tensor(t: Tensor, name: str, amount: float) -> Tensor:
+    """Return a moved copy. The passes over its memory are the cost, so there are as few as possible."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    flat = t.view(-1) if t.is_contiguous() else t.reshape(-1)
+    out = torch.empty_like(t, memory_format=torch.contiguous_format)
+    flat, to = t.reshape(-1), out.view(-1)
     some = flat[:: -(-flat.numel() // _PERIOD)]
     some = some[some.isfinite()].float()
     size = float(some.square().mean().sqrt()) if some.numel() else 0.0
@@ -87,13 +90,12 @@ def _move(t: Tensor, name: str, amount: float) -> None:
     n, m = (torch.randn(period, generator=generator).clamp_(-3, 3).mul_(amount) for _ in range(2))
     factor, added = (1 + n).to(t), (m * (size or amount)).to(t)
     whole = t.numel() // period * period
-    for part in (flat[:whole].view(-1, period), flat[whole:]):
-        width = part.shape[-1]
-        torch.addcmul(added[:width], part, factor[:width], out=part)
+    for part, moved in ((flat[:whole], to[:whole]), (flat[whole:], to[whole:])):
+        rows, width = (part.view(-1, period), period) if part.numel() >= period else (part[None], part.numel())
+        torch.addcmul(added[:width], rows, factor[:width], out=moved.view_as(rows))
     if positive:
-        flat.abs_()
-    if not t.is_contiguous():
-        t.copy_(flat.view(t.shape))
+        to.abs_()
+    return out if t.is_contiguous() else torch.empty_like(t).copy_(out)
 
 
 def _moved_number(value: float, amount: float) -> float:

@@ -274,17 +274,20 @@ def _compare_gradients(before: Pass, after: Pass, subject: Subject, name: str, e
     if lost or gained:
         told = [f"{few_names(n)} {what} a gradient" for n, what in ((lost, "lost"), (gained, "gained")) if n]
         return Check(name, False, f"{before.way}, {', '.join(told)}", names=(*lost, *gained))
-    changed = sorted(before.frozen ^ {n for n in after.frozen if n in before.frozen or n in before.gradients})
+    known = {*before.frozen, *before.gradients, *before.reached}
+    changed = sorted(before.frozen ^ (after.frozen & known))
     changed = [n for n in changed if n not in subject.skip]
     if changed:
         return Check(name, False, f"requires_grad of {few_names(changed)} changed", names=tuple(changed))
     error, where = gradient_error(before, after)
     error = max(error, output_error(before, after) if exact else 0.0)
     compared = len(before.gradients.keys() & after.gradients.keys())
-    if before.way.training:
-        said = f"{before.way}, gradients of {compared} tensors"
-    else:
-        said = f"not proved in train mode ({before.why}); {before.way}, gradients of {compared} tensors"
+    more = len(before.reached.keys() & after.reached.keys())
+    said = f"{before.way}, gradients of {compared} tensors" + (
+        f" (and that of {more} weights beside them)" if more else ""
+    )
+    if not before.way.training:
+        said = f"not proved in train mode ({before.why}); {said}"
     if not exact:
         return Check(name, True, f"{said} are all there; they differ by {error:.2g} at most ({where})", error)
     eps = max((torch.finfo(t.dtype).eps for t in before.outputs if t.is_floating_point()), default=0.0)

@@ -29,6 +29,7 @@ from actswap.plan import Choice, Plan
 from actswap.sites import Progress, Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
+_POWER = 1.5  # with which the error falls when the sharpness rises
 _STORED_BINS = 64  # of each site's histogram, in the plan
 _STEP = 1.2  # the search ends when the interval, or the unused part of the tolerance, is within this factor
 _TRIES = 6  # after this many, the search bisects instead of predicting the error
@@ -43,7 +44,7 @@ def choose_starts(
     histograms: Mapping[str, Histogram],
     error: Callable[[], float] | None,
     progress: Progress | None = None,
-) -> Plan:
+) -> tuple[Plan, bool]:
     """Replace every isolated activation of `model` by its target at the start chosen for it.
 
     Args:
@@ -56,7 +57,7 @@ def choose_starts(
         progress: called with (done, total, text).
 
     Returns:
-        The plan with its starts.
+        The plan with its starts, and whether `error` was last called on the model as it is now.
 
     Raises:
         StartError: a site has no start of the asked-for kind.
@@ -75,16 +76,19 @@ def choose_starts(
         if progress is not None:
             progress(i + 1, len(choices), "replacing")
     limits = [c for c in choices if c.start.kind == "limit"]
+    measured = False
     if limits and error is not None:
-        k, attained = _smallest_sharpness(limits, placed, starter, tolerance * _SHARE, error, progress)
+        k, attained, last = _smallest_sharpness(limits, placed, starter, tolerance * _SHARE, error, progress)
         choices = [replace(c, start=starter.start(c, k)) if c.start.kind == "limit" else c for c in choices]
         for c in choices:
             load_start(placed[c.path], c.start.params)
+        measured = last == k
         if kind == "auto" and attained > tolerance:
+            measured = False
             choices = [_as_morph(c) for c in choices]
             for c in choices:
                 replace_module(model, c)
-    return replace(plan, choices=tuple(choices))
+    return replace(plan, choices=tuple(choices)), measured
 
 
 class _Starter:
@@ -173,15 +177,16 @@ def _smallest_sharpness(
     tolerance: float,
     error: Callable[[], float],
     progress: Progress | None,
-) -> tuple[float, float]:
-    """Search the smallest sharpness at which the error is within the tolerance; return it and the error.
+) -> tuple[float, float, float]:
+    """Search the smallest sharpness at which the error is within the tolerance; return it, the error, the last tried.
 
-    After one try, the next is predicted with error ~ 1 / sharpness. After tries on both sides of the goal, it is
-    predicted with a power law through both. If no sharpness up to the sharpest will do, the sharpest is returned. The
-    modules are left at the last sharpness tried.
+    A smoothed kink is off by up to 1 / sharpness, for a share of the inputs that is as small again; so the root mean
+    square falls with the power 1.5, and the first tries are predicted with that. After tries on both sides of the goal,
+    it is predicted with a power law through both. If no sharpness up to the sharpest will do, the sharpest is returned.
+    The modules are left at the last sharpness tried.
     """
     low, high = (1.0, math.inf), (math.inf, 0.0)  # (sharpness, error), too large and fine; the first is never tried
-    goal, sharpness = tolerance / math.sqrt(_STEP), 100.0
+    goal, sharpness = tolerance / math.sqrt(_STEP), _DEFAULT
     for tries in itertools.count(1):
         for c in limits:
             load_start(placed[c.path], starter.start(c, sharpness).params)
@@ -192,16 +197,16 @@ def _smallest_sharpness(
         if found <= tolerance:
             high = (sharpness, found)
         elif sharpness >= _SHARPEST:
-            return sharpness, found
+            return sharpness, found, sharpness
         else:
             low = (sharpness, found)
         if high[0] < low[0] * _STEP or goal / math.sqrt(_STEP) < found <= tolerance:
-            return high
+            return *high, sharpness
         if high[0] < math.inf and low[1] < math.inf and tries < _TRIES:
             power = math.log(low[1] / goal) / math.log(low[1] / high[1])
             sharpness = low[0] * (high[0] / low[0]) ** power
         elif tries < _TRIES:
-            sharpness *= min(found / goal, 1e3)
+            sharpness *= min(found / goal, 1e3) ** (1 / _POWER)
         else:
             sharpness = math.sqrt(low[0] * min(high[0], _SHARPEST))
         sharpness = min(max(sharpness, low[0] * 1.05), high[0] / 1.05, _SHARPEST)

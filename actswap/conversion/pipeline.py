@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +17,12 @@ from actswap import activations
 from actswap.activations.bounded import split
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
+from actswap.capture.tape import Tape
 from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.checks.census import census, count
 from actswap.checks.check import Proof
 from actswap.checks.gradients import Pass
-from actswap.checks.parity import compare, run, worst
+from actswap.checks.parity import Parity, compare, run, worst
 from actswap.checks.proof import look, train_once
 from actswap.checks.signal import few, more_runs, signals_of
 from actswap.conversion.calibrate import calibrate, calibrate_in_training, channels_apart, watching
@@ -169,17 +171,25 @@ def convert(
                 clock.lap("calibrate")
             histograms |= calibrate_in_training(work, _in_training(plan), args, kwargs)
 
-        def error() -> float:
-            return max(compare(ref, run(work, *p), signals).rel for ref, p in zip(references, probes, strict=True))
+        latest: tuple[Tape, Parity | None] | None = None
 
-        plan = choose_starts(work, plan, start, tolerance, histograms, error if measurable else None, progress)
+        def look_again() -> tuple[Tape, Parity | None]:
+            """Observe the model as it is now, and compare its outputs on all probes with those of the original."""
+            again = observe(work, args, kwargs)
+            results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
+            pairs = zip(references, results, strict=True)
+            return again, worst(compare(*pair, signals) for pair in pairs) if measurable else None
+
+        def error() -> float:
+            nonlocal latest
+            latest = look_again()
+            return math.inf if latest[1] is None else latest[1].rel
+
+        plan, current = choose_starts(work, plan, start, tolerance, histograms, error if measurable else None, progress)
         clock.lap("start")
         parity = counts = in_training = None
         if verify:
-            again = observe(work, args, kwargs)
-            results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
-            if measurable:
-                parity = worst(compare(*pair, signals) for pair in zip(references, results, strict=True))
+            again, parity = latest if current and latest is not None else look_again()
             replaced = sum(c.site.calls for c in plan.choices if runs_in_eval(c.site))
             counts = census(counted, count(locate(work, again)), replaced)
         if seen is not None:

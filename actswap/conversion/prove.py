@@ -173,8 +173,7 @@ def final_checks(
         start = compare_start(seen, seen.trained, subject, exact=False)
         return (start, Check(TRAINING, None, f"not proved: {seen.trained}")), None
     exact = all(c.start.kind in ("exact", "morph") for c in plan.choices)
-    way = replace(seen.trained.way, small=not exact)  # other starts have gradients of their own: they are only told
-    after = one_pass(model, subject.args, subject.kwargs, way, watch=True)
+    after = one_pass(model, subject.args, subject.kwargs, seen.trained.way, watch=True)
     start = compare_start(seen, after, subject, exact)
     if start.passed is False and not isinstance(after, str):
         (start,) = forgive([start], {start.name: gradient_noise(model, after, subject)})

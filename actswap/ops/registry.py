@@ -8,7 +8,8 @@ by the formula.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,10 @@ from actswap.ops.decompositions import tell_exporters
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
 _PLAIN = (Tensor, torch.nn.Parameter)
+_AUTOGRAD = tuple(
+    getattr(torch._C.DispatchKey, name)
+    for name in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "ADInplaceOrView")
+)
 _library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _operators: dict[str, Operator] = {}
 _functions: dict[str, Callable[..., Tensor]] = {}
@@ -63,7 +68,7 @@ class Operator:
     ) -> list[Tensor | None]:
         """Differentiate the formula: one gradient per tensor argument, None if it is not needed."""
         held = list(args)
-        with torch.enable_grad():
+        with torch.enable_grad(), _autograd_on():
             if not create_graph:
                 for position, need in enumerate(needs):
                     held[position] = args[position].detach().requires_grad_(need)
@@ -75,6 +80,19 @@ class Operator:
             y = self.reference(*held)
             found = iter(torch.autograd.grad(y, wanted, grad, create_graph=create_graph, allow_unused=True))
         return [next(found) if need else None for need in needs]
+
+
+@contextmanager
+def _autograd_on() -> Iterator[None]:
+    """Let autograd see the block: below a TorchDispatchMode torch has taken it out of the dispatch."""
+    keys = [key for key in _AUTOGRAD if torch._C._dispatch_tls_is_dispatch_key_excluded(key)]
+    try:
+        for key in keys:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+        yield
+    finally:
+        for key in keys:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, True)
 
 
 def operators() -> dict[str, Operator]:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actswap.capture import randomness
 from actswap.capture.randomness import random_kept
 
 X = torch.ones(3, 4, 5)
@@ -47,10 +46,9 @@ def test_what_does_not_draw_is_not_taken_for_it(calm: Callable[[], Any]) -> None
     assert not drawn.python
 
 
-def test_draws_of_python_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(randomness, "alone", lambda: True)  # other tests may have left idle threads
+def test_draws_of_python_are_undone() -> None:
     before = random.getstate()
-    with random_kept() as drawn:
+    with random_kept(closely=True) as drawn:  # other tests may have left idle threads
         random.random()
     assert drawn.python
     assert random.getstate() == before

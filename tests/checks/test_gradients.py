@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from actswap.checks.gradients import (
     other_calls,
     output_error,
     types_under_autocast,
+    vouched_for,
 )
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -48,7 +49,8 @@ def test_two_passes_are_the_same_although_the_network_draws() -> None:
     model = net(nn.Dropout(), Drawing(), nn.ReLU())
     a, b = passed(model), passed(model)
     assert gradient_error(a, b) == (0.0, "") and output_error(a, b) == 0.0
-    assert {"0.weight", "0.bias", "4.weight", "4.bias", "input 0"} == set(a.gradients)
+    assert {"0.bias", "4.bias", "input 0"} == set(a.gradients)
+    assert a.reached == {"0.weight": True, "4.weight": True}
 
 
 def test_nothing_is_left_on_the_model_or_the_process() -> None:
@@ -82,8 +84,9 @@ class Frozen(nn.Module):
 
 def test_lost_and_gained_gradients_are_named() -> None:
     trained, frozen = passed(Frozen(True)), passed(Frozen(False))
-    assert lost_and_gained(trained, frozen) == (["body.weight", "body.bias", "input 0"], [])
-    assert lost_and_gained(frozen, trained) == ([], ["body.weight", "body.bias", "input 0"])
+    of_body = ["body.bias", "input 0", "body.weight"]
+    assert lost_and_gained(trained, frozen) == (of_body, [])
+    assert lost_and_gained(frozen, trained) == ([], of_body)
     still = Frozen(True)
     still.body.requires_grad_(False)
     assert lost_and_gained(passed(still), trained)[1] == ["body.bias", "body.weight"]
@@ -99,7 +102,42 @@ def test_a_bias_before_batch_normalisation_is_mostly_rounding_and_does_not_decid
     a = passed(net(nn.BatchNorm1d(4), nn.ReLU()))
     noisy = dict(a.gradients)
     noisy["0.bias"] = noisy["0.bias"] + 1e-9  # its own gradient is zero to rounding
-    assert gradient_error(a, Pass(a.way, a.outputs, noisy, a.frozen, a.calls))[0] < 1e-3
+    assert gradient_error(a, replace(a, gradients=noisy))[0] < 1e-3
+
+
+class Own(nn.Module):
+    """A weight of its own, beside a layer and its bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.layer = nn.Parameter(torch.eye(4)), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(F.relu(x @ self.weight))
+
+
+def test_the_weights_that_nothing_else_vouches_for_are_computed() -> None:
+    """Half of a backward pass is the gradients of weights; those beside a bias or norm are only asked for."""
+    assert vouched_for(Own()) == {"layer.weight"}
+    convs = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False))
+    assert vouched_for(nn.Sequential(convs)) == {"0.2.weight"}, "nothing stands before the first weight"
+    bare = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
+    assert vouched_for(bare) == frozenset()
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    assert vouched_for(nn.Sequential(computed)) == frozenset()
+    frozen = net()
+    frozen[0].bias.requires_grad_(False)
+    frozen[1].bias.requires_grad_(False)
+    assert vouched_for(frozen) == frozenset()
+
+
+def test_whether_a_weight_gets_a_gradient_is_read_from_the_graph() -> None:
+    """What the graph says is what a backward pass does."""
+    model = nn.Sequential(Frozen(False), nn.ReLU(), nn.Linear(2, 2))
+    found = passed(model)
+    model.train()(X).sum().backward()
+    assert found.reached == {n: model.get_parameter(n).grad is not None for n in vouched_for(model)}
+    assert found.reached == {"0.body.weight": False, "0.head.weight": True, "2.weight": True}
 
 
 def test_one_sample_is_doubled_for_batch_normalisation() -> None:
@@ -161,7 +199,7 @@ def test_integers_in_and_output_objects_out() -> None:
             return Output(logits, logits.argmax(-1))
 
     found = passed(Language(), torch.tensor([[1, 2, 3], [4, 5, 6]]))
-    assert set(found.gradients) == {"embed.weight", "head.weight", "head.bias"} and len(found.outputs) == 2
+    assert set(found.gradients) == {"embed.weight", "head.bias"} and len(found.outputs) == 2
 
 
 @pytest.mark.parametrize(("forward", "why"), [

@@ -45,7 +45,7 @@ def test_a_folded_gain_and_a_lost_no_grad_fail() -> None:
     assert folded.proof["gradients"].names == ("gain",) and "lost" in folded.proof["gradients"].said
     assert not folded.proof["perturbed weights"].passed
     freed = actswap.verify(Net(trained=False), Net(), X)
-    assert freed.rel == 0.0 and freed.proof["gradients"].names == ("body.weight", "body.bias", "input 0")
+    assert freed.rel == 0.0 and set(freed.proof["gradients"].names) == {"body.weight", "body.bias", "input 0"}
 
 
 def test_outputs_alone_on_request() -> None:

@@ -21,7 +21,9 @@ def searched(law: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float, l
     limits: Any = [SimpleNamespace(path="a")]
     placed: Any = {"a": None}
     error = lambda: law(tried[-1])
-    return *choose_starts._smallest_sharpness(limits, placed, starter, TOLERANCE, error, None), tried
+    found, attained, last = choose_starts._smallest_sharpness(limits, placed, starter, TOLERANCE, error, None)
+    assert last == tried[-1]
+    return found, attained, tried
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-2, 0.05, 1.0, 100.0])
@@ -31,6 +33,13 @@ def test_the_smallest_sharpness_within_the_tolerance(scale: float, power: float,
     found, attained, tried = searched(lambda k: scale / k**power, monkeypatch)
     assert attained == pytest.approx(scale / found**power) and attained <= TOLERANCE
     assert found <= 1.2 * best and len(tried) <= 6
+
+
+@pytest.mark.parametrize("scale", [2.0, 10.0, 50.0])
+def test_two_runs_find_it_when_the_error_is_that_of_a_smoothed_kink(scale: float, monkeypatch: Any) -> None:
+    """The power law that the search predicts with; the first try is at 1000."""
+    _, _, tried = searched(lambda k: scale / k**1.5, monkeypatch)
+    assert len(tried) == 2
 
 
 def test_an_error_that_falls_in_steps(monkeypatch: Any) -> None:

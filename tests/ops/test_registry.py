@@ -155,3 +155,12 @@ def test_a_checkpoint_may_run_again_in_another_mode(unit: Module, inside: tuple[
 
     for a, b in zip(gradients(*inside), gradients(False, False), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # no kernel fits float64, nor this probe
+def test_a_backward_pass_under_a_dispatch_mode(dtype):
+    x, p = _args(dtype)
+    expected = torch.autograd.grad(probe(x, p, 1).sum(), (x, p))
+    with _Plain():
+        found = torch.autograd.grad(probe(x, p, 1).sum(), (x, p))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

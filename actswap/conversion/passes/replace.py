@@ -23,7 +23,7 @@ from actswap.activations.base import Activation
 from actswap.activations.bounded import Bounded, split
 from actswap.activations.morph import Morph
 from actswap.activations.plain import SourceModule, known
-from actswap.capture.private_random import private_random
+from actswap.capture.private_random import private_torch
 from actswap.conversion.passes.surgery import set_module, take_hooks
 from actswap.plan import Choice
 from actswap.sites import Number
@@ -38,7 +38,7 @@ def build(choice: Choice, standing: nn.Module | None = None) -> nn.Module:
     """
     spec = activations.get(choice.target)
     site, start = choice.site, choice.start
-    with private_random(_seed(choice)):  # the same numbers on every run, and those of other threads stay untouched
+    with private_torch(_seed(choice)):  # the same numbers on every run, and those of other threads stay untouched
         target = spec.build(site.channels, site.channel_dim, **choice.options)
     _, shift, cap = split(site.source)
     placed = Bounded(target, shift, cap) if math.isfinite(cap) or shift else target
