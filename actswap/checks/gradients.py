@@ -71,8 +71,8 @@ class Pass:
     Attributes:
         way: how it was run.
         outputs: copies of the output tensors.
-        gradients: by name of the parameter (`input 0` for inputs); None if it gets none. Large gradients are sampled.
-        reached: by name of every other parameter, whether it gets a gradient.
+        reached: by name of the parameter (`input 0` for inputs), whether it gets a gradient.
+        gradients: those that were computed, by name; None if there is none. Large gradients are sampled.
         frozen: names of the parameters that require no gradient.
         calls: by module name, the dtypes that each of its calls returned.
         tape: the tape of the forward pass, if one was asked for.
@@ -81,16 +81,12 @@ class Pass:
 
     way: Way
     outputs: tuple[Tensor, ...]
-    gradients: Mapping[str, Tensor | None]
     reached: Mapping[str, bool]
+    gradients: Mapping[str, Tensor | None]
     frozen: frozenset[str]
     calls: Mapping[str, tuple[str, ...]]
     tape: Tape | None = None
     why: str = ""
-
-    def has(self, name: str) -> bool:
-        """Return whether a parameter gets a gradient."""
-        return self.gradients.get(name) is not None or self.reached.get(name, False)
 
 
 def first_pass(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], watch: bool = False) -> Pass | str:
@@ -131,7 +127,7 @@ def one_pass(
     learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
     vouched = frozenset() if way.accumulate else vouched_for(model)
     parameters = {name: p for name, p in learned.items() if name not in vouched}
-    reached: dict[str, bool] = {}
+    ends: set[int] = set()
     wanted = [*parameters.values(), *leaves]
     outputs: list[Tensor] = []
     found: list[Tensor | None] = []
@@ -140,8 +136,7 @@ def one_pass(
         loss = _loss(tensors)
         if loss is None:
             raise CaptureError("no output has a gradient", why="no output has a gradient")
-        ends = _ends(loss)
-        reached.update({name: id(p) in ends for name, p in learned.items() if name in vouched})
+        ends.update(_ends(loss))
         of = _accumulated if way.accumulate else _returned
         found.extend(of(loss, wanted))
         outputs.extend(t.detach().clone() for t in tensors)
@@ -162,8 +157,10 @@ def one_pass(
     kept = {name: None if g is None else _sample(g) for name, g in zip(names, found, strict=True)}
     if any(g is not None and not bool(g.isfinite().all()) for g in kept.values()):
         return "its gradients are not finite"
+    reached = {name: kept[name] is not None if name in kept else id(p) in ends for name, p in learned.items()}
+    reached |= {name: g is not None for name, g in kept.items()}
     frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)
-    return Pass(way, tuple(outputs), kept, reached, frozen, {k: tuple(v) for k, v in calls.items()}, tape)
+    return Pass(way, tuple(outputs), reached, kept, frozen, {k: tuple(v) for k, v in calls.items()}, tape)
 
 
 def vouched_for(model: nn.Module) -> frozenset[str]:
@@ -211,11 +208,10 @@ def output_error(a: Pass, b: Pass) -> float:
 
 def lost_and_gained(a: Pass, b: Pass) -> tuple[list[str], list[str]]:
     """Name the parameters of both networks that have a gradient in `a` alone, and in `b` alone."""
-    of_b = {*b.gradients, *b.reached}
-    common = [n for n in (*a.gradients, *a.reached) if n in of_b or n in b.frozen]
-    lost = [n for n in common if a.has(n) and not b.has(n)]
-    gained = [n for n in common if not a.has(n) and b.has(n)]
-    return lost, gained + sorted(a.frozen & of_b)
+    common = [n for n in a.reached if n in b.reached or n in b.frozen]
+    lost = [n for n in common if a.reached[n] and not b.reached.get(n, False)]
+    gained = [n for n in common if not a.reached[n] and b.reached.get(n, False)]
+    return lost, gained + sorted(a.frozen & b.reached.keys())
 
 
 def other_calls(a: Pass, b: Pass, but: Callable[[str], bool]) -> tuple[str, ...]:

@@ -274,7 +274,7 @@ def _compare_gradients(before: Pass, after: Pass, subject: Subject, name: str, e
     if lost or gained:
         told = [f"{few_names(n)} {what} a gradient" for n, what in ((lost, "lost"), (gained, "gained")) if n]
         return Check(name, False, f"{before.way}, {', '.join(told)}", names=(*lost, *gained))
-    known = {*before.frozen, *before.gradients, *before.reached}
+    known = {*before.frozen, *before.reached}
     changed = sorted(before.frozen ^ (after.frozen & known))
     changed = [n for n in changed if n not in subject.skip]
     if changed:
@@ -282,7 +282,7 @@ def _compare_gradients(before: Pass, after: Pass, subject: Subject, name: str, e
     error, where = gradient_error(before, after)
     error = max(error, output_error(before, after) if exact else 0.0)
     compared = len(before.gradients.keys() & after.gradients.keys())
-    more = len(before.reached.keys() & after.reached.keys())
+    more = len(before.reached.keys() & after.reached.keys()) - compared
     said = f"{before.way}, gradients of {compared} tensors" + (
         f" (and that of {more} weights beside them)" if more else ""
     )
