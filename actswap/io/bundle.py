@@ -30,6 +30,7 @@ from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, r
 from actswap.io.fitting import place_of, renamed, tensors_for
 from actswap.io.folders import is_model_folder, weights_file
 from actswap.io.plan_check import check_plan
+from actswap.io.strict_json import read_json
 from actswap.io.state import State, all_ranks, state_of
 from actswap.plan import Plan, tool_version
 from actswap.record import plan_of, the_converted
@@ -320,9 +321,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if file.stat().st_size > _LARGEST_PLAN:
         raise LoadError(f"{file} is larger than {_LARGEST_PLAN >> 20} MiB", fix="convert the base model again")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError, OSError) as problem:
-        raise LoadError(f"{file} is damaged", why=str(problem)[:200], fix="convert the base model again") from None
+        data = file.read_bytes()
+    except OSError as problem:
+        raise LoadError(f"{file} cannot be read", why=first_line(problem), fix="check its permissions") from None
+    document = read_json(data, file, fix="convert the base model again")
     if not isinstance(document, dict) or not isinstance(document.get("plan"), dict):
         raise LoadError(f"{file} is not a plan", why="it holds no object named plan", fix="convert again")
     if document.get("schema") != SCHEMA or isinstance(document["schema"], bool):
@@ -338,10 +340,6 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         what = f"the key {unknown[0][:40]!r}" if unknown else "a pair that is no digest"
         raise LoadError(f"{file} holds {what}", why="no actswap wrote it", fix="convert the base model again")
     return document
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = Non
     reader = torch._C.PyTorchFileReader(str(path))
     if "byteorder" in names and reader.get_record("byteorder") != b"little":
         raise LoadError(f"{path} was written on a machine of another byte order", fix=_FIX)
-    described = describe(reader.get_record("data.pkl"))
+    described = describe(reader.get_record("data.pkl"), path.stat().st_size)
     sizes = {name.removeprefix("data/"): reader.get_record_size(name) for name in names if name.startswith("data/")}
     _check_storages(described, sizes)
     _refuse_quantized(described, path)
@@ -127,7 +127,7 @@ def read_weights(path: Path) -> Any:
     """
     check_zip(path)
     reader = torch._C.PyTorchFileReader(str(path))
-    return _load_weights(describe(reader.get_record("data.pkl")), path, path.stat().st_size)
+    return _load_weights(describe(reader.get_record("data.pkl"), path.stat().st_size), path, path.stat().st_size)
 
 
 def check_weights(data: bytes) -> None:
@@ -140,10 +140,11 @@ def check_weights(data: bytes) -> None:
 
     try:
         reader = torch._C.PyTorchFileReader(io.BytesIO(data))
-    except RuntimeError as problem:
-        raise LoadError("the tensors inside the file are damaged", why=first_line(problem)) from None
-    names = reader.get_all_records()
-    described = describe(reader.get_record("data.pkl"))
+        names = reader.get_all_records()
+        pickled = reader.get_record("data.pkl")
+    except (RuntimeError, ValueError) as problem:
+        raise LoadError("the tensors inside the file are damaged", why=first_line(problem), fix=_FIX) from None
+    described = describe(pickled, len(data))
     sizes = {name.removeprefix("data/"): reader.get_record_size(name) for name in names if name.startswith("data/")}
     if sum(sizes.values()) > len(data):
         raise LoadError("the tensors inside the file overlap or are compressed", fix=_FIX)

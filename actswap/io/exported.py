@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
+import functools
 import json
 import keyword
 import re
@@ -33,6 +34,7 @@ from actswap.io.archive import check_zip
 from actswap.io.checkpoint import check_weights
 from actswap.io.expressions import is_guard, is_plain_tree, is_size
 from actswap.io.operators import is_allowed
+from actswap.io.strict_json import read_json
 from actswap.io.tensor_layout import extent
 
 _FIX = "export the model again, or load its weights with --model package.module:factory"
@@ -95,6 +97,11 @@ _RULES: dict[tuple[str, str], Callable[[str], bool]] = {
 _REFUSED = ("CustomObjArgument", "InputToCustomObjSpec", "InputTokenSpec", "OutputTokenSpec", "NamedTupleDef")
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, vars(schema), include_extras=True)
+
+
 class _Walk:
     """Checks JSON against a dataclass of torch's schema."""
 
@@ -128,7 +135,7 @@ class _Walk:
     def fields(self, kind: Any, data: Any, key: str) -> None:
         """Check the keys of an object. A union has exactly one; a record has all that are without a default."""
         self.expect(isinstance(data, dict) and kind.__name__ not in _REFUSED, data, key)
-        hints = typing.get_type_hints(kind, vars(schema), include_extras=True)
+        hints = _hints(kind)
         for name, item in data.items():
             self.expect(name in hints and not name.startswith("_"), name, f"{key}, a key")
             self.check(hints[name], item, (kind.__name__, name), f"{key}.{name}")
@@ -228,10 +235,7 @@ def load_exported(path: Path) -> nn.Module:
 
 
 def _read_json(data: bytes, path: Path) -> Any:
-    try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise LoadError(f"{path} is damaged", why=str(problem)[:120], fix=_FIX) from None
+    return read_json(data, path, fix=_FIX, size=path.stat().st_size)
 
 
 def _check_payloads(config: dict[str, Any], sizes: dict[str, int], path: Path) -> None:

@@ -4,7 +4,8 @@ A pickle is a program for a small stack machine. This machine runs the same opco
 class or call a function, this one notes the name and the arguments (`Name`, `Made`, `Stored`). `actswap.io.allowed`
 says which names may be used. `actswap.io.rebuild` builds the objects.
 
-The file bounds the memory: an opcode makes at most one object, and the numbers of opcodes and bytes are limited.
+The file bounds the memory: each opcode is charged with the memory of the object it makes, and the sum may be four times
+the file's size and 64 MiB.
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ from actswap.errors import LoadError
 MAX_BYTES = 64 << 20
 MAX_OPCODES = 8_000_000
 _MAX_INT = 1 << 128
+_SLACK = 64 << 20
+# Bytes of Python for what an opcode makes, the places on the stack or in the memo included; others take _LEAST.
+_COST = {
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), 400),
+    **dict.fromkeys(("EMPTY_SET", "FROZENSET"), 280),
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL", "EMPTY_DICT", "DICT", "SETITEM", "BINPERSID"), 200),
+    **dict.fromkeys(("EMPTY_LIST", "LIST", "APPEND", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BYTEARRAY8"), 120),
+}
+_LEAST = 24
 NOTHING = object()
 _SAFER = "save the weights, torch.save(model.state_dict(), 'weights.pt'), and give --model package.module:factory"
 
@@ -226,11 +236,12 @@ _RUN: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def describe(data: bytes | IO[bytes]) -> Any:
+def describe(data: bytes | IO[bytes], size: int = 0) -> Any:
     """Read one pickle and return what it describes.
 
     Args:
         data: the pickle, or an open file at the pickle's first byte. The file is read up to the pickle's end.
+        size: bytes of the whole file, if the pickle is a part of it; they bound the memory.
 
     Returns:
         Numbers, texts, lists, tuples, dictionaries and sets, with `Name`, `Made` and `Stored` for everything else.
@@ -242,10 +253,13 @@ def describe(data: bytes | IO[bytes]) -> Any:
         if len(data) > MAX_BYTES:
             raise LoadError(f"the file's pickle is larger than {MAX_BYTES >> 20} MiB", fix=_SAFER)
         data = io.BytesIO(data)
-    machine, opcodes = _Machine(), 0
+    source = _Bounded(data)
+    most = 4 * max(size, source.size) + _SLACK
+    machine, opcodes, memory = _Machine(), 0, 0
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in pickletools.genops(source):
             opcodes += 1
+            memory += _COST.get(opcode.name, _LEAST)
             run = _RUN.get(opcode.name)
             if run is None or opcodes > MAX_OPCODES:
                 raise LoadError(
@@ -253,12 +267,33 @@ def describe(data: bytes | IO[bytes]) -> Any:
                     why="torch.save does not write it",
                     fix=_SAFER,
                 )
+            if memory > most:
+                raise LoadError("the file's pickle takes far more memory than it holds", fix=_SAFER)
             run(machine, argument)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError) as problem:
         raise _damaged(str(problem)[:100] or type(problem).__name__) from None
     if len(machine.stack) != 1 or machine.stack[0] is _MARK:
         raise _damaged("it does not end with one object")
     return machine.stack[0]
+
+
+class _Bounded:
+    """An open file that allocates no more for a read than it holds: a pickle may state any length of a text."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        at = file.tell()
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(at)
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(min(count, self.size))
+
+    def readline(self) -> bytes:
+        return self._file.readline(MAX_BYTES)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def parts(described: Any) -> Iterator[Any]:

@@ -39,6 +39,7 @@ _SLACK = 64 << 20
 _HOOKS = re.compile(r"_\w*hooks\w*|_is_full_backward_hook")
 _IMPLEMENTATION = re.compile(r"\w{0,40}")
 _FIX = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
+_KEYS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device, type, enum.Enum)
 _DEFAULTS = (bool, int, float, str, bytes, type(None), tuple, list, dict, set, frozenset, torch.dtype)
 
 
@@ -82,15 +83,24 @@ class Rebuild:
         elif isinstance(part, dict):
             found = {}
             self._built[id(part)] = found
-            found.update((self.value(k, depth), self.value(v, depth)) for k, v in part.items())
+            found.update((self.key(k, depth), self.value(v, depth)) for k, v in part.items())
         elif isinstance(part, (set, frozenset, tuple)):
-            self._built[id(part)] = type(part)(self.value(item, depth) for item in part)
+            each = self.value if isinstance(part, tuple) else self.key
+            self._built[id(part)] = type(part)(each(item, depth) for item in part)
         elif isinstance(part, bytearray):
             self._built[id(part)] = bytearray(part)
         elif isinstance(part, Made):
             self._make(part, depth)
         else:
             raise refused("it holds a storage outside of a tensor")
+
+    def key(self, part: Any, depth: int) -> Any:
+        """Return the object of a dictionary's key or a set's member; its hash is Python's own."""
+        found = self.value(part, depth)
+        items = found if isinstance(found, tuple) else (found,)
+        if not all(isinstance(item, _KEYS) for item in items):
+            raise refused("a key that is no text or number")
+        return found
 
     def _named(self, name: Name) -> Any:
         found = allowed.value_of(name, self._allow)
@@ -140,8 +150,8 @@ class Rebuild:
                 raise refused(f"a {name} with attributes")
             for listed in args:
                 pairs = listed.items() if isinstance(listed, dict) else listed
-                found.update({self.value(k, depth): self.value(v, depth) for k, v in pairs})
-            found.update({self.value(k, depth): self.value(v, depth) for k, v in part.pairs})
+                found.update({self.key(k, depth): self.value(v, depth) for k, v in pairs})
+            found.update({self.key(k, depth): self.value(v, depth) for k, v in part.pairs})
             if name == "OrderedDict" and isinstance(part.state, dict):  # state_dict() keeps its `_metadata` so
                 found.__dict__.update({str(k): self.value(v, depth) for k, v in part.state.items()})
             return
@@ -208,7 +218,7 @@ class Rebuild:
         for key, value in state.items():
             _check_attribute(kind, key, value)
         if isinstance(found, nn.Module):
-            _check_module(part.what, state)
+            _check_module(part.what, kind, state)
             found.__setstate__(state)  # type: ignore[no-untyped-call] # reviewed: see allowed
         else:
             found.__dict__.update(state)
@@ -229,7 +239,7 @@ class Rebuild:
         if isinstance(found, nn.Module) and isinstance(state, dict):
             for key, value in state.items():
                 _check_attribute(kind, key, value)
-            _check_module(part.what, state)
+            _check_module(part.what, kind, state)
         if hasattr(found, "__setstate__"):
             found.__setstate__(state)
             return
@@ -307,9 +317,7 @@ def _check_attribute(kind: type, key: Any, value: Any) -> None:
     if type(key) is not str or (key.startswith("__") and key.endswith("__")):
         raise refused(f"the attribute {str(key)[:40]!r}")
     default = _static(kind, key)
-    if default is not NOTHING and (
-        not isinstance(default, _DEFAULTS) or (callable(value) and not isinstance(value, nn.Module))
-    ):
+    if default is not NOTHING and (not isinstance(default, _DEFAULTS) or callable(value)):
         raise refused(f"the attribute {key!r} of a {kind.__name__}, in front of the one of its class")
     if key.endswith(("_implementation", "_implementation_internal")) and not (
         value is None or (isinstance(value, str) and _IMPLEMENTATION.fullmatch(value))
@@ -323,14 +331,19 @@ def _static(kind: type, key: str) -> Any:
     return next((vars(base)[key] for base in kind.__mro__ if key in vars(base)), NOTHING)
 
 
-def _check_module(name: Name, state: dict[str, Any]) -> None:
+def _check_module(name: Name, kind: type, state: dict[str, Any]) -> None:
     wanted = (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", nn.Module))
-    for key, kind in wanted:
+    for key, of in wanted:
         table = state.get(key)
-        if not isinstance(table, dict) or not all(isinstance(v, kind) or v is None for v in table.values()):
+        if not isinstance(table, dict) or not all(isinstance(v, of) or v is None for v in table.values()):
             raise refused(f"a {name} whose {key} are missing or of another type")
         if not all(type(k) is str and "." not in k for k in table):
             raise refused(f"a {name} with odd names in its {key}")
+    if issubclass(kind, nn.RNNBase):  # its __setstate__ reads these
+        layers, names = state.get("num_layers"), state.get("_flat_weights_names")
+        known = isinstance(names, list) and all(n in state["_parameters"] for n in names)
+        if type(layers) is not int or not 0 < layers <= len(state["_parameters"]) or not known:
+            raise refused(f"a {name} whose layers are not those of its weights")
     hooks = ("_backward_hooks", "_forward_hooks", "_forward_pre_hooks")  # nn.Module adds the others itself
     if not isinstance(state.get("training"), bool) or not all(isinstance(state.get(key), dict) for key in hooks):
         raise refused(f"a {name} without a mode, or without its empty hooks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ def read_table(cls: type[T], table: Any, where: str, problems: list[str]) -> T |
         problems.append(f"{where}: must be a table, is {_shown(table)}")
         return None
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     count = len(problems)
     for key in table:
         if key not in fields:
@@ -43,6 +44,11 @@ def read_table(cls: type[T], table: Any, where: str, problems: list[str]) -> T |
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             problems.append(f"{_at(where, name)}: is missing")
     return cls(**values) if len(problems) == count else None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _value(kind: Any, value: Any, where: str, problems: list[str]) -> Any:

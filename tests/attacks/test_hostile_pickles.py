@@ -273,6 +273,63 @@ def test_deep_nesting_and_shared_tuples(tmp_path):
             load_model(made.write(tmp_path / "m.pt"))
 
 
+BOMBS = {
+    "empty sets": b"(" + b"\x8f" * 3_000_000 + b"t",
+    "empty dictionaries": b"(" + b"}" * 3_000_000 + b"t",
+    "instances": b"(ccollections\nOrderedDict\nq\x00)q\x01" + b"h\x00h\x01\x81" * 500_000 + b"t",
+    "memo": b"N" + b"".join(b"r" + i.to_bytes(4, "little") for i in range(900_000)),
+}
+
+
+@pytest.mark.parametrize("opcodes", BOMBS.values(), ids=BOMBS.keys())
+def test_objects_that_take_a_hundred_times_their_opcodes(opcodes, tmp_path):
+    """A file of three megabytes would take half a gigabyte."""
+    for made in (Pickle().raw(opcodes), Pickle().value({"w": Pickle().raw(opcodes)})):
+        with pytest.raises(LoadError, match="memory"):
+            load_model(made.write(tmp_path / "m.pt"), model="factories:plain")
+
+
+@pytest.mark.parametrize("opcode", [b"X\xff\xff\xff\x7f", b"\x8d" + b"\xff" * 7 + b"\x3f", b"B\xff\xff\xff\x7f"])
+def test_an_old_file_with_a_text_longer_than_itself(opcode, tmp_path):
+    """Reading a text of 2**62 bytes from an open file raised MemoryError."""
+    header = [pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    (tmp_path / "old.pt").write_bytes(b"".join(header) + b"\x80\x04" + opcode + b"x")
+    with pytest.raises(LoadError):
+        load_model(tmp_path / "old.pt", model="factories:plain")
+
+
+RECURRENT = {
+    "a billion layers": {"num_layers": 10**9, "_all_weights": [[0]]},
+    "no number of layers": {"num_layers": "x", "_all_weights": [["weight_ih_l0"]]},
+    "weights that are methods": {"num_layers": 1, "_flat_weights_names": ["forward"]},
+}
+
+
+@pytest.mark.parametrize("change", RECURRENT.values(), ids=RECURRENT.keys())
+def test_layers_that_a_reviewed_method_would_count_forever(change, tmp_path):
+    layer, path = nn.GRU(2, 2), tmp_path / "m.pt"
+    torch.save(layer, path)
+    assert load_model(path).module.num_layers == 1
+    vars(layer).update(change)
+    torch.save(layer, path)
+    with pytest.raises(LoadError, match="layers"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("key", ["a list", "a set", "a module"])
+def test_keys_that_python_cannot_hash(key, tmp_path):
+    made = {
+        "a list": Pickle().call("collections", "OrderedDict"),
+        "a set": Pickle().call("builtins", "set", [1]),
+        "a module": Pickle().new("torch.nn.modules.activation", "ReLU", module_state(inplace=False)),
+    }[key]
+    kept = Pickle().raw(b"}").value(made).value(1).raw(b"s")
+    with pytest.raises(LoadError, match="key"):
+        load_model(
+            Pickle().new("torch.nn.modules.activation", "ReLU", module_state(kept=kept)).write(tmp_path / "m.pt")
+        )
+
+
 def test_modules_without_arguments_take_no_memory(tmp_path):
     """Empty modules used to be constructed: `nn.Transformer()` alone takes 170 MB."""
     made = Pickle().raw(b"(")
