@@ -141,7 +141,7 @@ def _pickles(folder: Path) -> list[Kind]:
     def opcodes(content: bytes, path: Path) -> None:
         described = describe(content)
         try:
-            Rebuild(storage, len(content), ()).value(described)
+            Rebuild(storage, len(content), ()).whole(described)
         except Exception as problem:  # load_model gives it in words
             raise LoadError("it cannot be built") from problem
 

@@ -76,7 +76,7 @@ def read_checkpoint(path: Path, allow: Sequence[str] = (), key: str | None = Non
     taken = taken or Taken(described)
     if only_weights and is_network(taken.value):
         taken = replace(taken, value=state_of(taken.value))
-    return replace(taken, value=rebuild.Rebuild(storage, path.stat().st_size, allow).value(taken.value))
+    return replace(taken, value=rebuild.Rebuild(storage, path.stat().st_size, allow).whole(taken.value))
 
 
 def nothing_in(content: Any, path: Path) -> LoadError:

@@ -97,6 +97,8 @@ def load_model(
         return _in(dtype, found)
     if not path.exists():
         raise LoadError(f"there is no file {path}", fix="give the path of a model file or of a bundle folder")
+    if not path.is_file():
+        raise LoadError(f"{path} is no file but a device, a pipe or a socket", fix="give the path of a model file")
     kind = _sniff(path)
     source = f"{path} with {model}" if model else str(path)
     with _as_load_error(path):

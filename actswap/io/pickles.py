@@ -21,7 +21,7 @@ from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 from actswap.errors import LoadError
 
 MAX_BYTES = 64 << 20
-MAX_OPCODES = 8_000_000
+MAX_OPCODES = 3_000_000
 _MAX_INT = 1 << 128
 _SLACK = 64 << 20
 # Bytes of Python for what an opcode makes, the places on the stack or in the memo included; others take _LEAST.

@@ -35,6 +35,7 @@ from actswap.io.tensor_layout import (
 
 Storages = Callable[[str], torch.UntypedStorage]
 MAX_DEPTH = 250
+MAX_PATHS = 1_000_000  # steps of `model.eval()`
 _SLACK = 64 << 20
 _HOOKS = re.compile(r"_\w*hooks\w*|_is_full_backward_hook")
 _IMPLEMENTATION = re.compile(r"\w{0,40}")
@@ -93,6 +94,12 @@ class Rebuild:
             self._make(part, depth)
         else:
             raise refused("it holds a storage outside of a tensor")
+
+    def whole(self, part: Any) -> Any:
+        """Return the object that a whole description stands for; its modules form a tree, or nearly so."""
+        found = self.value(part)
+        _check_tree([module for module in self._built.values() if isinstance(module, nn.Module)])
+        return found
 
     def key(self, part: Any, depth: int) -> Any:
         """Return the object of a dictionary's key or a set's member; its hash is Python's own."""
@@ -329,6 +336,27 @@ def _check_attribute(kind: type, key: Any, value: Any) -> None:
 
 def _static(kind: type, key: str) -> Any:
     return next((vars(base)[key] for base in kind.__mro__ if key in vars(base)), NOTHING)
+
+
+def _check_tree(modules: list[nn.Module]) -> None:
+    """Refuse modules that hold themselves, or so many paths to shared ones that `model.eval()` would not end."""
+    paths: dict[int, int] = {}
+    for module in modules:
+        waiting = [module]
+        while waiting:
+            top = waiting[-1]
+            inside = {id(child): child for child in top._modules.values() if child is not None}
+            missing = [child for key, child in inside.items() if key not in paths]
+            if id(top) in paths and paths[id(top)] > 0:
+                waiting.pop()
+            elif not missing:
+                paths[id(top)] = 1 + sum(paths[key] for key in inside)
+                waiting.pop()
+            else:
+                paths[id(top)] = 0  # begun
+                waiting.extend(missing)
+            if any(paths.get(key) == 0 for key in inside) or paths.get(id(top), 0) > MAX_PATHS:
+                raise refused("it holds modules inside themselves, or shared in too many ways")
 
 
 def _check_module(name: Name, kind: type, state: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,8 @@ if sys.version_info >= (3, 11):
 else:  # the standard library has it since 3.11; pip's vendored copy is not an interface
     import tomli as tomllib  # type: ignore[import-not-found]
 
+MAX_BYTES = 128 << 10  # the parser and the hints for unknown keys take time for each key
+_DEEP_KEY = re.compile(r"(?:[\w\"'-]{1,99}[ \t]*\.[ \t]*){30}")  # the parser takes time by the square of the parts
 _PLACED_BY_RUN = ("out", "resume")
 
 
@@ -60,7 +63,7 @@ def read_recipe(
     """
     path = Path(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(str(path), [f"cannot be read: {error}"]) from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
@@ -75,6 +78,18 @@ def read_recipe(
     if recipe is None or problems:
         raise RecipeError(str(path), problems)
     return recipe
+
+
+def _text(path: Path) -> str:
+    """Return the content of a recipe that the parser reads in a second."""
+    if path.exists() and not path.is_file():
+        raise RecipeError(str(path), ["is no file but a folder, a device, a pipe or a socket"])
+    if path.stat().st_size > MAX_BYTES:
+        raise RecipeError(str(path), [f"is larger than {MAX_BYTES >> 10} KiB"])
+    text = path.read_text(encoding="utf-8")
+    if _DEEP_KEY.search(text):
+        raise RecipeError(str(path), ["holds a key of more than 30 parts"])
+    return text
 
 
 def parse(document: dict[str, Any], problems: list[str], *, ready: bool = True) -> Recipe | None:

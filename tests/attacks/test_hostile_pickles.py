@@ -330,6 +330,44 @@ def test_keys_that_python_cannot_hash(key, tmp_path):
         )
 
 
+def sequential(index: int, *children: Pickle) -> Pickle:
+    """Push a Sequential and store it in the memo."""
+    made = Pickle().name("torch.nn.modules.container", "Sequential").raw(b")\x81r" + index.to_bytes(4, "little"))
+    state = module_state(_modules={str(i): child for i, child in enumerate(children)})
+    return made.value(state).raw(b"b")
+
+
+def kept(index: int) -> Pickle:
+    return Pickle().raw(b"j" + index.to_bytes(4, "little"))
+
+
+def test_a_module_inside_itself(tmp_path):
+    for made in (sequential(1, kept(1)), sequential(1, sequential(2, kept(1)), kept(2))):
+        with pytest.raises(LoadError, match="inside themselves"):
+            load_model(made.write(tmp_path / "m.pt"))
+
+
+def test_modules_shared_in_more_ways_than_can_be_walked(tmp_path):
+    """`model.eval()` walks each path to a module: 2**30 of them would take hours."""
+    made = sequential(0)
+    for i in range(1, 60, 2):
+        made = sequential(i, made, sequential(i + 1, kept(max(i - 2, 0))))
+    path = made.write(tmp_path / "m.pt")
+    with pytest.raises(LoadError, match="shared"):
+        load_model(path)
+    path = sequential(1, sequential(2), kept(2), sequential(3, kept(2))).write(path)  # a layer may be used three times
+    assert len(load_model(path).module) == 3
+
+
+def test_what_is_no_file(tmp_path, capsys):
+    """Opening a pipe waits for somebody who writes into it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for wrong in (pipe, "/dev/zero"):
+        with pytest.raises(LoadError, match="no file"):
+            load_model(wrong)
+
+
 def test_modules_without_arguments_take_no_memory(tmp_path):
     """Empty modules used to be constructed: `nn.Transformer()` alone takes 170 MB."""
     made = Pickle().raw(b"(")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -119,3 +120,23 @@ def test_files_that_are_no_recipe(content, tmp_path, capsys):
     for verb in ("run", "show"):
         assert run([verb, str(tmp_path / "r.toml")]) == 2
         assert "nothing was started" in capsys.readouterr().err
+
+
+LONG = {
+    "a key of many parts": "a." * 30_000 + "b = 1",
+    "a table of many parts": "[" + "a . " * 30_000 + "b]",
+    "many unknown keys": "\n".join(f"key{i} = 1" for i in range(30_000)),
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG.keys())
+def test_recipes_that_the_parser_reads_for_minutes(text, tmp_path, capsys):
+    (tmp_path / "r.toml").write_text(text)
+    assert run(["run", str(tmp_path / "r.toml")]) == 2
+    assert "30 parts" in (shown := capsys.readouterr().err) or "larger than" in shown
+
+
+def test_a_recipe_that_is_a_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "r.toml")
+    assert run(["run", str(tmp_path / "r.toml")]) == 2
+    assert "no file" in capsys.readouterr().err
