@@ -176,8 +176,8 @@ GUARDS = {
 
 
 def _programs(folder: Path) -> list[Kind]:
-    from torch._export.serde.schema import ExportedProgram
     import sympy
+    from torch._export.serde.schema import ExportedProgram
     from torch.utils._sympy import functions
 
     known = {name: getattr(functions, name) for name in dir(functions) if name[0].isupper()}

@@ -263,7 +263,8 @@ def toml_of(data: bytes, dice: random.Random) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
 
-_TOKENS = "( ) , 's0' Symbol Integer Add Mul Max Min Mod FloorDiv Pow Eq And floor Abs 9 0 -1 True = integer".split()
+_NAMES = "Symbol Integer Add Mul Max Min Mod FloorDiv Pow Eq And floor Abs True integer"
+_TOKENS = [*_NAMES.split(), *["(", ")", ",", "'s0'", "9", "0", "-1", "="]]
 _TOKENS += ["L['x']", ".size()[0]", "//", "%", "<", "==", "not", "and", "**", "__import__", ".", "eval", "9" * 30]
 
 

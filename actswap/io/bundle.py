@@ -30,8 +30,8 @@ from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, r
 from actswap.io.fitting import place_of, renamed, tensors_for
 from actswap.io.folders import is_model_folder, weights_file
 from actswap.io.plan_check import check_plan
-from actswap.io.strict_json import read_json
 from actswap.io.state import State, all_ranks, state_of
+from actswap.io.strict_json import read_json
 from actswap.plan import Plan, tool_version
 from actswap.record import plan_of, the_converted
 

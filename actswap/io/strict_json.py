@@ -1,7 +1,7 @@
 """Read the JSON of a file from strangers: memory bounded by the file's size, no constants that are no JSON.
 
-Parsed JSON takes far more memory than its text: `[],` is three bytes, and a list takes 64. So before the text is parsed,
-the memory of what it holds is estimated from its brackets and commas.
+Parsed JSON takes far more memory than its text: `[],` is three bytes, and a list takes 64. So before the text is
+parsed, the memory of what it holds is estimated from its brackets and commas.
 """
 
 from __future__ import annotations
