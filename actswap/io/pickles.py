@@ -14,7 +14,7 @@ import io
 import pickletools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
@@ -257,7 +257,7 @@ def describe(data: bytes | IO[bytes], size: int = 0) -> Any:
     most = 4 * max(size, source.size) + _SLACK
     machine, opcodes, memory = _Machine(), 0, 0
     try:
-        for opcode, argument, _ in pickletools.genops(source):
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], source)):
             opcodes += 1
             memory += _COST.get(opcode.name, _LEAST)
             run = _RUN.get(opcode.name)

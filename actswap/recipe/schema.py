@@ -30,7 +30,7 @@ def read_table(cls: type[T], table: Any, where: str, problems: list[str]) -> T |
         problems.append(f"{where}: must be a table, is {_shown(table)}")
         return None
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type] # a class has a hash
     count = len(problems)
     for key in table:
         if key not in fields:
@@ -47,7 +47,7 @@ def read_table(cls: type[T], table: Any, where: str, problems: list[str]) -> T |
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
