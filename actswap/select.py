@@ -76,8 +76,8 @@ def matching(sites: Sequence[Site], selector: str) -> list[Site]:
     Raises:
         SelectionError: the selector cannot be read.
     """
-    key, _, value = selector.partition(":")
-    if key in ("first", "last"):
+    key, colon, value = selector.partition(":")
+    if key in ("first", "last") and colon:  # else it may be the name of a site
         if not value.isdigit():
             raise SelectionError(f"cannot read selector {selector!r}", fix=f"write {key}:3")
         ordinary = [s for s in sites if s.role != "gate"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from actswap.cli.search_assign import assign_command
 from actswap.cli.search_report import report_command
 from actswap.cli.verb import Answer, progress, say, table, verb
 
@@ -41,7 +42,7 @@ class Search(click.Group):
 @click.group(
     "search",
     cls=Search,
-    subcommand_metavar="SPACE.toml | worker | report [ARGS]...",
+    subcommand_metavar="SPACE.toml | worker | report | assign [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": False},
 )
 def command() -> None:
@@ -51,6 +52,7 @@ def command() -> None:
     actswap search SPACE.toml --data SOURCE      begins a search, or goes on with it
     actswap search worker --storage URL          works on a search from another machine
     actswap search report --storage URL          shows what was found
+    actswap search assign MODEL --data SOURCE    chooses an activation for every site
     """
 
 
@@ -185,5 +187,5 @@ def _others(count: int, arguments: list[str], read: SearchFile, allow: Sequence[
 
 start.name, worker.name = "start", "worker"
 start.hidden = True
-for _part in (start, worker, report_command):
+for _part in (start, worker, report_command, assign_command):
     command.add_command(_part)

@@ -28,7 +28,7 @@ from actswap.train import Data, Ramp, TuneConfig, load_data, tune
 from actswap.train.data import training_batches
 from actswap.train.folder import ImageFolder
 
-_EXAMPLES = 2  # images on which a pretrained network is observed
+EXAMPLES = 2  # images on which a pretrained network is observed
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Children:
         """
         if self.base is not None:
             only, skip = list(self.table.only) or None, list(self.table.skip) or None
-            example = example_of(self.data, _EXAMPLES)
+            example = example_of(self.data, EXAMPLES)
             return convert(
                 self.base, expression, example, only=only, skip=skip, verify=False, seed=seed, scanned=self.sites
             ).model
@@ -123,11 +123,11 @@ def prepare_children(file: SearchFile, data: Data | None = None, allow: tuple[st
     children = Children(file.child, file.tune, file.search.halving, file.search.seed, data)
     if not file.child.from_scratch:
         base = _pretrained(file.child, allow)
-        children = replace(children, base=base, sites=scan(base, example_of(data, _EXAMPLES)))
+        children = replace(children, base=base, sites=scan(base, example_of(data, EXAMPLES)))
     try:
         model = children.network("relu(x)", 0).eval()
         with torch.no_grad():
-            output = model(example_of(data, _EXAMPLES))
+            output = model(example_of(data, EXAMPLES))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise UsageError(
             f"the network {file.child.network} does not run on {where}",
