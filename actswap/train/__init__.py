@@ -3,6 +3,7 @@
 from actswap.train.config import Ramp, TuneConfig
 from actswap.train.data import Data
 from actswap.train.evaluate import evaluate
+from actswap.train.follow import Follow, check_optimizer
 from actswap.train.groups import activation_parameters, param_groups
 from actswap.train.loop import tune
 from actswap.train.norm import reestimate
@@ -11,10 +12,12 @@ from actswap.train.source import load_data
 
 __all__ = [
     "Data",
+    "Follow",
     "Ramp",
     "TuneConfig",
     "TuneReport",
     "activation_parameters",
+    "check_optimizer",
     "draw_curve",
     "evaluate",
     "load_data",
