@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -63,12 +65,7 @@ def finalize(model: nn.Module) -> int:
     Raises:
         UsageError: a morph is not at t = 1.
     """
-    places = [
-        (name, parent, key, child)
-        for name, parent in model.named_modules()
-        for key, child in parent.named_children()
-        if isinstance(child, Morph)
-    ]
+    places = _places(model)
     for name, _, key, child in places:
         if child.t != 1.0:
             raise UsageError(
@@ -80,3 +77,46 @@ def finalize(model: nn.Module) -> int:
     for _, parent, key, child in places:
         setattr(parent, key, child.target)
     return len(places)
+
+
+def settle(model: nn.Module) -> int:
+    """Replace every morph that is at an end by what it computes there: its source at t = 0, its target at t = 1.
+
+    What is multiplied by 0 must not be part of an exported program: it takes time, and 0 times infinity is NaN.
+
+    Args:
+        model: changed in place; it must not be a morph itself.
+
+    Returns:
+        The number of morphs that were replaced.
+    """
+    ends = [place for place in _places(model) if place[-1].t in (0.0, 1.0)]
+    for _, parent, key, child in ends:
+        setattr(parent, key, child.target if child.t else child.source)
+    return len(ends)
+
+
+def finalize_like(model: nn.Module, names: Collection[str]) -> int:
+    """Replace the morphs that were finalized before the weights with these names were saved.
+
+    Args:
+        model: changed in place.
+        names: of the saved weights; a morph that is still one has its share among them.
+
+    Returns:
+        The number of morphs that were replaced.
+    """
+    gone = [place for place in _places(model) if f"{place[0]}.{place[2]}.share".lstrip(".") not in names]
+    for _, parent, key, child in gone:
+        setattr(parent, key, child.target)
+    return len(gone)
+
+
+def _places(model: nn.Module) -> list[tuple[str, nn.Module, str, Morph]]:
+    """Return every morph: the name of the module that holds it, that module, its name there, and itself."""
+    return [
+        (name, parent, key, child)
+        for name, parent in model.named_modules()
+        for key, child in parent.named_children()
+        if isinstance(child, Morph)
+    ]

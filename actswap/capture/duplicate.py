@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from actswap.activations.morph import Morph, settle
 from actswap.capture.evaluating import one_at_a_time, set_modes
 from actswap.capture.graph_module import preserve
 from actswap.capture.wrappers import network_in
@@ -39,6 +40,15 @@ def duplicate(model: nn.Module) -> nn.Module:
         ) from error
     # A copy of torchvision's feature extractor is in train mode, whatever the original was in.
     set_modes([(new, old.training) for new, old in zip(copied.modules(), model.modules(), strict=False)])
+    return copied
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy of it in which each morph at an end is replaced by what it computes there."""
+    if not any(isinstance(module, Morph) and module.t in (0.0, 1.0) for module in model.modules()):
+        return model
+    copied = duplicate(model)
+    settle(copied)
     return copied
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from actswap.cli.convert import number, proof_table
 from actswap.cli.verb import (
@@ -20,6 +21,9 @@ from actswap.cli.verb import (
     say,
     verb,
 )
+
+# A network in float16 rounds to 11 bits at every step.
+_HALF_TOLERANCE = 5e-2
 
 
 @verb(
@@ -61,7 +65,11 @@ def command(
         reference = run_model(loaded.module, inputs.args, inputs.kwargs)
         others = more_runs(lambda *call: run_model(loaded.module, *call), inputs.args, inputs.kwargs, reference)
         signals = signals_of([reference, *(outputs for _, outputs in others)])
-        parity = compare(reference, onnx_runner(second)(inputs.args, inputs.kwargs), signals)
+        found, half = onnx_runner(second)
+        if half and click.get_current_context().get_parameter_source("tolerance") == ParameterSource.DEFAULT:
+            tolerance = _HALF_TOLERANCE
+            say(f"{second} is in float16: the tolerance is {number(tolerance)}; --tolerance sets another")
+        parity = compare(reference, found(inputs.args, inputs.kwargs), signals)
     else:
         of_first = how.base or (first if is_bundle(second) and not is_bundle(first) else None)
         other = load(second, how, of_first)
@@ -81,15 +89,24 @@ def command(
     return Answer({**data, "parity": parity.to_dict()}, shown, 0 if passed else 1)
 
 
-def onnx_runner(path: str, threads: int = 0) -> Callable[[tuple[Any, ...], dict[str, Any]], list[Any]]:
-    """Open an ONNX file and return a function from inputs to output tensors."""
+def onnx_runner(path: str) -> tuple[Callable[[tuple[Any, ...], dict[str, Any]], list[Any]], bool]:
+    """Open an ONNX file.
+
+    Returns:
+        A function from inputs to output tensors in float32, and whether the file is in float16.
+    """
     import torch
 
     from actswap.errors import LoadError
-    from actswap.onnx.proof import plain_session, run
+    from actswap.onnx.proof import plain_session, run, takes_half
 
     if not Path(path).is_file():
         raise LoadError(f"there is no file {path}", fix=f"actswap export MODEL -o {path}")
     session = plain_session(Path(path))
     say(f"Model: {path} in ONNX Runtime")
-    return lambda args, kwargs: [torch.as_tensor(a) for a in run(session, (args, kwargs))]
+
+    def outputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        found = (torch.as_tensor(array) for array in run(session, (args, kwargs)))
+        return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in found]
+
+    return outputs, takes_half(session)

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actswap.activations.base import Activation
+from actswap.activations.morph import finalize_like
 from actswap.capture.duplicate import duplicate
 from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.apply import apply_plan
@@ -280,7 +281,9 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
             why=first_line(problem),
             fix="convert the base model again",
         ) from problem
-    _put(network, tensors if place is None else tensors_for(network, place, tensors), folder)
+    given = tensors if place is None else tensors_for(network, place, tensors)
+    finalize_like(network, given)
+    _put(network, given, folder)
     renew(model)
     return model
 

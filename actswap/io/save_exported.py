@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actswap.activations.decompositions import decompositions
+from actswap.capture.duplicate import settled
 from actswap.capture.evaluating import modes_kept
 from actswap.capture.quiet import quiet
 from actswap.errors import ExportError, first_line
@@ -51,7 +52,7 @@ def export_program(
     """
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     with modes_kept(model), quiet("torch.export"):
-        program = _export(model.eval(), args, dict(example_kwargs or {}))
+        program = _export(settled(model).eval(), args, dict(example_kwargs or {}))
         return program.run_decompositions(decompositions()) if decompose else program
 
 

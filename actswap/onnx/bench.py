@@ -17,6 +17,7 @@ from torch import nn
 from actswap.errors import UsageError
 from actswap.onnx.capture import Inputs, batch_size, tensors, with_batch
 from actswap.onnx.functions import Array
+from actswap.onnx.proof import feed_of
 from actswap.onnx.runtime import cpu_session, quiet_options
 from actswap.sites import Progress
 
@@ -182,13 +183,10 @@ def _runner(contender: Contender, examples: Inputs | None, batch: int, threads: 
         return call, "torch"
     session = _session(subject, contender.way, threads)
     values = session.get_inputs()
-    if inputs is None:
-        arrays = [_random(value, batch) for value in values]
-    else:
-        arrays = [np.ascontiguousarray(tensor.detach().cpu().numpy()) for tensor in tensors(inputs)]
-    if len(arrays) != len(values):
-        raise UsageError(f"{contender.label} takes {len(values)} inputs, {len(arrays)} were given")
-    feed = {value.name: array for value, array in zip(values, arrays, strict=True)}
+    given = None if inputs is None else tensors(inputs)
+    if given is not None and len(given) != len(values):
+        raise UsageError(f"{contender.label} takes {len(values)} inputs, {len(given)} were given")
+    feed = {v.name: _random(v, batch) for v in values} if given is None else feed_of(session, given)
     return lambda: session.run(None, feed), getattr(session, "actswap_way", "portable")
 
 

@@ -6,7 +6,6 @@ The file is compared with PyTorch before it is put in place.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import json
 import math
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from actswap.activations.base import OnnxFunction
+from actswap.capture.duplicate import duplicate, settled
 from actswap.capture.evaluating import modes_kept
 from actswap.capture.wrappers import network_in
 from actswap.errors import ExportError, UsageError
@@ -150,7 +150,8 @@ def export_onnx(
     model, taken = network_in(model), as_inputs(example_inputs, example_kwargs)
     with modes_kept(model), plain_call(model, taken) as inputs, _workspace(target) as folder:
         model.eval()
-        exported = copy.deepcopy(model).half() if half else model
+        full = settled(model)
+        exported = duplicate(full).half() if half else full
         given = _half_inputs(inputs) if half else inputs
         names = output_names(exported, given)
         sizes = [True, False] if dynamic_size else [False]
@@ -174,7 +175,7 @@ def export_onnx(
                         session = plain_session(file)
                         proof = Proof((), (), ())
                         if check:
-                            proof = prove(session, model, inputs, exported if half else None, given)
+                            proof = prove(session, full, inputs, exported if half else None, given)
                         break
                     except ExportError as error:
                         if choice is choices[-1]:

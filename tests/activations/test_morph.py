@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from activation_modules import C, sample
+from torch import nn
 
 from actswap import activations
 from actswap import nn as AN
+from actswap.activations.morph import finalize_like, settle
 from actswap.activations.plain import PLAIN, SourceModule, evaluate
 from actswap.sites import Source
 
@@ -34,3 +36,22 @@ def test_morph_in_half_precision_and_saved() -> None:
     other = AN.Morph(SourceModule(Source("gelu")), AN.AconC(C)).bfloat16()
     other.load_state_dict(morph.state_dict())
     assert other.t == 0.5 and torch.equal(other(x), morph(x))
+
+
+def test_morphs_at_an_end_become_what_they_compute_there() -> None:
+    ends = [AN.Morph(SourceModule(Source("gelu")), AN.AconC(C), t) for t in (0.0, 0.5, 1.0)]
+    model = nn.Sequential(*ends)
+    assert settle(model) == 2
+    assert [model[0], model[1], model[2]] == [ends[0].source, ends[1], ends[2].target]
+
+
+def test_weights_of_a_finalized_model_say_which_morphs_are_gone() -> None:
+    def build() -> nn.Sequential:
+        return nn.Sequential(*(AN.Morph(SourceModule(Source("gelu")), AN.AconC(C)) for _ in range(2)))
+
+    saved, read = build(), build()
+    saved[0].t = 1.0
+    saved[0] = saved[0].target
+    assert finalize_like(read, saved.state_dict()) == 1
+    read.load_state_dict(saved.state_dict())
+    assert torch.equal(read(sample()), saved(sample()))

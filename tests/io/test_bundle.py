@@ -193,3 +193,14 @@ def test_bundles_of_earlier_versions_load_and_compute_the_same(folder):
     x, y, rounding = input_and_output(folder)
     loaded = bundle.load(folder, base_network()).eval()
     torch.testing.assert_close(outputs(loaded, x), y, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("target", ["pau", "silu"])
+def test_a_finalized_model_is_saved_and_loaded(target, tmp_path) -> None:
+    """Its morphs have become their targets; the plan still says morph, the weights tell which are gone."""
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()), torch.randn(2, 3, 6, 6)
+    model = convert(net, target, x, start="morph").model.eval()
+    model[1].t = 1.0
+    model[1] = model[1].target
+    loaded = bundle.load(bundle.save(model, tmp_path / "b"), net).eval()
+    assert torch.equal(loaded(x), model(x)) and not hasattr(loaded[1], "share") and loaded[3].t == 0.0

@@ -275,3 +275,17 @@ def test_the_search_for_dynamic_sizes_is_stopped_and_told(small, image, tmp_path
     report = export.export_onnx(small, image, tmp_path / "out.onnx", patience=0.05)
     assert report.inputs["x"][2:] == tuple(image.shape[2:]) and report.inputs["x"][0] == "batch"
     assert any("stopped after 0.05 s; --patience SECONDS" in note for note in report.notes)
+
+
+def test_a_morph_that_has_arrived_leaves_its_source_out(tmp_path: Path) -> None:
+    """At t = 1 the source counts nothing: 0 times its infinite values would be NaN."""
+
+    class Endless(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(x - x)
+
+    morph, x = actswap.nn.Morph(Endless(), act("swish", -1), 1.0), torch.ones(2, 3)
+    model = nn.Sequential(nn.Linear(3, C), morph).eval()
+    report = export_onnx(model, x, tmp_path / "m.onnx", simplify=False)
+    assert "Log" not in report.operators and "actswap.Swish" in report.operators
+    assert model[1].t == 1.0, "the model itself is not changed"

@@ -1,10 +1,12 @@
 """The proof of a file notices what differs, and on which inputs."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from actswap.errors import CaptureError, ExportError
+from actswap.onnx import proof
 from actswap.onnx.export import export_onnx
 from actswap.onnx.proof import output_names, outputs, plain_session, prove, takes_other_sizes
 
@@ -58,3 +60,26 @@ def test_outputs_are_named_by_their_place_in_the_result():
     assert [float(o[0]) for o in outputs(Many(), inputs)] == [0.0, 1.0, 2.0]
     with pytest.raises(CaptureError, match="Linear cannot be run"):
         outputs(nn.Linear(3, 1), inputs)
+
+
+class Large(nn.Module):
+    """Values of 1e5 inside, which float16 does not hold."""
+
+    def forward(self, x):
+        return (x * 1e5).square().sum(1) * 1e-10
+
+
+def test_a_model_that_overflows_in_float16_is_refused_in_words(tmp_path):
+    with pytest.raises(ExportError, match="overflows") as caught:
+        export_onnx(Large(), torch.randn(2, 3), tmp_path / "m.onnx", half=True)
+    assert "--half" in caught.value.fix and not list(tmp_path.iterdir())
+
+
+def test_inputs_take_the_precision_of_the_file(tmp_path):
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.SiLU()).eval(), torch.randn(2, 3)
+    export_onnx(model, x, tmp_path / "m.onnx", half=True)
+    session = proof.plain_session(tmp_path / "m.onnx")
+    assert proof.takes_half(session)
+    (got,) = proof.run(session, ((x,), {}))
+    # Three products and a sum in float16, and one more rounding.
+    np.testing.assert_allclose(got, model(x).detach().numpy(), rtol=0, atol=5 * 2**-10 * 4)
