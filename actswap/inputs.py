@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from actswap.errors import CaptureError, LoadError, UsageError, first_line
 
 _TEXT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:[,x]\d+)*)(?::(?P<dtype>\w+))?")
 _LARGEST = 1 << 32
+_UNPACKED = 128 << 20  # bytes that a compressed file may take beside four times its size
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,11 @@ def _is_file(spec: str) -> bool:
 def read_file(path: str) -> Inputs:
     """Read inputs from `.npz` (named arrays are keywords, `arr_0` positions), `.npy` or `.pt` (tensors)."""
     file = Path(path)
+    if file.exists() and not file.is_file():
+        raise LoadError(f"{path} is no file but a folder, a device, a pipe or a socket", fix="--input 1,3,224,224")
     try:
+        if file.suffix == ".npz":
+            _check_packed(file)
         if file.suffix in (".npz", ".npy"):
             data = np.load(file, allow_pickle=False)
             content: Any = {k: torch.from_numpy(data[k]) for k in data.files} if file.suffix == ".npz" else data
@@ -207,6 +213,14 @@ def read_file(path: str) -> Inputs:
     else:
         args, kwargs = (tuple(content) if isinstance(content, list | tuple) else (content,)), {}
     return Inputs(args, kwargs, f"{describe(args, kwargs)} from {path}")
+
+
+def _check_packed(file: Path) -> None:
+    """Refuse a compressed file that takes far more memory than it holds."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 4 * file.stat().st_size + _UNPACKED:
+        raise ValueError(f"it would unpack to {unpacked >> 20} MiB, far more than the file holds")
 
 
 def guess(model: nn.Module) -> Inputs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actswap.errors import CaptureError
-from actswap.inputs import guess, parse
+from actswap.errors import CaptureError, LoadError
+from actswap.inputs import guess, parse, read_file
 
 
 class Speaking(nn.Module):
@@ -85,3 +87,14 @@ def test_inputs_have_the_precision_of_the_network(dtype: torch.dtype) -> None:
 def test_nothing_fits() -> None:
     with pytest.raises(CaptureError, match="--input"):
         guess(Speaking("input_ids", {"input_ids": (7, 7)}))
+
+
+def test_files_that_unpack_to_far_more_than_they_hold_or_are_none(tmp_path):
+    bomb, pipe = tmp_path / "bomb.npz", tmp_path / "pipe.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("arr_0.npy", "w") as entry:
+        for _ in range(200):
+            entry.write(bytes(1 << 20))
+    os.mkfifo(pipe)
+    for file, why in ((bomb, "unpack"), (pipe, "no file")):
+        with pytest.raises(LoadError, match=why):
+            read_file(str(file))

@@ -402,6 +402,8 @@ def _weights_of(folder: Path, pair: str) -> tuple[dict[str, Tensor], dict[str, s
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if file.exists() and not file.is_file():
+        raise LoadError(f"{file} is no file but a folder, a device, a pipe or a socket", fix="copy the bundle again")
     try:
         with safe_open(file, framework="pt") as handle:
             metadata = dict(handle.metadata() or {})

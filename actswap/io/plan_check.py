@@ -46,6 +46,19 @@ def check_plan(plan: Any, numbers: int, where: str) -> None:
         if depth > MAX_DEPTH:
             raise LoadError(f"the plan of {where} holds more than {MAX_DEPTH} earlier plans", fix=_FIX)
     _Check(numbers, where).record(Plan, plan, "plan")
+    while plan is not None:
+        _check_once(plan, where)
+        plan = plan.get("before")
+
+
+def _check_once(plan: Any, where: str) -> None:
+    """Refuse a plan that replaces one site twice: thousands of replacements inside each other would take minutes."""
+    seen: set[tuple[str, str]] = set()
+    for i, choice in enumerate(plan["choices"]):
+        for what, text in (("path", choice["path"]), ("site.name", choice["site"]["name"])):
+            if (what, text) in seen:
+                raise LoadError(f"plan.choices[{i}].{what} in {where} is {_shown(text)}, twice", fix=_FIX)
+            seen.add((what, text))
 
 
 @dataclasses.dataclass(frozen=True)

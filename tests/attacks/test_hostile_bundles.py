@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -71,6 +72,10 @@ EDITS = {
     "unknown option": lambda d: choice(d)["options"].update(evil=1),
     "start of another kind": lambda d: choice(d)["start"].update(params={"weight": 1.0}),
     "pair": lambda d: d.update(pair="other"),
+    "one site 3000 times": lambda d: d["plan"].update(choices=[choice(d)] * 3000),
+    "one path twice": lambda d: d["plan"]["choices"].append(
+        {**choice(d), "site": {**choice(d)["site"], "name": "another"}}
+    ),
 }
 
 
@@ -184,3 +189,12 @@ def test_a_terminal_that_knows_only_ascii(saved, monkeypatch):
     assert run(["show", str(saved)]) == 0
     stream.flush()
     assert rb"Gr\xf6\xdfe" in stream.buffer.getvalue()
+
+
+@pytest.mark.parametrize("file", ["plan.json", "model.safetensors"])
+def test_pipes_in_the_place_of_files(file, saved, small):
+    """Opening a pipe waits for somebody who writes into it."""
+    (saved / file).unlink()
+    os.mkfifo(saved / file)
+    with pytest.raises(LoadError):
+        bundle.load(saved, small)
