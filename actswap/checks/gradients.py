@@ -30,6 +30,7 @@ from actswap.errors import CaptureError, first_line
 from actswap.inputs import doubled
 
 _LARGEST_KEPT = 1 << 16  # numbers of one gradient that are kept for comparison, evenly spaced
+NOT_FINITE = "its gradients are not finite"
 _FAINT = 1e-3  # of the median gradient: the error of a smaller gradient is measured relative to this
 
 
@@ -156,7 +157,7 @@ def one_pass(
     names = [*parameters, *(f"input {i}" for i in range(len(leaves)))]
     kept = {name: None if g is None else _sample(g) for name, g in zip(names, found, strict=True)}
     if any(g is not None and not bool(g.isfinite().all()) for g in kept.values()):
-        return "its gradients are not finite"
+        return NOT_FINITE
     reached = {name: kept[name] is not None if name in kept else id(p) in ends for name, p in learned.items()}
     reached |= {name: g is not None for name, g in kept.items()}
     frozen = frozenset(name for name, p in model.named_parameters() if not p.requires_grad)

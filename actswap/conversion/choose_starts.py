@@ -30,6 +30,7 @@ from actswap.sites import Progress, Start
 
 _SHARPEST, _DEFAULT = 1e6, 1e3
 _POWER = 1.5  # with which the error falls when the sharpness rises
+_STILL = 1e-4  # a fit on a smaller range has coefficients outside of float32, and holds nowhere else
 _STORED_BINS = 64  # of each site's histogram, in the plan
 _STEP = 1.2  # the search ends when the interval, or the unused part of the tolerance, is within this factor
 _TRIES = 6  # after this many, the search bisects instead of predicting the error
@@ -129,6 +130,8 @@ class _Starter:
         beta = _two_digits(sharpness / std)
         if histogram is not None and shift:
             histogram = histogram.shifted(-shift)
+        if histogram is not None and histogram.hi - histogram.lo < _STILL:
+            histogram = None  # the fit takes the range that it takes without calibration
         start = activations.get(choice.target).start(core, StartContext(beta, histogram, choice.options))
         return replace(start, beta=beta) if start.kind == "limit" else start
 

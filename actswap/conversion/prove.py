@@ -16,7 +16,7 @@ from torch import nn
 
 from actswap.checks.census import Census, census
 from actswap.checks.check import Check
-from actswap.checks.gradients import WAYS, Pass, one_pass
+from actswap.checks.gradients import NOT_FINITE, WAYS, Pass, Way, one_pass
 from actswap.checks.parity import verify as first_difference
 from actswap.checks.proof import (
     Seen,
@@ -30,6 +30,7 @@ from actswap.checks.proof import (
     own_noise,
 )
 from actswap.checks.signal import Signal
+from actswap.conversion.calibrate import watching
 from actswap.conversion.outcome import Report
 from actswap.conversion.passes.isolate import Originals, isolate
 from actswap.conversion.passes.revert import undo
@@ -40,6 +41,7 @@ from actswap.errors import VerificationError
 from actswap.plan import Plan
 from actswap.sites import Site
 
+_FAR = 2  # times its width: a fitted range is left by more than that
 _MOST_TRIES = 24  # groups of sites that are tried to find those at fault
 TRAINING = "census in training"
 
@@ -175,6 +177,9 @@ def final_checks(
     exact = all(c.start.kind in ("exact", "morph") for c in plan.choices)
     after = one_pass(model, subject.args, subject.kwargs, seen.trained.way, watch=True)
     start = compare_start(seen, after, subject, exact)
+    far = _out_of_range(model, plan, subject, seen.trained.way) if after == NOT_FINITE else ""
+    if far:
+        start = replace(start, passed=None, said=f"not proved: {start.said}; {far}")
     if start.passed is False and not isinstance(after, str):
         (start,) = forgive([start], {start.name: gradient_noise(model, after, subject)})
     if isinstance(after, str) or after.tape is None or found.training is None:
@@ -188,6 +193,27 @@ def final_checks(
     if not counts.complete:
         said = f"the planned activation calls are not made in train mode: before {before}, after {now}"
     return (start, Check(TRAINING, counts.complete, said)), counts
+
+
+def _out_of_range(model: nn.Module, plan: Plan, subject: Subject, way: Way) -> str:
+    """Say which fitted target sees numbers far outside of its range in a pass; "" if none does.
+
+    A batch of few samples, or statistics that were never updated, make such passes in train mode.
+    """
+    fitted = {c.path: c for c in plan.choices if c.histogram is not None and c.start.params}
+    with watching(model, list(fitted)) as streams:
+        one_pass(model, subject.args, subject.kwargs, way)
+    for path, stream in streams.items():
+        seen, known = stream.finish(), fitted[path].histogram
+        if known is None or not stream.seen:
+            continue
+        margin = _FAR * (known.hi - known.lo)
+        if seen.lo < known.lo - margin or seen.hi > known.hi + margin:
+            return (
+                f"on this batch {fitted[path].site.name} gets numbers from {seen.lo:.3g} to {seen.hi:.3g}, and was fitted "
+                f"from {known.lo:.3g} to {known.hi:.3g}: pass more samples, or calibration="
+            )
+    return ""
 
 
 def judge(report: Report, original: nn.Module | None, model: nn.Module, subject: Subject) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import actswap
 from actswap.checks.check import Check, Proof
-from actswap.checks.gradients import Pass
+from actswap.checks.gradients import WAYS, Pass
 from actswap.checks.proof import Subject, train_once
 from actswap.conversion.outcome import Report
-from actswap.conversion.prove import comparable, inside, judge
+from actswap.conversion.prove import _out_of_range, comparable, inside, judge
 from actswap.conversion.survey import scan
 from actswap.errors import VerificationError
 
@@ -93,3 +93,32 @@ def test_a_site_at_fault_is_left_and_the_others_are_replaced() -> None:
     assert [r.site.name for r in report.replaced] == ["good"] and report.ok
     (left,) = [entry for entry in report.left if entry.site.name == "bad"]
     assert left.reason
+
+
+class Degenerate(nn.Module):
+    """Statistics that were never updated: what is near zero in eval mode is of order one in train mode."""
+
+    def __init__(self, variance: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.act, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.Linear(4, 3)
+        self.norm.running_var.fill_(variance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(self.norm(self.first(x))))
+
+
+@pytest.mark.parametrize("target", ["pau", "opau"])
+def test_a_fit_on_inputs_that_hardly_vary_holds_in_train_mode_too(target: str) -> None:
+    """Fitted on inputs of 1e-9, a rational has coefficients that float32 does not hold."""
+    result = actswap.convert(Degenerate(1e18), target, X)
+    assert result.report.proof is not None and all(check.passed for check in result.report.proof.checks)
+    assert bool(result.model.train()(X).isfinite().all())
+
+
+def test_a_fitted_range_that_train_mode_leaves_is_named() -> None:
+    for variance, named in ((1.0, False), (1e4, True)):
+        model = Degenerate(variance)
+        result = actswap.convert(model, "pau", X, start="fit", tolerance=1.0, verify="outputs")
+        said = _out_of_range(result.model, result.plan, Subject((X,), {}, ()), WAYS[0])
+        assert ("on this batch act gets numbers from" in said) is named, said
