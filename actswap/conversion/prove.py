@@ -209,9 +209,10 @@ def _out_of_range(model: nn.Module, plan: Plan, subject: Subject, way: Way) -> s
             continue
         margin = _FAR * (known.hi - known.lo)
         if seen.lo < known.lo - margin or seen.hi > known.hi + margin:
+            here, there = (f"from {h.lo:.3g} to {h.hi:.3g}" for h in (seen, known))
+            name = fitted[path].site.name
             return (
-                f"on this batch {fitted[path].site.name} gets numbers from {seen.lo:.3g} to {seen.hi:.3g}, and was fitted "
-                f"from {known.lo:.3g} to {known.hi:.3g}: pass more samples, or calibration="
+                f"on this batch {name} gets numbers {here}, and was fitted {there}: pass more samples, or calibration="
             )
     return ""
 

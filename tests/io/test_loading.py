@@ -185,7 +185,7 @@ def test_a_converted_model_saved_by_torch_needs_no_permission(target, tmp_path):
     """Its class, its methods and its plan come back: it computes the same bits and reverts to the original."""
     torch.manual_seed(0)
     model, x = build_model("torchvision:mobilenet_v3_small").eval(), torch.randn(1, 3, 32, 32)
-    # Random weights and one small picture: in train mode a Padé unit would see 1e7 times the range it was fitted on.
+    # Random weights and one small picture: in train mode a unit sees 1e7 times the range that it sees in eval mode.
     converted = convert(model, target, x).model
     torch.save(converted, tmp_path / "m.pt")
     loaded = load_model(tmp_path / "m.pt").module
