@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from actswap.capture.eager import eager
 from actswap.capture.own_thread import patched
 from actswap.capture.randomness import alone, may_draw_from_python, random_kept
 from actswap.capture.state import State
@@ -75,7 +76,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         state = State(model)  # outside the modes below, which would look at every tensor that it copies
         try:
             closely = not alone() and may_draw_from_python(model)
-            with random_kept(closely), torch.no_grad(), _as_written(model):
+            with random_kept(closely), torch.no_grad(), eager(), _as_written(model):
                 model.eval()
                 yield
         finally:
@@ -84,7 +85,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _as_written(model: nn.Module) -> AbstractContextManager[None]:
-    """Call what is compiled as it was written, if a part of the model is compiled."""
+    """Call compiled modules as they were written. `eager` would leave frames of torch between a call and its code."""
     compiled = any(_is_compiled(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
     return patched(nn.Module, "__call__", _uncompiled) if compiled else nullcontext()
 
