@@ -18,8 +18,7 @@ import tempfile
 from pathlib import Path
 
 from actswap.errors import UsageError
-from actswap.ops.how_to_build import SOURCE, advice
-from actswap.ops.libraries import FOLDERS, PACKAGE, stem_of
+from actswap.ops.libraries import FOLDERS, PACKAGE, SOURCE, advice, stem_of
 
 
 def build(source: Path = SOURCE, package: Path = PACKAGE, options: tuple[str, ...] = ()) -> list[Path]:

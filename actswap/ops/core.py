@@ -14,7 +14,7 @@ from actswap.ops.abi import VERSION, Call, Dtype, Flags, Op
 from actswap.ops.contract import Kernel
 from actswap.ops.fast_path import connect
 from actswap.ops.geometry import agreeing
-from actswap.ops.how_to_build import advice
+from actswap.ops.libraries import advice
 
 _DTYPES = {torch.float32: Dtype.F32, torch.bfloat16: Dtype.BF16, torch.float16: Dtype.F16}
 _SMALL = 1 << 15  # elements below which a second thread costs more than it brings

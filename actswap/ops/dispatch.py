@@ -10,7 +10,7 @@ from torch import Tensor
 from actswap.errors import UsageError
 from actswap.ops import switch
 from actswap.ops.contract import FastPath, Kernel
-from actswap.ops.how_to_build import advice
+from actswap.ops.libraries import advice
 
 
 def choose(name: str, args: Sequence[Any]) -> Kernel | None:

@@ -1,4 +1,4 @@
-"""Where the compiled libraries are: the kernels for torch, the fast path into them, and ONNX Runtime's operators.
+"""Where the compiled libraries are, and how to get them: torch's kernels, their fast path, ONNX Runtime's operators.
 
 CMake names a library as the system does: `libactswap_ort.so`, `libactswap_ort.dylib`, `actswap_ort.dll`.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+SOURCE = PACKAGE.parent / "native"
 # The folder of the package that each library is installed to.
 FOLDERS = {"actswap_kernels": "ops", "_fast_path": "ops", "actswap_ort": "onnx"}
 # The environment variable that names another file.
@@ -60,3 +61,10 @@ def find(stem: str, path: Sequence[str] = ()) -> Path | None:
     folders = [PACKAGE, *(Path(folder) / "actswap" for folder in path)]
     files = (folder / FOLDERS[stem] / name for folder in folders for name in file_names(stem))
     return next((file for file in files if file.is_file()), None)
+
+
+def advice() -> str:
+    """Return the command that builds the libraries here: a checkout builds in place, a wheel is built again."""
+    if (SOURCE / "CMakeLists.txt").exists():
+        return "python -m actswap.ops.build"
+    return "pip install --force-reinstall --no-deps --no-binary actswap actswap"

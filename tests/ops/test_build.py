@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actswap.errors import UsageError
-from actswap.ops import build, how_to_build
+from actswap.ops import build, libraries
 
 NATIVE = Path(__file__).parents[2] / "native"
 # Not find_spec("pip"): setuptools takes that for pip's own process, and inductor can no longer import it.
@@ -54,15 +54,15 @@ def test_without_a_compiler_a_wheel_is_built_that_holds_the_package_and_no_libra
 
 
 def test_what_to_run_fits_where_the_package_is(tmp_path, monkeypatch):
-    assert how_to_build.advice() == "python -m actswap.ops.build"
-    monkeypatch.setattr(how_to_build, "SOURCE", tmp_path / "native")  # as in site-packages, which has no sources
-    assert how_to_build.advice().startswith("pip install") and "--no-binary actswap" in how_to_build.advice()
+    assert libraries.advice() == "python -m actswap.ops.build"
+    monkeypatch.setattr(libraries, "SOURCE", tmp_path / "native")  # as in site-packages, which has no sources
+    assert libraries.advice().startswith("pip install") and "--no-binary actswap" in libraries.advice()
     with pytest.raises(UsageError, match="pip install"):
-        build.build(how_to_build.SOURCE)
+        build.build(libraries.SOURCE)
 
 
 def test_the_command_ends_in_words_and_not_in_a_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr(how_to_build, "SOURCE", tmp_path / "native")
+    monkeypatch.setattr(libraries, "SOURCE", tmp_path / "native")
     monkeypatch.delitem(sys.modules, "actswap.ops.build")  # as in a process of its own
     with pytest.raises(SystemExit, match="no kernel sources"):
         runpy.run_module("actswap.ops.build", run_name="__main__")
