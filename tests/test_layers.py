@@ -134,6 +134,10 @@ def test_the_top_level_holds_the_words_and_the_public_faces_only() -> None:
     assert loose_modules() == LOOSE
 
 
+def test_every_module_has_its_test_file() -> None:
+    assert without_test_file() == []
+
+
 @pytest.mark.parametrize("library", ONLY)
 def test_heavy_libraries_are_imported_by_their_layer_only(library: str) -> None:
     users = [n for n in MODULES for i, _ in imports(MODULES[n]) if i.split(".")[0] == library]

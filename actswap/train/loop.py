@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import Dataset
 
 from actswap.errors import UsageError
@@ -20,14 +18,15 @@ from actswap.train import checkpoint
 from actswap.train.average import Average
 from actswap.train.backoff import Backoff
 from actswap.train.config import TuneConfig
-from actswap.train.data import Data, Loss, augment, evaluation_batches, training_batches
-from actswap.train.distill import FeaturePairs, logit_loss
+from actswap.train.data import Data, augment, evaluation_batches, training_batches
+from actswap.train.distill import FeaturePairs
 from actswap.train.divergence import Diverged, Watch
 from actswap.train.engine import make_optimizer, start_fabric, trainable_only
 from actswap.train.evaluate import in_mode, lent_state
 from actswap.train.groups import param_groups
 from actswap.train.journal import Journal
 from actswap.train.norm import batch_norms, gathered_statistics, reestimate
+from actswap.train.objective import Objective
 from actswap.train.report import TuneReport, write_results
 from actswap.train.schedule import Ramps, rate_factor
 
@@ -101,7 +100,7 @@ class _Run:
         self.out = Path(config.out) if config.out is not None else None
         self.journal = Journal(self.out, self.rank, self.fabric.barrier)
         self.window = torch.zeros(2, dtype=torch.float64)  # sum of losses and steps since the last line
-        self.loss: Loss = data.loss or self._cross_entropy
+        self.objective = Objective(model, config, data.loss, teacher, self.fabric.autocast)
         torch.manual_seed(config.seed + 7919 * self.rank)
         groups = param_groups(model, config.weight_decay, config.lr, config.activation_lr)
         if not groups:
@@ -113,7 +112,6 @@ class _Run:
             teacher.to(self.fabric.device)
         self.average = Average(model, config.ema) if config.ema is not None else None
         self.watch = Watch(model, self._largest) if config.on_divergence != "ignore" else None
-        self.constant_guess = 1.0  # the loss of a network that puts out the same for every input
         self.backoff = Backoff(config, any(group["name"].startswith("activation") for group in groups))
 
     def run(self) -> TuneReport:
@@ -219,15 +217,15 @@ class _Run:
         """
         watch = self.watch
         if watch is None:
-            return self._loss(x, target, features), False
+            return self.objective.of_step(self.net, x, target, features), False
         outputs: Mapping[str, Tensor] = {}
         with ExitStack() as stack:
             if examined or not watch.begun:
                 outputs = stack.enter_context(watch.outputs())
-            loss = self._loss(x, target, features)
+            loss = self.objective.of_step(self.net, x, target, features)
         value = float(self._summed(loss.detach().double().cpu())) / self.world
         if not watch.begun:
-            watch.begin(value, self.constant_guess, outputs)
+            watch.begin(value, self.objective.constant_guess, outputs)
         try:
             watch.check_loss(step, value)
             return loss, watch.check_modules(step, outputs) if examined else False
@@ -236,31 +234,6 @@ class _Run:
                 self.model(x)  # once more, this time looking at every module
             watch.name_module(problem, outputs)
             raise
-
-    def _loss(self, x: Tensor, target: Tensor, features: FeaturePairs | None) -> Tensor:
-        config = self.config
-        if features is not None:
-            features.clear()
-        output = self.net(x)
-        if self.teacher is None:
-            return self.loss(output, target)
-        with torch.no_grad(), self.fabric.autocast():
-            reference = self.teacher(x)
-        terms: list[Tensor] = []
-        if config.distill < 1:
-            terms.append((1 - config.distill) * self.loss(output, target))
-        if config.distill > 0:
-            terms.append(config.distill * logit_loss(output, reference, config.distill_temperature))
-        if features is not None:
-            terms.append(config.distill_features * features.loss())
-        return torch.stack(terms).sum()
-
-    def _cross_entropy(self, output: Any, target: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing if self.model.training else 0.0
-        wide = output if output.dtype == torch.float64 else output.float()
-        self.constant_guess = max(1.0, math.log(output.shape[1]))
-        loss: Tensor = functional.cross_entropy(wide, target, label_smoothing=smoothing)
-        return loss
 
     def _train_mode(self) -> None:
         self.model.train()
@@ -290,7 +263,9 @@ class _Run:
                 x, target = x.to(self.fabric.device), target.to(self.fabric.device)
                 output = self.model(x)
                 right = (output.argmax(1) == target).sum() if self.data.loss is None else torch.zeros(())
-                sums += torch.stack([self.loss(output, target).cpu() * len(x), right.cpu(), torch.tensor(len(x))])
+                sums += torch.stack(
+                    [self.objective.plain(output, target).cpu() * len(x), right.cpu(), torch.tensor(len(x))]
+                )
         sums = self._summed(sums)
         scores = {"loss": float(sums[0] / sums[2])}
         return {**scores, "score": float(sums[1] / sums[2])} if self.data.loss is None else scores

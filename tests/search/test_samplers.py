@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from actswap.errors import UsageError
-from actswap.search.samplers import SAMPLERS, ExhaustiveSampler, ask_point, sampler_of
+from actswap.search.samplers import SAMPLERS, ask_point, sampler_of
 from actswap.search.space import Space
 
 SMALL = Space(1, ("x", "sigmoid(x)", "tanh(x)"), ("a*b", "a+b"))
@@ -44,6 +44,6 @@ def test_a_space_too_large_to_enumerate_and_an_unknown_name_are_refused() -> Non
     large = Space(units=2)
     assert large.size > 1_000_000
     with pytest.raises(UsageError, match="cannot be searched exhaustively"):
-        ExhaustiveSampler(large)
+        sampler_of("exhaustive", large, 0)
     with pytest.raises(UsageError, match="one of exhaustive, random"):
         sampler_of("guess", SMALL, 0)
