@@ -250,7 +250,8 @@ def guess(model: nn.Module) -> Inputs:
         "no example input was given and none of the usual ones runs",
         where=type(model).__name__,
         why="; ".join(tried),
-        fix="--input 1,3,224,224 (or name=shape:dtype, or an .npz file)",
+        fix="--input 1,3,224,224 (or name=shape:dtype, or an .npz file)"
+        + ("" if precision is torch.float32 else f"; --dtype float32 if {precision} does not run on this processor"),
     )
 
 

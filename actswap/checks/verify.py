@@ -15,6 +15,7 @@ from actswap.capture.wrappers import is_sharded, network_in
 from actswap.checks.check import Check, Proof
 from actswap.checks.parity import Parity, run
 from actswap.checks.parity import verify as compare_outputs
+from actswap.checks.precision import as_float32, low_precision, own_precision, raised, runs_in_float32
 from actswap.checks.proof import (
     Subject,
     absorbed,
@@ -44,7 +45,8 @@ def verify(
 
     Beside the outputs in eval mode, the outputs with moved weights are compared, and the gradients, calls and dtypes
     of a pass in train mode. A converted model is compared with its sources in the place of its targets: what the
-    conversion did to the rest of the network must be exact, whatever the targets are.
+    conversion did to the rest of the network must be exact, whatever the targets are. Networks in half precision are
+    compared in float32, and in their own precision by their own noise (see `actswap.checks.precision`).
 
     Args:
         a: the reference.
@@ -73,13 +75,38 @@ def verify(
     sharded = is_sharded(a) or is_sharded(b)
     if len(inside) == 1 and not sharded and written_class(inside[0]) is written_class(a) is not written_class(b):
         b = inside[0]  # `b` is a LightningModule that holds it
-    parity = compare_outputs(a, b, inputs, kwargs, tolerance)
+    args, named = as_inputs(inputs, kwargs)
+    low = not sharded and (low_precision(a) or low_precision(b))
+    expected = runs_in_float32(a, args, named) if low else None
+    if expected is None or runs_in_float32(b, args, named) is None:
+        return _verified(a, b, args, named, tolerance, checks, sharded)
+    with raised(a), raised(b):
+        inputs32, named32 = as_float32(args), as_float32(named)
+        parity = _verified(a, b, inputs32, named32, tolerance, checks, sharded)
+        runs = more_runs(lambda *call: run(a, *call), inputs32, named32, expected)
+    if low_precision(a) is not low_precision(b):
+        return parity  # one of them is in float32: there is no common precision beside it
+    signals = signals_of([expected, *(outputs for _, outputs in runs)])
+    own = own_precision(expected, run(a, args, named), run(b, args, named), signals, tolerance)
+    return replace(parity, proof=Proof((*(parity.proof.checks if parity.proof else ()), own)))
+
+
+def _verified(
+    a: nn.Module,
+    b: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tolerance: float,
+    checks: str,
+    sharded: bool,
+) -> Parity:
+    parity = compare_outputs(a, b, args, kwargs, tolerance)
     if checks == "outputs":
         return parity
     if sharded:
         said = "the weights are sharded: only outputs are compared"
         return replace(parity, proof=Proof((Check("perturbed weights", None, said),)))
-    return replace(parity, proof=Proof(_proved(a, b, *as_inputs(inputs, kwargs), tolerance)))
+    return replace(parity, proof=Proof(_proved(a, b, args, kwargs, tolerance)))
 
 
 def _proved(

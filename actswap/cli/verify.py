@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from actswap.cli.convert import number, proof_table
 from actswap.cli.verb import (
@@ -22,8 +21,10 @@ from actswap.cli.verb import (
     verb,
 )
 
-# A network in float16 rounds to 11 bits at every step.
-_HALF_TOLERANCE = 5e-2
+if TYPE_CHECKING:
+    from torch import nn
+
+    from actswap.checks.parity import Parity
 
 
 @verb(
@@ -55,29 +56,20 @@ def command(
     """
     loaded = load(first, how)
     inputs = inputs_for(loaded, specs)
-    from actswap.checks.parity import compare
-    from actswap.checks.parity import run as run_model
-    from actswap.checks.signal import more_runs, signals_of
     from actswap.checks.verify import verify
     from actswap.io.bundle import is_bundle
 
+    allowed = tolerance
     if Path(second).suffix == ".onnx":
-        reference = run_model(loaded.module, inputs.args, inputs.kwargs)
-        others = more_runs(lambda *call: run_model(loaded.module, *call), inputs.args, inputs.kwargs, reference)
-        signals = signals_of([reference, *(outputs for _, outputs in others)])
-        found, half = onnx_runner(second)
-        if half and click.get_current_context().get_parameter_source("tolerance") == ParameterSource.DEFAULT:
-            tolerance = _HALF_TOLERANCE
-            say(f"{second} is in float16: the tolerance is {number(tolerance)}; --tolerance sets another")
-        parity = compare(reference, found(inputs.args, inputs.kwargs), signals)
+        parity, allowed = compare_file(loaded.module, second, inputs.args, inputs.kwargs, tolerance)
     else:
         of_first = how.base or (first if is_bundle(second) and not is_bundle(first) else None)
         other = load(second, how, of_first)
         parity = verify(loaded.module, other.module, inputs.args, inputs.kwargs, tolerance, checks)
-    passed = parity.within(tolerance) and (parity.proof is None or parity.proof.ok)
-    data = {"first": first, "second": second, "input": inputs.said, "tolerance": tolerance, "passed": passed}
+    passed = parity.within(allowed) and (parity.proof is None or parity.proof.ok)
+    data = {"first": first, "second": second, "input": inputs.said, "tolerance": allowed, "passed": passed}
     text = f"{'same' if passed else 'DIFFERENT'}: largest difference {number(parity.max_abs)}, "
-    text += f"{number(parity.rel)} of what the outputs vary by (tolerance {number(tolerance)}), "
+    text += f"{number(parity.rel)} of what the outputs vary by (tolerance {number(allowed)}), "
     text += f"{number(parity.rel_to_size)} of their size"
     if parity.note:
         text += f" ({parity.note})"
@@ -87,6 +79,37 @@ def command(
         text += f"\nfirst site that differs: {parity.first_divergent_site}"
     shown = [text] if parity.proof is None else [text, proof_table(parity.proof.to_dict())]
     return Answer({**data, "parity": parity.to_dict()}, shown, 0 if passed else 1)
+
+
+def compare_file(
+    model: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any], tolerance: float
+) -> tuple[Parity, float]:
+    """Compare a model with an ONNX file, whatever the precision of either; the reference is the model in float32.
+
+    Returns:
+        The parity, and the largest error of a right file: the tolerance, or for a file in float16 what the network
+        itself loses there (see `actswap.checks.precision`).
+    """
+    import torch
+
+    from actswap.checks.parity import compare
+    from actswap.checks.parity import run as run_model
+    from actswap.checks.precision import MOST, as_float32, in_dtype, limit, noise_in, raised
+    from actswap.checks.signal import more_runs, signals_of
+
+    runner, half = onnx_runner(path)
+    full, named = as_float32(args), as_float32(kwargs)
+    with raised(model):
+        reference = run_model(model, full, named)
+        others = more_runs(lambda *call: run_model(model, *call), full, named, reference)
+    signals = signals_of([reference, *(outputs for _, outputs in others)])
+    if not half:
+        return compare(reference, runner(full, named), signals), tolerance
+    dtype = torch.float16
+    parity = compare(reference, runner(in_dtype(full, dtype), in_dtype(named, dtype)), signals)
+    noise = noise_in(model, full, named, dtype, reference, signals)
+    say(f"Note: the file computes in float16; the network itself is {noise:.2g} from float32 there")
+    return parity, min(limit(tolerance, noise, torch.finfo(dtype).eps), max(MOST, tolerance))
 
 
 def onnx_runner(path: str) -> tuple[Callable[[tuple[Any, ...], dict[str, Any]], list[Any]], bool]:

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from actswap.checks.census import census, count
 from actswap.checks.check import Proof
 from actswap.checks.gradients import Pass
 from actswap.checks.parity import Parity, compare, run, worst
+from actswap.checks.precision import as_float32, low_precision, own_precision, raised, runs_in_float32
 from actswap.checks.proof import look, train_once
 from actswap.checks.signal import few, more_runs, signals_of
 from actswap.conversion.calibrate import calibrate, calibrate_in_training, channels_apart, watching
@@ -31,6 +33,7 @@ from actswap.conversion.choose_starts import choose_starts
 from actswap.conversion.isolation import settle
 from actswap.conversion.outcome import Conversion, Left, Replaced, Report
 from actswap.conversion.passes.isolate import Originals
+from actswap.conversion.passes.replace import settle_precision
 from actswap.conversion.passes.revert import undo
 from actswap.conversion.prove import comparable, final_checks, isolated, judge, subject_of
 from actswap.conversion.rules import Targets, read_rules
@@ -81,7 +84,8 @@ def convert(
         skip: selectors of sites to leave.
         start: `auto`, or the start that every site must have: `exact`, `limit`, `fit`, `morph`, `none`.
         tolerance: error of the network's output that the starts may cause, relative to how much the output varies. A
-            value below four roundings of the output is raised to that: smaller errors cannot be measured.
+            value below four roundings of the output is raised to that: smaller errors cannot be measured. A network in
+            half precision is held to it in float32, see `actswap.checks.precision`.
         calibration: batches of real inputs, for fits and for the search of beta; by default the example inputs.
         options: options of a single target, e.g. `{"space": "layer"}`; several targets have theirs in brackets.
         inplace: convert `model` itself, without a second copy of its weights.
@@ -130,93 +134,107 @@ def convert(
     assigned, left = choose_sites(found, rules, only, skip, type(model).__name__)
     chosen, by_name = list(assigned), {site.name: rule for site, rule in assigned.items()}
     clock.lap("scan")
-    counted = count(found.located.values())
-    probes = [(args, kwargs)]
-    if calibration is not None:
-        calibration = iter(calibration)
-        ahead = list(itertools.islice(calibration, _PROBES))
-        probes += [call_of(batch) for batch in ahead]
-        calibration = itertools.chain(ahead, calibration)
-    references = [list(found.tape.results), *(run(work, *probe) for probe in probes[1:])]
-    measurable = not any(t.is_meta for t in references[0])
-    others = more_runs(lambda *call: run(work, *call), args, kwargs, references[0])
-    signals = signals_of([*references, *(outputs for _, outputs in others)])
-    if few(references[0]):  # a single number may agree by chance
-        probes += [call for call, _ in others]
-        references += [outputs for _, outputs in others]
-    tolerance = max([tolerance, *(min(s.rounding, _MOST_ROUNDING) for s in signals)])
-    histograms: dict[str, Histogram] = {}
+    expected = runs_in_float32(work, args, kwargs) if low_precision(work) else None
+    with ExitStack() as precision:
+        counted = count(found.located.values())
+        own = (args, kwargs)
+        if expected is not None:
+            precision.enter_context(raised(work))
+            args, kwargs = as_float32(own)
+            trained = train_once(work, args, kwargs) if verify is True else ""
+        probes = [(args, kwargs)]
+        if calibration is not None:
+            calibration = iter(calibration) if expected is None else map(as_float32, calibration)
+            ahead = list(itertools.islice(calibration, _PROBES))
+            probes += [call_of(batch) for batch in ahead]
+            calibration = itertools.chain(ahead, calibration)
+        references = [expected or list(found.tape.results), *(run(work, *probe) for probe in probes[1:])]
+        measurable = not any(t.is_meta for t in references[0])
+        others = more_runs(lambda *call: run(work, *call), args, kwargs, references[0])
+        signals = signals_of([*references, *(outputs for _, outputs in others)])
+        if few(references[0]):  # a single number may agree by chance
+            probes += [call for call, _ in others]
+            references += [outputs for _, outputs in others]
+        tolerance = max([tolerance, *(min(s.rounding, _MOST_ROUNDING) for s in signals)])
+        histograms: dict[str, Histogram] = {}
 
-    def probe(isolated: Plan) -> list[Tensor]:
-        """Run the isolated model; without other calibration data, the same run also records the histograms."""
-        statistics = calibration is None and measurable and _needs_statistics(isolated.choices, start)
-        with watching(work, _in_eval(isolated) if statistics else ()) as streams:
-            outputs = run(work, args, kwargs)
-        histograms.update({path: stream.finish() for path, stream in streams.items()})
-        return outputs
+        def probe(isolated: Plan) -> list[Tensor]:
+            """Run the isolated model; without other calibration data, the same run also records the histograms."""
+            statistics = calibration is None and measurable and _needs_statistics(isolated.choices, start)
+            with watching(work, _in_eval(isolated) if statistics else ()) as streams:
+                outputs = run(work, args, kwargs)
+            histograms.update({path: stream.finish() for path, stream in streams.items()})
+            return outputs
 
-    def settled(sites: Sequence[Site], stay: Sequence[tuple[Site, str]]) -> tuple[Plan, Originals]:
-        return settle(work, found, sites, stay, asked, by_name, references[0], signals, probe)
+        def settled(sites: Sequence[Site], stay: Sequence[tuple[Site, str]]) -> tuple[Plan, Originals]:
+            return settle(work, found, sites, stay, asked, by_name, references[0], signals, probe)
 
-    subject = subject_of(work, found, chosen, args, kwargs, signals)
-    seen = look(work, subject, comparable(work, chosen, subject, trained)) if verify is True else None
-    apart = isolated(work, found, chosen, left, settled, subject, seen)
-    plan, originals, checks = apart.plan, apart.originals, apart.checks
-    plan = replace(plan, choices=tuple(replace(choice, seed=seed) for choice in plan.choices))
-    clock.lap("isolate")
-    try:
-        if measurable and _needs_statistics(plan.choices, start):
-            if calibration is not None:
-                histograms = calibrate(work, _in_eval(plan), calibration, progress)
-                clock.lap("calibrate")
-            histograms |= calibrate_in_training(work, _in_training(plan), args, kwargs)
+        subject = subject_of(work, found, chosen, args, kwargs, signals)
+        seen = look(work, subject, comparable(work, chosen, subject, trained)) if verify is True else None
+        apart = isolated(work, found, chosen, left, settled, subject, seen)
+        plan, originals, checks = apart.plan, apart.originals, apart.checks
+        plan = replace(plan, choices=tuple(replace(choice, seed=seed) for choice in plan.choices))
+        clock.lap("isolate")
+        try:
+            if measurable and _needs_statistics(plan.choices, start):
+                if calibration is not None:
+                    histograms = calibrate(work, _in_eval(plan), calibration, progress)
+                    clock.lap("calibrate")
+                histograms |= calibrate_in_training(work, _in_training(plan), args, kwargs)
 
-        latest: tuple[Tape, Parity | None] | None = None
+            latest: tuple[Tape, Parity | None] | None = None
 
-        def look_again() -> tuple[Tape, Parity | None]:
-            """Observe the model as it is now, and compare its outputs on all probes with those of the original."""
-            again = observe(work, args, kwargs)
-            results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
-            pairs = zip(references, results, strict=True)
-            return again, worst(compare(*pair, signals) for pair in pairs) if measurable else None
+            def look_again() -> tuple[Tape, Parity | None]:
+                """Observe the model as it is now, and compare its outputs on all probes with those of the original."""
+                again = observe(work, args, kwargs)
+                results = [list(again.results), *(run(work, *probe) for probe in probes[1:])]
+                pairs = zip(references, results, strict=True)
+                return again, worst(compare(*pair, signals) for pair in pairs) if measurable else None
 
-        def error() -> float:
-            nonlocal latest
-            latest = look_again()
-            return math.inf if latest[1] is None else latest[1].rel
+            def error() -> float:
+                nonlocal latest
+                latest = look_again()
+                return math.inf if latest[1] is None else latest[1].rel
 
-        plan, current = choose_starts(work, plan, start, tolerance, histograms, error if measurable else None, progress)
-        clock.lap("start")
-        parity = counts = in_training = None
-        if verify:
-            again, parity = latest if current and latest is not None else look_again()
-            replaced = sum(c.site.calls for c in plan.choices if runs_in_eval(c.site))
-            counts = census(counted, count(locate(work, again)), replaced)
-        if seen is not None:
-            more, in_training = final_checks(work, plan, found, subject, seen)
-            checks += more
-        if verify:
-            clock.lap("verify")
-        report = Report(
-            asked,
-            tuple(map(Replaced.of, plan.choices)),
-            tuple(Left(site, reason) for site, reason in plan.left),
-            parity,
-            counts,
-            tolerance,
-            clock.laps,
-            _peak(),
-            None if seen is None else Proof(checks),
-            in_training,
-        )
-        judge(report, None if inplace else model, work, subject)
-    except BaseException:
-        if inplace:
-            undo(work, plan, originals)
-        raise
-    remember(work, plan, originals)
-    renew(whole)
-    return Conversion(whole, plan, report)
+            measure = error if measurable else None
+            plan, current = choose_starts(work, plan, start, tolerance, histograms, measure, progress)
+            clock.lap("start")
+            parity = counts = in_training = None
+            if verify:
+                again, parity = latest if current and latest is not None else look_again()
+            if seen is not None:
+                more, in_training = final_checks(work, plan, found, subject, seen)
+                checks += more
+            if expected is not None:
+                precision.close()
+                settle_precision(work, plan.choices)
+            if verify and expected is not None:
+                again = observe(work, *own)
+                checks += (own_precision(expected, found.tape.results, list(again.results), signals, tolerance),)
+            if verify:
+                replaced = sum(c.site.calls for c in plan.choices if runs_in_eval(c.site))
+                counts = census(counted, count(locate(work, again)), replaced)
+                clock.lap("verify")
+            report = Report(
+                asked,
+                tuple(map(Replaced.of, plan.choices)),
+                tuple(Left(site, reason) for site, reason in plan.left),
+                parity,
+                counts,
+                tolerance,
+                clock.laps,
+                _peak(),
+                Proof(checks) if checks else None,
+                in_training,
+            )
+            judge(report, None if inplace or expected is not None else model, work, subject)
+        except BaseException:
+            if inplace:
+                undo(work, plan, originals)
+            raise
+        remember(work, plan, originals)
+        renew(whole)
+        return Conversion(whole, plan, report)
 
 
 def _in_eval(plan: Plan) -> dict[str, tuple[int, int] | None]:

@@ -18,6 +18,7 @@ from actswap.checks.census import Census, census
 from actswap.checks.check import Check
 from actswap.checks.gradients import NOT_FINITE, WAYS, Pass, Way, one_pass
 from actswap.checks.parity import verify as first_difference
+from actswap.checks.precision import AS_FLOAT32, OWN
 from actswap.checks.proof import (
     Seen,
     Subject,
@@ -250,6 +251,13 @@ def judge(report: Report, original: nn.Module | None, model: nn.Module, subject:
 
 def _contradiction(checks: Sequence[Check], model: nn.Module) -> VerificationError:
     failed = [check for check in checks if check.passed is False]
+    if [check.name for check in failed] == [OWN]:
+        return VerificationError(
+            f"the converted {type(model).__name__} keeps the function in float32, and loses it in its own precision",
+            why=failed[0].said,
+            fix=AS_FLOAT32,
+            add="--dtype float32",
+        )
     return VerificationError(
         f"the converted {type(model).__name__} is another function than the original",
         where=", ".join(dict.fromkeys(name for check in failed for name in check.names[:4])),

@@ -16,6 +16,7 @@ from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
 from actswap.capture.tape import Tape
 from actswap.capture.wrappers import is_sharded, network_in, without_wrappers
+from actswap.checks.precision import AS_FLOAT32, low_precision, runs_in_float32
 from actswap.conversion.passes.isolate import check_island
 from actswap.conversion.training_only import (
     observe_training,
@@ -89,7 +90,14 @@ def survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], t
         CaptureError: the model does not run on these inputs.
     """
     with one_at_a_time(model):
-        return _survey(model, args, kwargs, training)
+        try:
+            return _survey(model, args, kwargs, training)
+        except CaptureError as error:
+            if low_precision(model) is None or runs_in_float32(model, args, kwargs) is None:
+                raise
+            name = str(low_precision(model)).removeprefix("torch.")
+            why = f"{error.why}; in float32 it runs, in {name} it does not on this processor".lstrip("; ")
+            raise CaptureError(error.what, where=error.where, why=why, fix=AS_FLOAT32, add="--dtype float32") from error
 
 
 def _survey(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: Tape | None) -> Survey:

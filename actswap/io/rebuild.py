@@ -41,7 +41,7 @@ _HOOKS = re.compile(r"_\w*hooks\w*|_is_full_backward_hook")
 _IMPLEMENTATION = re.compile(r"\w{0,40}")
 _FIX = "save the weights (torch.save(model.state_dict(), 'weights.pt')) and give --model package.module:factory"
 _KEYS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device, type, enum.Enum)
-_DEFAULTS = (bool, int, float, str, bytes, type(None), tuple, list, dict, set, frozenset, torch.dtype)
+_DEFAULTS = (bool, int, float, str, bytes, type(None), tuple, list, dict, set, frozenset, torch.dtype, Tensor)
 
 
 class Rebuild:
@@ -324,6 +324,8 @@ def _check_attribute(kind: type, key: Any, value: Any) -> None:
     if type(key) is not str or (key.startswith("__") and key.endswith("__")):
         raise refused(f"the attribute {str(key)[:40]!r}")
     default = _static(kind, key)
+    if key == "type" and type(value) is str:  # ultralytics and YOLOv5 keep the name of each layer's class so
+        return
     if default is not NOTHING and (not isinstance(default, _DEFAULTS) or callable(value)):
         raise refused(f"the attribute {key!r} of a {kind.__name__}, in front of the one of its class")
     if key.endswith(("_implementation", "_implementation_internal")) and not (

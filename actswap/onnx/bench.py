@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from actswap.checks.precision import as_float32, in_dtype, low_precision
 from actswap.errors import UsageError
 from actswap.onnx.capture import Inputs, batch_size, tensors, with_batch
 from actswap.onnx.functions import Array
@@ -22,6 +23,7 @@ from actswap.onnx.runtime import cpu_session, quiet_options
 from actswap.sites import Progress
 
 WAYS = ("auto", "native", "portable")
+_DTYPES: Mapping[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def bench(
 
     Args:
         subjects: modules, ONNX files, or `Contender`s with a label and a way. Ratios are to the first.
-        example_inputs: a tensor, or a tuple of the positional arguments; tensors whose first axis is the batch are
+        example_inputs: a tensor, or a tuple of the positional arguments; each subject gets them in its own precision;
+            tensors whose first axis is the batch are
             repeated or cut to the batch size. A file needs none if only its batch is dynamic.
         example_kwargs: keyword arguments of modules; their tensors are further inputs of files.
         batches: batch sizes; None is that of the example, or 1.
@@ -174,7 +177,7 @@ def _runner(contender: Contender, examples: Inputs | None, batch: int, threads: 
     if isinstance(subject, nn.Module):
         if inputs is None:
             raise UsageError(f"{contender.label} needs example inputs", fix="bench(models, example_inputs)")
-        model, (args, kwargs) = subject.eval(), inputs
+        model, (args, kwargs) = subject.eval(), in_dtype(as_float32(inputs), low_precision(subject) or torch.float32)
 
         def call() -> Any:
             with torch.inference_mode():
@@ -203,14 +206,13 @@ def _session(path: str | os.PathLike[str], way: str, threads: int) -> Any:
 def _random(value: Any, batch: int) -> Array:
     shape = [batch if axis == 0 and not isinstance(d, int) else d for axis, d in enumerate(value.shape)]
     free = [d for d in shape if not isinstance(d, int)]
-    dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    if free or value.type not in dtypes:
+    if free or value.type not in _DTYPES:
         raise UsageError(
             f"no input can be made for {value.name!r}",
             why=f"its shape is {value.shape} and its type {value.type}",
             fix="bench(files, example_inputs)",
         )
-    return np.random.default_rng(0).standard_normal(shape).astype(dtypes[value.type])
+    return np.random.default_rng(0).standard_normal(shape).astype(_DTYPES[value.type])
 
 
 def _interleaved(runs: Sequence[Callable[[], Any]], rounds: int, warmup: int, threads: int) -> list[list[float]]:

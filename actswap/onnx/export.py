@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -24,6 +25,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.capture.duplicate import duplicate, settled
 from actswap.capture.evaluating import modes_kept
 from actswap.capture.wrappers import network_in
+from actswap.checks.precision import AS_FLOAT32, as_float32, low_precision, runs_in_float32
 from actswap.errors import ExportError, UsageError
 from actswap.inputs import as_inputs
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, refuse_overwrite, write_error
@@ -113,7 +115,7 @@ def export_onnx(
         half: weights, inputs and outputs in float16.
         simplify: write an activation that equals a plain operator within the tolerance as that operator, and fold the
             scales of the others into the layers around them (see `actswap.onnx.algebra`); the report lists both.
-        check: compare with PyTorch; relative error at most 1e-4, in float16 four times PyTorch's own error
+        check: compare with PyTorch in float32; relative error at most 1e-4, in float16 four times PyTorch's own error
             there.
         overwrite: replace an existing file.
         metadata: further entries of the file's metadata; it always has the tool's version, types, shapes and ranges of
@@ -150,9 +152,10 @@ def export_onnx(
     model, taken = network_in(model), as_inputs(example_inputs, example_kwargs)
     with modes_kept(model), plain_call(model, taken) as inputs, _workspace(target) as folder:
         model.eval()
-        full = settled(model)
-        exported = duplicate(full).half() if half else full
-        given = _half_inputs(inputs) if half else inputs
+        own = settled(model)
+        exported, given = (duplicate(own).half(), _half_inputs(inputs)) if half else (own, inputs)
+        reference, full = _in_float32(own, inputs)
+        low = exported if half or reference is not own else None
         names = output_names(exported, given)
         sizes = [True, False] if dynamic_size else [False]
         if dynamic_size and not takes_other_sizes(exported, given):
@@ -163,7 +166,7 @@ def export_onnx(
                 tell(0, 4, "capture")
                 with at_most(patience if size else math.inf):
                     graph, functions = _graph(exported, given, dynamic_batch, size, opset, tell)
-                choices = _choices(graph, functions, opset, given, simplify and not half, notes)
+                choices = _choices(graph, functions, opset, given, simplify and low is None, notes)
                 for choice in choices:
                     try:
                         title = type(model).__name__
@@ -175,7 +178,7 @@ def export_onnx(
                         session = plain_session(file)
                         proof = Proof((), (), ())
                         if check:
-                            proof = prove(session, full, inputs, exported if half else None, given)
+                            proof = prove(session, reference, full, low, given)
                         break
                     except ExportError as error:
                         if choice is choices[-1]:
@@ -241,6 +244,28 @@ def _workspace(target: Path) -> Iterator[Path]:
         yield folder
     finally:
         discard(folder)
+
+
+def _in_float32(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    """Return what the file is compared with: a model in half precision is its own reference only if it has no other.
+
+    Raises:
+        ExportError: the model is in bfloat16, in which ONNX Runtime does not compute on a CPU.
+    """
+    precision = low_precision(model)
+    if precision is None:
+        return model, inputs
+    if precision is torch.bfloat16:
+        raise ExportError(
+            "a model in bfloat16 cannot be checked in ONNX Runtime",
+            why="its CPU kernels do not compute in bfloat16",
+            fix=AS_FLOAT32,
+            add="--dtype float32",
+        )
+    full: Inputs = as_float32(inputs)
+    if runs_in_float32(model, *full) is None:
+        return model, inputs
+    return duplicate(model).float(), full
 
 
 def _half_inputs(inputs: Inputs) -> Inputs:

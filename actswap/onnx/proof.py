@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from actswap.checks.precision import limit
 from actswap.errors import CaptureError, ExportError, first_line
 from actswap.onnx.capture import Inputs, resize, tensors
 from actswap.onnx.functions import Array
@@ -88,12 +89,12 @@ def prove(
         limits = [max(TOLERANCE, each.rounding) for each in seen]
         if low is not None:
             limits = _half_limits(compare(names, expected, outputs(low, half), seen), tried)
-        for row, limit in zip(rows, limits, strict=True):
-            if not row.relative <= limit:
+        for row, most in zip(rows, limits, strict=True):
+            if not row.relative <= most:
                 raise ExportError(
                     f"the exported file does not agree with PyTorch on inputs {list(tried)}",
                     where=f"output {row.name}",
-                    why=f"relative error {row.relative:.3g}, allowed {limit:.3g}",
+                    why=f"relative error {row.relative:.3g}, allowed {most:.3g}",
                 )
         checks.append(rows)
     return Proof(worst(*checks), tuple(checked), tuple(notes))
@@ -108,9 +109,9 @@ def _half_limits(rows: Sequence[OutputParity], tried: tuple[tuple[int, ...], ...
             f"the model {loses} in float16, on inputs {list(tried)}",
             where=f"output {bad.name}",
             why=f"float16 ends at 65504 and has 11 bits; PyTorch's own relative error there is {bad.relative:.3g}",
-            fix="leave --half out; or scale the inputs or weights before",
+            fix="leave --half out, or add --dtype float32 if the model is in float16; or scale its inputs",
         )
-    return [4 * row.relative + 2.0**-10 for row in rows]
+    return [limit(TOLERANCE, row.relative, 2.0**-10) for row in rows]
 
 
 def _others(inputs: Inputs, given: Inputs, shapes: Shapes) -> list[tuple[Inputs, Inputs]]:

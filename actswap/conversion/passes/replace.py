@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -77,6 +77,18 @@ def replace(model: nn.Module, choice: Choice) -> nn.Module:
         take_hooks(placed, standing)
     set_module(model, choice.path, placed)
     return placed
+
+
+def settle_precision(model: nn.Module, choices: Iterable[Choice]) -> None:
+    """Give targets the precision of the network around them, if they were put in while it was in another one."""
+    placed = {choice.path: model.get_submodule(choice.path) for choice in choices}
+    own = {id(t) for module in placed.values() for t in (*module.parameters(), *module.buffers())}
+    for path, module in placed.items():
+        around = (model.get_submodule(path.rpartition(".")[0]), model)
+        tensors = (t for m in around for t in (*m.parameters(), *m.buffers()))
+        dtype = next((t.dtype for t in tensors if t.is_floating_point() and id(t) not in own), None)
+        if dtype is not None:
+            module.to(dtype=dtype)
 
 
 def surroundings(model: nn.Module, parent: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
