@@ -24,12 +24,12 @@ def test_a_difference_has_exit_code_1_and_a_tolerance(folder, other, ask):
     assert code == 0 and data["passed"]
 
 
-def test_a_float16_file_is_verified_and_timed(folder, ask):
+def test_a_float16_file_is_verified_and_timed(folder, other, ask):
     assert ask("convert", "m.pt", "--to", "swish", "--input", "x.npz")[0] == 0
     assert ask("export", "m.swish", "--input", "x.npz", "--half", "-o", "half.onnx")[0] == 0
     code, data, said = ask("verify", "m.swish", "half.onnx", "--input", "x.npz")
-    assert code == 0 and data["passed"] and data["tolerance"] == 5e-2 and "float16" in said
-    code, data, _ = ask("verify", "m.swish", "half.onnx", "--input", "x.npz", "--tolerance", "1e-7")
-    assert code == 1 and data["tolerance"] == 1e-7
+    assert code == 0 and data["passed"] and "float16" in said
+    assert 1e-3 < data["tolerance"] < 0.1, "what the network itself loses in float16, see checks/precision"
+    assert ask("verify", "other.pt", "half.onnx", "--input", "x.npz")[0] == 1
     code, data, _ = ask("bench", "half.onnx", "m.swish", "--input", "x.npz", "--runs", "3")
     assert code == 0 and data["ratio"] > 0
