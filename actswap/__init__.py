@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actswap import onnx as onnx
     from actswap import ops as ops
     from actswap.activations import list_activations as list_activations
+    from actswap.activations import register as register
     from actswap.activations.decompositions import decompositions as decompositions
     from actswap.checks.verify import verify as verify
     from actswap.conversion.apply import apply_plan as apply_plan
@@ -41,6 +42,7 @@ _HOME = {
     "load": "actswap.io.bundle",
     "param_groups": "actswap.train.groups",
     "plan_of": "actswap.record",
+    "register": "actswap.activations",
     "rebuild": "actswap.io.trained",
     "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",

@@ -45,6 +45,39 @@ TRAINABLE: tuple[Spec, ...] = (
 SPECS: Mapping[str, Spec] = {**{spec.name: spec for spec in TRAINABLE}, **ordinary.SPECS}
 
 
+_REGISTERED: dict[str, str] = {}  # name -> expression
+
+
+def register(name: str, expression: str) -> Spec:
+    """Give an expression a name, under which it is a target in this process.
+
+    Plans and bundles hold the expression itself, so they load where the name is not known.
+
+    Args:
+        name: a new name, letters, digits and `_`.
+        expression: e.g. `x*tanh(beta*x)`.
+
+    Returns:
+        The activation.
+
+    Raises:
+        UsageError: the name is taken or no name, or the text is no expression.
+
+    >>> import actswap
+    >>> actswap.register("lisht_beta", "x*tanh(beta*x)").name
+    'x*tanh(beta*x)'
+    >>> get("lisht_beta").options["beta"]
+    1.0
+    """
+    spec = expression_spec(expression)
+    if not name.isidentifier() or looks_like_expression(name) or name in SPECS:
+        why = "an activation has it" if name in SPECS else "a name is made of letters, digits and _"
+        raise UsageError(f"{name!r} cannot be the name of an expression", why=why, fix="another name")
+    if _REGISTERED.setdefault(name, spec.name) != spec.name:
+        raise UsageError(f"{name!r} is {_REGISTERED[name]} already", fix="another name")
+    return spec
+
+
 def get(name: str) -> Spec:
     """Return the activation of this name, or the one that this expression is.
 
@@ -59,12 +92,13 @@ def get(name: str) -> Spec:
     """
     if name in SPECS:
         return SPECS[name]
-    if looks_like_expression(name):
-        return expression_spec(name)
-    near = difflib.get_close_matches(name, SPECS, n=3, cutoff=0.4)
+    if name in _REGISTERED or looks_like_expression(name):
+        return expression_spec(_REGISTERED.get(name, name))
+    names = [*SPECS, *_REGISTERED]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     raise UsageError(
         f"there is no activation {name!r}",
-        why=f"known: {', '.join(SPECS)}",
+        why=f"known: {', '.join(names)}",
         fix=f"one of {', '.join(near)}" if near else "actswap list",
     )
 

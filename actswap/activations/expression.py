@@ -7,7 +7,7 @@ channel. Functions that leave the reals or overflow have a guard, stated beside 
     sqrt(a)     sqrt(max(a, 0) + 1e-6)      the slope at 0 is finite
     log(a)      log(|a| + 1e-6)             as the paper writes it
     a / b       a / (b + 1e-6), b >= 0; a / (b - 1e-6), b < 0
-    exp, sinh, cosh of a clamped to [-20, 20]
+    exp of min(a, 20); sinh, cosh of a clamped to [-20, 20]
     sinc(a)     sin(a) / a, and 1 at 0
 """
 
@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-_EPS = 1e-6  # of the guards of sqrt, log and division
-_STEEPEST = 20.0  # exp(20) = 4.9e8: farther out a network is lost anyway, and float16 overflows at exp(11.1)
+EPS = 1e-6  # of the guards of sqrt, log and division
+STEEPEST = 20.0  # exp(20) = 4.9e8: farther out a network is lost anyway, and float16 overflows at exp(11.1)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class Function:
 
 
 def _clamped(x: Tensor) -> Tensor:
-    return x.clamp(-_STEEPEST, _STEEPEST)
+    return x.clamp(-STEEPEST, STEEPEST)
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
-    return a / torch.where(b >= 0, b + _EPS, b - _EPS)
+    return a / torch.where(b >= 0, b + EPS, b - EPS)
 
 
 FUNCTIONS: Mapping[str, Function] = {
@@ -80,9 +80,9 @@ FUNCTIONS: Mapping[str, Function] = {
     "abs": Function(1, torch.abs),
     "square": Function(1, torch.square),
     "cube": Function(1, lambda a: a * a * a, 2),
-    "sqrt": Function(1, lambda a: torch.sqrt(a.clamp_min(0) + _EPS), 2),
-    "log": Function(1, lambda a: torch.log(a.abs() + _EPS), 2),
-    "exp": Function(1, lambda a: torch.exp(_clamped(a))),
+    "sqrt": Function(1, lambda a: torch.sqrt(a.clamp_min(0) + EPS), 2),
+    "log": Function(1, lambda a: torch.log(a.abs() + EPS), 2),
+    "exp": Function(1, lambda a: torch.exp(a.clamp_max(STEEPEST))),
     "sin": Function(1, torch.sin),
     "cos": Function(1, torch.cos),
     "sinh": Function(1, lambda a: torch.sinh(_clamped(a)), 4),

@@ -5,6 +5,7 @@ The trainable numbers are per channel, as in the search of Ramachandran et al. 2
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from scipy.optimize import least_squares
 from torch import Tensor, nn
 
+from actswap import ops
 from actswap.activations.base import Activation, Spec, StartContext, elements, per_channel, widened, with_sharing
 from actswap.activations.expression import evaluate_expression, flops_of, parameters_of
 from actswap.activations.grammar import parse, text_of
@@ -25,6 +27,28 @@ _ROUNDING = 1e-12  # float64 leaves less between two forms of the same function 
 _LARGEST = 1e3  # a number that grows on and on approaches the source only in the limit
 _FIRST = (1.0, 0.5)  # where least squares begins: at 1 some expressions, max(x, beta*x), have a kink
 _EPS = 1e-15  # of least squares: a solution that exists is found to rounding
+
+
+def expression_formula(x: Tensor, numbers: Tensor, text: str, dim: int) -> Tensor:
+    """Compute an expression with a number per channel for every `beta` in it.
+
+    Args:
+        x: input of any shape.
+        numbers: (P, C) or (P, 1), a row for each trained number, sorted by name.
+        text: the expression.
+        dim: the channel axis of x, may be negative.
+
+    Returns:
+        A tensor like x; the arithmetic is float32 for the half types.
+    """
+    tree, t = _parsed(text), widened(x)
+    rows = zip(parameters_of(tree), numbers, strict=True)
+    return evaluate_expression(tree, {"x": t, **{n: per_channel(p, t, dim).to(t.dtype) for n, p in rows}}).to(x.dtype)
+
+
+# Only the exporter sees the operator, as one node: torch.compile fuses the formula itself.
+expression = ops.define("expression(Tensor x, Tensor numbers, str text, int dim) -> Tensor", expression_formula)
+_parsed = lru_cache(maxsize=4096)(parse)
 
 
 class ExpressionUnit(Activation):
@@ -59,6 +83,10 @@ class ExpressionUnit(Activation):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the expression; the arithmetic is float32 for the half types."""
+        if torch.compiler.is_exporting():
+            numbers: list[Tensor] = [self.get_parameter(name) for name in parameters_of(self.tree)]
+            rows = torch.stack(numbers) if numbers else x.new_zeros((0, 1))
+            return expression(x, rows, self.name, self.channel_dim)
         t = widened(x)
         betas = {n: per_channel(p, t, self.channel_dim).to(t.dtype) for n, p in self.named_parameters()}
         return evaluate_expression(self.tree, {"x": t, **betas}).to(x.dtype)
@@ -113,8 +141,9 @@ def expression_spec(text: str) -> Spec:
 @lru_cache(maxsize=4096)
 def _exact_start(name: str, source: Source) -> tuple[tuple[str, Number], ...] | None:
     """Return the numbers at which an expression is the source function, None if there are none."""
-    if any(isinstance(value, tuple) for _, value in source.params):
-        return None
+    lengths = {len(value) for _, value in source.params if isinstance(value, tuple)}
+    if lengths:
+        return _exact_by_channel(name, source, max(lengths))
     tree = parse(name)
     names = parameters_of(tree)
     # From near 0 on: a steep sigmoid is a step everywhere else. It is no ReLU there.
@@ -134,3 +163,15 @@ def _exact_start(name: str, source: Source) -> tuple[tuple[str, Number], ...] | 
         if np.abs(error(betas)).max() <= closest and (np.abs(betas) <= _LARGEST).all():
             return tuple((n, float(b)) for n, b in zip(names, betas, strict=True))
     return None
+
+
+def _exact_by_channel(name: str, source: Source, channels: int) -> tuple[tuple[str, Number], ...] | None:
+    """Return the numbers of each channel of a source whose constants differ by channel."""
+    found: list[dict[str, Number]] = []
+    for k in range(channels):
+        params = tuple((n, v[k % len(v)] if isinstance(v, tuple) else v) for n, v in source.params)
+        one = _exact_start(name, replace(source, params=params))
+        if one is None:
+            return None
+        found.append(dict(one))
+    return tuple((n, tuple(float(numbers[n]) for numbers in found)) for n in parameters_of(parse(name)))  # type: ignore[arg-type]

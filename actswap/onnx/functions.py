@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actswap.activations.base import OnnxFunction
+from actswap.onnx.expressions import expression_function
 from actswap.onnx.rational import opau_function, pau_function
 
 DOMAIN = "actswap"
@@ -315,6 +316,11 @@ def _opau(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int) -
     return Lowered(function, shaped, {})
 
 
+def _expression(tensors: Mapping[str, Array], scalars: Mapping[str, Any], rank: int) -> Lowered:
+    rows = (along_channels(row, scalars["dim"], rank) for row in tensors["numbers"])
+    return Lowered(expression_function(scalars["text"]), tuple(rows), {})
+
+
 LOWERINGS: Mapping[str, Lowering] = {
     "swish": _elementwise(SWISH),
     "acon_b": _elementwise(ACON_B),
@@ -324,6 +330,7 @@ LOWERINGS: Mapping[str, Lowering] = {
     "dy_relu_c": _dy_relu,
     "pau": _pau,
     "opau": _opau,
+    "expression": _expression,
 }
 
 

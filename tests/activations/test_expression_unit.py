@@ -57,6 +57,66 @@ def test_an_expression_that_can_be_the_source_starts_exactly(text: str, source: 
     assert [round(v, 9) for v in start.params.values()] == ([] if beta is None else [beta])
 
 
+def test_constants_by_channel_give_numbers_by_channel() -> None:
+    source = Source.of("swish", beta=(0.5, 1.0, 1.7))
+    start = expression_spec("x*sigmoid(beta*x)").start(source, actswap.activations.base.StartContext())
+    assert start.kind == "exact" and start.params["beta"] == pytest.approx((0.5, 1.0, 1.7), abs=1e-9)
+    assert expression_spec("x*sigmoid(x)").promise(source) == "none", "only one channel is that function"
+
+
+class Written(nn.Module):
+    """A formula of the user's own between two layers."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.first, self.function, self.last = nn.Linear(4, 4), function, nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("text", "function"),
+    [
+        ("x*erf(x)", lambda x: x * torch.erf(x)),
+        ("exp(-x**2)", lambda x: torch.exp(-(x**2))),
+        ("max(x, tanh(x))", lambda x: torch.max(x, torch.tanh(x))),
+        ("x*sin(beta*x)", lambda x: x * torch.sin(0.7 * x)),
+        ("atan(x)**2-x", lambda x: torch.atan(x).square() - x),
+    ],
+)
+def test_a_formula_that_is_the_expression_starts_exactly(text: str, function) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 4)
+    done = actswap.convert(Written(function).eval(), text, x)
+    assert [r.start for r in done.report.replaced] == ["exact"]
+    assert done.report.parity is not None and done.report.parity.rel < 1e-5
+
+
+def test_a_registered_name_is_a_target_and_bundles_hold_the_expression() -> None:
+    assert actswap.register("wobble", "x + 0.1*sin(beta*x)").name == "x+0.1*sin(beta*x)"
+    actswap.register("wobble", "x+0.1*sin(beta*x)")  # the same again
+    done = actswap.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), "wobble", torch.ones(2, 4))
+    assert done.plan.choices[0].target == "x+0.1*sin(beta*x)"
+    for name, text, words in (
+        ("wobble", "x", "is x\\+0.1"),
+        ("relu", "x*x", "an activation has it"),
+        ("a b", "x*x", "letters, digits"),
+        ("x", "x*x", "letters, digits"),
+        ("fine", "x*foo(x)", "column 3"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            actswap.register(name, text)
+
+
+def test_flops_are_counted_at_every_site() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 2)).eval()
+    x = torch.ones(3, 4)
+    model = actswap.convert(net, "x*sigmoid(beta*x)", x).model
+    plain = actswap.cost.measure(nn.Sequential(net[0], nn.Identity(), net[2]), (x,))
+    assert actswap.cost.measure(model, (x,)).flops - plain.flops == 3 * 12, "two products and a sigmoid"
+
+
 @pytest.mark.parametrize("text", ["x*sigmoid(beta*x)", "x*tanh(beta*x)", "x*x/(beta+abs(x))", "sin(x)"])
 def test_a_limit_is_not_taken_for_an_exact_start(text: str) -> None:
     assert expression_spec(text).promise(Source("relu")) == "none"
