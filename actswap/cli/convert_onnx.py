@@ -37,7 +37,7 @@ def convert_file(
             path,
             target,
             out,
-            calibration=_feeds(calibration),
+            calibration=read_feeds(calibration),
             tolerance=tolerance,
             options=options,
             overwrite=force,
@@ -53,7 +53,7 @@ def convert_file(
     return Answer({"target": target, "report": report.to_dict(), "output": str(out)}, lines)
 
 
-def _feeds(path: str | None) -> list[dict[str, Any]] | None:
+def read_feeds(path: str | None) -> list[dict[str, Any]] | None:
     """Read inputs by name from an .npz file."""
     if path is None:
         return None

@@ -25,6 +25,7 @@ VERBS = {
     "verify": "Compare two models on the same inputs.",
     "export": "Write an ONNX file and check it in ONNX Runtime.",
     "rebuild": "Put weights that a toolkit trained back into a bundle.",
+    "quantize": "Write an 8-bit ONNX file with activations as tables.",
     "revert": "Give the original model back.",
     "bench": "Time two models side by side.",
     "list": "List the activations and the starts they promise.",

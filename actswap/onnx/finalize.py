@@ -54,6 +54,7 @@ def finalize(
     model.graph.name = name
     proto = ir.to_proto(model)
     _name_axes(proto)
+    _forget_weights(proto)
     attach(proto, functions, opset)
     if decompose:
         proto = inline(proto)
@@ -113,6 +114,14 @@ def _keep_pads(model: ir.Model) -> None:
         model.graph.register_initializer(value)
         node.resize_inputs(4)
         node.replace_input_with(3, value)
+
+
+def _forget_weights(proto: onnx.ModelProto) -> None:
+    """Remove the shapes of initializers: with them, ONNX Runtime's `quantize_dynamic` fails on a Gemm."""
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in stored]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
 
 
 def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
