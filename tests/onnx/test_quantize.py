@@ -1,6 +1,4 @@
-"""`quantize`: what it refuses, and the command."""
-
-import json
+"""`quantize`: what it refuses, and the runtime's other quantiser."""
 
 import numpy as np
 import onnx
@@ -9,7 +7,6 @@ import torch
 from torch import nn
 
 from actswap.activations import SPECS
-from actswap.cli.main import run
 from actswap.errors import FileError, UsageError
 from actswap.onnx.export import export_onnx
 from actswap.onnx.quantize import quantize
@@ -23,20 +20,7 @@ def file(tmp_path_factory):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), SPECS["acon_c"].build(4, 1), nn.Conv2d(4, 4, 1))
     x = torch.randn(4, 3, 8, 8)
     export_onnx(model.eval(), x, folder / "m.onnx", simplify=False, dynamic_size=False)
-    np.savez(folder / "x.npz", input=x.numpy())
     return folder / "m.onnx"
-
-
-def test_the_command(file, capsys):
-    out = file.parent / "q.onnx"
-    command = ["quantize", str(file), "--calibration", str(file.parent / "x.npz"), "--per-channel", "-o", str(out)]
-    assert run([*command, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)["report"]
-    assert report["tables"] == [{"site": "1", "sets": 4}] and report["bytes"] == out.stat().st_size
-    assert sorted(p.name for p in file.parent.iterdir()) == ["m.onnx", "q.onnx", "x.npz"], "nothing beside it"
-    assert run(command) == 2, "the file exists"
-    assert run(["quantize", str(out), "--calibration", str(file.parent / "x.npz")]) == 2
-    assert "quantised already" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused_in_words(file, tmp_path):
@@ -51,6 +35,9 @@ def test_what_does_not_fit_is_refused_in_words(file, tmp_path):
     (tmp_path / "old.onnx").write_bytes(b"old")
     with pytest.raises(FileError):
         quantize(file, tmp_path / "old.onnx", [{"input": x}])
+    quantize(file, tmp_path / "new.onnx", [{"input": x}])
+    with pytest.raises(UsageError, match="quantised already"):
+        quantize(tmp_path / "new.onnx", tmp_path / "q.onnx", [{"input": x}])
     assert not (tmp_path / "q.onnx").exists()
 
 
