@@ -309,8 +309,9 @@ def _reading(node: ast.expr | None, op: Op, x: int) -> list[list[ast.expr]]:
     elif isinstance(node, ast.Compare):
         operands = [node.left, *node.comparators]
     elif isinstance(node, ast.Call):
-        method = [node.func.value] if op.form == "method" and isinstance(node.func, ast.Attribute) else []
-        operands = [*method, *node.args]
+        operands = list(node.args)
+        if op.form == "method" and isinstance(node.func, ast.Attribute) and not _of_a_library(node.func.value, op):
+            operands = [node.func.value, *operands]
         if Ref(x) in op.args.values() and _called(node) not in (None, op.name):
             return [operands]  # torch's own Python makes several operations of it: any operand may be x
     names = ("condition", *_OPERANDS) if op.name == "where" else _OPERANDS
@@ -318,6 +319,16 @@ def _reading(node: ast.expr | None, op: Op, x: int) -> list[list[ast.expr]]:
         either = [part for part in operands if not isinstance(part, ast.Constant)]
         return [either] * (Ref(x) in (op.args.get(name) for name in names))
     return [[part] for name, part in zip(names, operands, strict=False) if op.args.get(name) == Ref(x)]
+
+
+def _of_a_library(node: ast.expr, op: Op) -> bool:
+    """True for `F` in `F.tanh(x)`, which is written in Python and calls the method of x: a name from outside."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    if op.spot is None or not isinstance(node, ast.Name):
+        return False
+    code = op.spot.code
+    return node.id not in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
 
 
 def _called(node: ast.Call) -> str | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from actswap import activations
@@ -97,7 +98,10 @@ def watching(model: nn.Module, paths: Paths) -> Iterator[dict[str, HistogramStre
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if isinstance(args[0], Tensor):
-                values = np.asarray(args[0].detach().float().cpu().numpy())
+                whole = _without_transforms(args[0])
+                values = np.asarray(whole.detach().float().cpu().numpy())
+                if channels is not None and whole is not args[0]:
+                    return  # the axes of one sample are not those of all
                 if channels is not None:
                     values = np.moveaxis(values, channels[1], 0).reshape(channels[0], -1)
                 stream.update(values)
@@ -106,3 +110,10 @@ def watching(model: nn.Module, paths: Paths) -> Iterator[dict[str, HistogramStre
 
     with hooked(model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in streams):
         yield streams
+
+
+def _without_transforms(x: Tensor) -> Tensor:
+    """Return the numbers of all samples together for a tensor that `torch.vmap` shows one sample of."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x

@@ -120,7 +120,12 @@ class _Finder:
             if match is not None:
                 found.append(match)
                 consumed |= self._inside(match)
-        return found[::-1]
+        return [m for m in found[::-1] if not self._adds_nothing(m, found)]
+
+    def _adds_nothing(self, match: Match, found: Sequence[Match]) -> bool:
+        """True for the abs(h) in `h = relu(x)`, `h.abs().mean()`: what follows h leaves it as it is."""
+        inside = {o.index for o in match.ops if o is not match.root}
+        return any(m.root.index in inside and (m.x, m.source) == (match.x, match.source) for m in found)
 
     def _inside(self, match: Match) -> set[int]:
         """The operations of a match that nothing else reads."""
