@@ -26,7 +26,7 @@ class ActswapError(Exception):
         return "\n".join([self.what] + [f"  {key}: {text}" for key, text in parts if text])
 
 
-def first_line(error: BaseException, limit: int = 200) -> str:
+def first_line(error: BaseException, limit: int = 300) -> str:
     r"""Return the type of an exception and the first line of its message, if it has one, in at most `limit` characters.
 
     Examples:
@@ -40,7 +40,8 @@ def first_line(error: BaseException, limit: int = 200) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # a message that cannot be made
         lines = []
-    return f"{kind}: {lines[0]}"[:limit] if lines else kind
+    line = f"{kind}: {lines[0]}" if lines else kind
+    return line if len(line) <= limit else line[: limit - 4].rpartition(" ")[0] + " ..."
 
 
 class UsageError(ActswapError):

@@ -32,3 +32,8 @@ def test_the_first_line_of_an_exception_is_never_empty(problem):
 
 def test_the_first_line_is_the_first_one():
     assert first_line(ValueError("first\nsecond")).endswith("first")
+
+
+def test_a_long_first_line_ends_at_a_word():
+    text = first_line(ValueError("word " * 100), limit=50)
+    assert text == "ValueError: word word word word word word ..." and len(text) <= 50

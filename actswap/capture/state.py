@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+
+from actswap.errors import CaptureError
 
 _LARGEST = 1 << 23  # elements; larger tensors are quantised weights rather than state, and would double the memory
 _MOST = 4096  # entries; larger containers are data sets and vocabularies, and are not searched
@@ -91,6 +94,22 @@ class State:
             for _, tensor, version, before in self._tensors:
                 if _changed(tensor, version, before):
                     (tensor if tensor.shape == before.shape else tensor.resize_(before.shape)).copy_(before)
+
+
+def refuse_uninitialized(model: nn.Module) -> None:
+    """Refuse a model with lazy layers that have not run yet.
+
+    Raises:
+        CaptureError: with the name of the first of them.
+    """
+    for name, t in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(t):
+            layer = model.get_submodule(name.rpartition(".")[0])
+            raise CaptureError(
+                f"{name.rpartition('.')[0] or type(model).__name__} has no weights yet",
+                why=f"a {type(layer).__name__} makes them in its first run",
+                fix="run the model once before: model(x)",
+            )
 
 
 def _is_plain(value: Any) -> bool:

@@ -18,6 +18,7 @@ from actswap import activations
 from actswap.activations.bounded import split
 from actswap.capture.duplicate import duplicate
 from actswap.capture.observe import observe
+from actswap.capture.state import refuse_uninitialized
 from actswap.capture.tape import Tape
 from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.checks.census import census, count
@@ -124,6 +125,7 @@ def convert(
         raise UsageError(f"verify={verify!r}", fix='verify=True, verify="outputs" or verify=False')
     args, kwargs = as_inputs(example_inputs, example_kwargs)
     refuse_sharded(network_in(model))
+    refuse_uninitialized(model)
     whole = model if inplace else duplicate(model)
     model, work = network_in(model), network_in(whole)
     found = _surveyed(scanned, model) if scanned is not None else None

@@ -14,6 +14,7 @@ from actswap.capture.evaluating import one_at_a_time
 from actswap.capture.island import Traced
 from actswap.capture.observe import observe
 from actswap.capture.rewrite import plan_rewrites
+from actswap.capture.state import refuse_uninitialized
 from actswap.capture.tape import Tape
 from actswap.capture.wrappers import is_sharded, network_in, without_wrappers
 from actswap.checks.precision import AS_FLOAT32, low_precision, runs_in_float32
@@ -244,6 +245,7 @@ def scan(model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any
     [('1', 'relu', 'swap')]
     """
     args, kwargs = as_inputs(example_inputs, example_kwargs)
+    refuse_uninitialized(model)
     found = Sites(survey(network_in(model), args, kwargs))
     if is_sharded(model):  # FSDP adds to the names of all that is inside; it is to be converted before
         found[:] = [replace(s, name=without_wrappers(s.name), owner=without_wrappers(s.owner)) for s in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import random
 import warnings
@@ -203,3 +204,40 @@ def test_the_mode_may_be_asked_for() -> None:
             return F.dropout(F.relu(x), 0.5, self.training)
 
     assert traced(Drops(), torch.randn(2, 4)).train is not None
+
+
+def noted_by_the_collector(phase: str, info: dict[str, int]) -> None:
+    """What a library does in the collector's callbacks: it changes objects outside of any forward."""
+    global COUNT
+    COUNT += 1
+    KEPT.append(phase)
+
+
+class Littering(nn.Module):
+    """Calls the collector's function itself, or does not."""
+
+    def __init__(self, itself: bool) -> None:
+        super().__init__()
+        self.first, self.itself = nn.Linear(4, 4), itself
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.itself:
+            noted_by_the_collector("forward", {})
+        return F.relu(self.first(x))
+
+
+def test_what_the_garbage_collector_calls_is_no_part_of_the_forward() -> None:
+    """It runs at any moment, here all the time. The same function, called by the forward itself, is refused."""
+    before, threshold = len(KEPT), gc.get_threshold()
+    gc.callbacks.append(noted_by_the_collector)
+    gc.set_threshold(1)
+    try:
+        traced(Littering(itself=False), torch.randn(2, 4))
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(noted_by_the_collector)
+    assert len(KEPT) > before, "the collector has run during the trace"
+    del KEPT[before:]
+    with pytest.raises(CaptureError):
+        traced(Littering(itself=True), torch.randn(2, 4))
+    assert len(KEPT) == before
