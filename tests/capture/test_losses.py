@@ -213,16 +213,18 @@ def noted_by_the_collector(phase: str, info: dict[str, int]) -> None:
     KEPT.append(phase)
 
 
-class Littering(nn.Module):
-    """Calls the collector's function itself, or does not."""
-
-    def __init__(self, itself: bool) -> None:
+class Plain(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.first, self.itself = nn.Linear(4, 4), itself
+        self.first = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.itself:
-            noted_by_the_collector("forward", {})
+        return F.relu(self.first(x))
+
+
+class Noting(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        noted_by_the_collector("forward", {})
         return F.relu(self.first(x))
 
 
@@ -232,12 +234,12 @@ def test_what_the_garbage_collector_calls_is_no_part_of_the_forward() -> None:
     gc.callbacks.append(noted_by_the_collector)
     gc.set_threshold(1)
     try:
-        traced(Littering(itself=False), torch.randn(2, 4))
+        traced(Plain(), torch.randn(2, 4))
     finally:
         gc.set_threshold(*threshold)
         gc.callbacks.remove(noted_by_the_collector)
     assert len(KEPT) > before, "the collector has run during the trace"
     del KEPT[before:]
     with pytest.raises(CaptureError):
-        traced(Littering(itself=True), torch.randn(2, 4))
+        traced(Noting(), torch.randn(2, 4))
     assert len(KEPT) == before
