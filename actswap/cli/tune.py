@@ -28,7 +28,16 @@ from actswap.errors import UsageError
     click.option("--lr", type=float, help="Largest learning rate."),
     click.option("--optimizer", type=click.Choice(["sgd", "adamw"])),
     click.option("--distill", type=float, metavar="SHARE", help="Weight of the original network's logits, 0 to 1."),
-    click.option("--only-activations", is_flag=True, help="Freeze everything else."),
+    click.option(
+        "--train",
+        metavar="LIST",
+        help="What trains, with commas between: all (the default), activations, head, bias, norm, or names such as "
+        "'layer4.*'. The rest is frozen.",
+    ),
+    click.option(
+        "--head", metavar="[NAME=]N", help="Put a new head for N classes on the network first; NAME is its last layer."
+    ),
+    click.option("--only-activations", is_flag=True, help="The same as --train activations."),
     click.option(
         "--on-divergence",
         type=click.Choice(["stop", "backoff", "ignore"]),
@@ -47,6 +56,7 @@ def command(
     output: str,
     how: ModelOptions,
     size: int,
+    head: str | None,
     only_activations: bool,
     settings: Sequence[str],
     resume: bool,
@@ -57,13 +67,17 @@ def command(
     The same command runs on several processes or machines under torchrun, and goes on after a stop with --resume to
     the same numbers.
     """
+    from actswap.conversion.head import new_head
     from actswap.conversion.passes.revert import revert
     from actswap.io import bundle
     from actswap.record import plan_of
     from actswap.train import load_data, tune
+    from actswap.train.data import examples
 
     given = {key: value for key, value in common.items() if value is not None}
     if only_activations:
+        if given.get("train", "activations") != "activations":
+            raise UsageError("--only-activations and --train say different things", fix="--train alone")
         given["train"] = "activations"
     out = Path(output)
     if not resume and not (out / "bundle").exists() and (out / "tune").is_dir():
@@ -76,9 +90,14 @@ def command(
         raise UsageError(f"{path} was not converted", fix=f"actswap convert {path} --to acon_c, then tune the result")
     if (out / "bundle").exists() and not resume:
         raise UsageError(f"{out} holds another result", fix="--resume, or another -o OUT")
+    if head is not None and config.needs_teacher:
+        raise UsageError("--head and --distill", why="the original network has other classes", fix="one of the two")
     teacher = revert(model) if config.needs_teacher else None
     images = load_data(data, size)
     say(f"Data: {data}, {len(images.train)} training items")  # type: ignore[arg-type]
+    if head is not None:
+        name, classes = read_head(head)
+        say(f"New head for {classes} classes: {new_head(model, classes, examples(images), name, config.seed)}")
     with progress() as report_progress:
         report = tune(model, images, config, teacher=teacher, progress=report_progress)
     if int(os.environ.get("RANK", "0")) != 0:
@@ -96,6 +115,18 @@ def command(
         for entry in report.backoffs
     ]
     return Answer({**report.to_dict(), "bundle": str(saved)}, shown)
+
+
+def read_head(text: str) -> tuple[str, int]:
+    """Read `--head`: the name of the layer, "" if it is to be found, and the number of classes.
+
+    >>> read_head("10"), read_head("classifier.1=10")
+    (('', 10), ('classifier.1', 10))
+    """
+    name, _, number = text.rpartition("=")
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(f"--head {text}", why="needs a number of classes", fix="--head 10, or --head fc=10")
+    return name, int(number)
 
 
 def read_config(settings: Sequence[str], given: dict[str, Any], out: str, resume: bool) -> Any:

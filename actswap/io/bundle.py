@@ -26,6 +26,7 @@ from actswap.activations.morph import finalize_like
 from actswap.capture.duplicate import duplicate
 from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.apply import apply_plan
+from actswap.conversion.head import is_head, like, new_heads, put, refit
 from actswap.errors import ActswapError, LoadError, UsageError, first_line
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
 from actswap.io.fitting import place_of, renamed, tensors_for
@@ -40,6 +41,7 @@ SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _LARGEST_PLAN = 64 << 20
 _DOCUMENT = {"actswap": str, "torch": str, "pair": str, "base": dict, "plan": dict, "report": dict}
+_WIDEST = 1 << 24  # channels of a unit behind a new head
 _TIMES = ("seconds", "time", "date", "peak_bytes")
 _DIGEST_LENGTH = 64  # hexadecimal digits of a pair; bundles of earlier versions have random pairs of 32 digits
 _PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
@@ -130,11 +132,18 @@ def save(
     with all_ranks(model):
         state = state_of(model, name)
         if state is not None:
-            _write_bundle(out, described, state, base or Base(), report or {})
+            _write_bundle(out, described, state, base or Base(), report or {}, new_heads(network))
     return out
 
 
-def _write_bundle(out: Path, described: dict[str, Any], state: State, base: Base, report: Mapping[str, Any]) -> None:
+def _write_bundle(
+    out: Path,
+    described: dict[str, Any],
+    state: State,
+    base: Base,
+    report: Mapping[str, Any],
+    heads: Mapping[str, int],
+) -> None:
     tensors, alias = state
     pair = pair_of(described, tensors, alias)
     document = {
@@ -145,6 +154,7 @@ def _write_bundle(out: Path, described: dict[str, Any], state: State, base: Base
         "base": base.to_dict(),
         "plan": described,
         "report": _without_times(report),
+        **({"heads": dict(heads)} if heads else {}),
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     metadata = {"schema": str(SCHEMA), "pair": pair}
@@ -263,6 +273,7 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
         place = place_of(around, plan, tensors)
         network = around if place is None else around.get_submodule(place.name)
         apply_plan(network, plan if place is None else renamed(plan, place, network), inplace=True)
+        put_heads(network, document.get("heads", {}), tensors, folder)
     except LoadError:
         raise
     except ActswapError as problem:
@@ -286,6 +297,32 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     _put(network, given, folder)
     renew(model)
     return model
+
+
+def put_heads(network: nn.Module, heads: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Put the new heads of a bundle on its base.
+
+    Raises:
+        LoadError: the network has no such layer, or the file's weights have another width.
+    """
+    modules = dict(network.named_modules())
+    for name, classes in heads.items():
+        layer = modules.get(name)
+        if isinstance(layer, Activation) and classes in heads.values() and _is_width(classes):
+            refit(layer, classes)
+            continue
+        weight = tensors.get(f"{name}.weight")
+        if layer is None or not is_head(layer) or weight is None or weight.dim() < 2 or weight.shape[0] != classes:
+            raise LoadError(
+                f"the head {name[:80]!r} of {folder} does not fit this model",
+                why="no Linear or 1 x 1 convolution stands there, or its weights have another width",
+                fix="give the base model that was converted",
+            )
+        put(network, name, like(layer, int(weight.shape[0])))
+
+
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _WIDEST
 
 
 def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
@@ -338,7 +375,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, kind in _DOCUMENT.items():
         if not isinstance(document.get(key), kind):
             raise LoadError(f"{key} in {file} is not valid", why=f"it must be a {kind.__name__}", fix="convert again")
-    unknown = sorted(set(document) - set(_DOCUMENT) - {"schema"})
+    if not isinstance(document.get("heads", {}), dict):
+        raise LoadError(f"heads in {file} is not valid", why="it must be a dict", fix="convert again")
+    unknown = sorted(set(document) - set(_DOCUMENT) - {"schema", "heads"})
     if unknown or not _PAIR.fullmatch(document["pair"]):
         what = f"the key {unknown[0][:40]!r}" if unknown else "a pair that is no digest"
         raise LoadError(f"{file} holds {what}", why="no actswap wrote it", fix="convert the base model again")

@@ -64,9 +64,10 @@ class TuneConfig:
         distill: weight of the teacher's logits in the loss, 0 to 1; the labels have the rest.
         distill_temperature: softmax temperature of that term.
         distill_features: weight of the per-site feature term, added on top.
-        train: `all` parameters, or the `activations` alone.
-        batch_norm: `train` (statistics of the batch, gathered over processes) or `frozen` (running
-            statistics).
+        train: what trains, with commas between: `all`, `activations`, `head`, `bias`, `norm`, and globs over parameter
+            names (`layer4.*`). What the list does not name is frozen.
+        batch_norm: `train` (statistics of the batch, gathered over processes) or `frozen` (running statistics). If
+            `train` is not `all`, a BatchNorm of which nothing trains is frozen in any case.
         reestimate: batches over which BatchNorm statistics are taken anew after the last step; 0 keeps them.
         augment: names of augmentations for image batches: `flip`, `shift` (up to 1/8 of the side).
         schedules: ramps by name: `morph` (the t of morphing sites), `beta` (sharpness of ACON sites; the
@@ -153,12 +154,12 @@ class TuneConfig:
                 "resume = true: needs `out`, the folder of the earlier run",
             ),
         ]
+        checks.append((bool(self.train.strip(" ,")), f"train = {self.train!r}: names nothing"))
         found = [text for ok, text in checks if not ok]
         for name, allowed in (
             ("optimizer", OPTIMIZERS),
             ("curve", CURVES),
             ("precision", PRECISIONS),
-            ("train", ("all", "activations")),
             ("batch_norm", ("train", "frozen")),
             ("on_divergence", ON_DIVERGENCE),
         ):

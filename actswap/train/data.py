@@ -57,6 +57,12 @@ class _Seeded(Dataset[Any]):
             torch.set_rng_state(torch_state)
 
 
+def examples(data: Data, count: int = 2) -> tuple[Any, ...]:
+    """Return a few training inputs as a batch, as the arguments of the network."""
+    rows = [data.train[index][0] for index in range(min(count, len(data.train)))]  # type: ignore[arg-type]
+    return (torch.stack(rows),)
+
+
 def training_batches(
     dataset: Dataset[Any], batch: int, seed: int, steps: range, rank: int, world: int, workers: int
 ) -> Iterator[tuple[Any, Tensor]]:

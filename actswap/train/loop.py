@@ -21,7 +21,7 @@ from actswap.train.config import TuneConfig
 from actswap.train.data import Data, augment, evaluation_batches, training_batches
 from actswap.train.distill import FeaturePairs
 from actswap.train.divergence import Diverged, Watch
-from actswap.train.engine import make_optimizer, start_fabric, trainable_only
+from actswap.train.engine import make_optimizer, start_fabric
 from actswap.train.evaluate import in_mode, lent_state
 from actswap.train.groups import param_groups
 from actswap.train.journal import Journal
@@ -29,6 +29,7 @@ from actswap.train.norm import batch_norms, gathered_statistics, reestimate
 from actswap.train.objective import Objective
 from actswap.train.report import TuneReport, write_results
 from actswap.train.schedule import Ramps, rate_factor
+from actswap.train.trained import parts_of, still_norms, trainable_only
 
 
 def tune(
@@ -237,9 +238,11 @@ class _Run:
 
     def _train_mode(self) -> None:
         self.model.train()
-        if self.config.batch_norm == "frozen":
-            for norm in batch_norms(self.model):
-                norm.eval()
+        still = batch_norms(self.model) if self.config.batch_norm == "frozen" else []
+        if parts_of(self.config.train) != ["all"]:
+            still = [*still, *still_norms(self.model)]
+        for norm in still:
+            norm.eval()
 
     def _log_step(self, done: int, per_epoch: int, rate: float) -> None:
         total = self._summed(self.window)

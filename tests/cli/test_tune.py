@@ -58,3 +58,21 @@ def test_settings_are_checked_before_anything_is_read(folder, ask):
     assert code == 2 and "did you mean ema" in data["error"]["why"] and "lr" in data["error"]["why"]
     code, data, _ = ask("tune", "none", "--data", "x", "-o", "out", "--batch", "0")
     assert code == 2 and "batch = 0" in data["error"]["why"]
+
+
+def test_a_new_head_and_the_activations_train_and_the_rest_keeps_its_bits(converted, library_model, ask):
+    parts = ("--train", "activations,head", "--head", "4", "--lr", "0.01")
+    code, data, _ = ask("tune", "m.acon_c", *QUICK, *parts, "-o", "out")
+    assert code == 0, data
+    trained = bundle.load("out/bundle", library_model)
+    start = bundle.load("m.acon_c", library_model)
+    heads = bundle.read("out/bundle")["heads"]
+    assert list(heads.values()) == [4]
+    (head,) = heads
+    before, after = start.state_dict(), trained.state_dict()
+    changed = {n for n in before if not n.startswith(head) and not torch.equal(before[n], after[n])}
+    assert {"1.p1", "3.p1"} <= changed <= {f"{k}.{n}" for k in "13" for n in ("p1", "p2", "log_beta")}
+    code, data, _ = ask("tune", "m.acon_c", *QUICK, "--train", "hed", "-o", "other")
+    assert code == 2 and "head" in data["error"]["fix"]
+    code, data, _ = ask("tune", "m.acon_c", *QUICK, "--head", "ten", "-o", "other")
+    assert code == 2 and "--head 10" in data["error"]["fix"]
