@@ -140,7 +140,7 @@ def _put_back(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
 @torch.no_grad()
 def refit(unit: Activation, width: int) -> None:
     """Give a unit another number of channels, in place: the first ones, repeated if there are too few."""
-    old = unit.channels
+    old = unit.channels or 1
     for module in unit.modules():
         for numbers in (module._parameters, module._buffers):
             for name, tensor in numbers.items():
