@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from attack_toys import RECIPE
 from mutations import (
     Mutation,
     bytes_of,
@@ -32,6 +31,7 @@ from mutations import (
     tree_of,
     zip_of,
 )
+from recipe_toy import RECIPE
 from safetensors.torch import save_file
 from torch import nn
 
@@ -272,7 +272,7 @@ def _others(folder: Path, converted: nn.Module, x: torch.Tensor) -> list[Kind]:
     export_onnx(converted, x, folder / "m.onnx")
 
     def recipe(path: Path) -> None:
-        read_recipe(path, allow=("attack_toys",))
+        read_recipe(path, allow=("recipe_toy",))
 
     def session(path: Path) -> None:
         from actswap.onnx.sessions import session as opened

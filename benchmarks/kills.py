@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from attack_toys import RECIPE, net
 from killing import answer_of, kill_everywhere, run_child
+from recipe_toy import RECIPE, net
 from torch import nn
 
 from actswap.cli.main import run
@@ -92,9 +92,9 @@ CASES: dict[str, tuple[Callable[[], int], str]] = {
     "revert (torch.save)": (cli("revert", "old", "-o", "r.pt"), "r.pt"),
     "revert --force": (cli("revert", "old", "-o", "q.pt", "--force"), "q.pt"),
     "session, its cache": (cached, "cache"),
-    "tune": (cli("tune", "toy", "--data", "attack_toys:data", "-o", "tuned", "--epochs", "1", "--batch", "16",
-                 "--set", "accelerator=cpu", "--set", "checkpoint_every=2", "--allow", "attack_toys"), "tuned/bundle"),
-    "run": (cli("run", "recipe.toml", "-o", "ran", "--allow", "attack_toys", "--set", "tune.epochs=1",
+    "tune": (cli("tune", "toy", "--data", "recipe_toy:data", "-o", "tuned", "--epochs", "1", "--batch", "16",
+                 "--set", "accelerator=cpu", "--set", "checkpoint_every=2", "--allow", "recipe_toy"), "tuned/bundle"),
+    "run": (cli("run", "recipe.toml", "-o", "ran", "--allow", "recipe_toy", "--set", "tune.epochs=1",
                 "--set", "export.onnx=true"), "ran/bundle"),
 }  # fmt: skip
 
@@ -112,7 +112,7 @@ def prepare(folder: Path, toys: bool = True) -> None:
     if toys:
         (folder / "recipe.toml").write_text(RECIPE)
         torch.save(net().state_dict(), folder / "toy.pt")
-        toy = ["--model", "attack_toys:net", "--input", "4,3,12,12"]
+        toy = ["--model", "recipe_toy:net", "--input", "4,3,12,12"]
         lines.append(["convert", "toy.pt", "--to", "acon_c", "-o", "toy", *toy])
     for line in lines:
         if run_child(lambda line=line: run(line), folder) != 0:  # type: ignore[misc]

@@ -10,16 +10,10 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from operator_cases import FORMULAS
 from torch import Tensor
 
-from actswap.activations.acon_b import acon_b_formula
-from actswap.activations.acon_c import acon_c_formula
-from actswap.activations.dy_relu import dy_relu_formula
-from actswap.activations.dy_relu_c import dy_relu_c_formula
-from actswap.activations.meta_acon import meta_acon_formula
-from actswap.activations.opau import BASES, opau_formula
-from actswap.activations.pau import pau_formula
-from actswap.activations.swish import swish_formula
+from actswap.activations.opau import BASES
 from actswap.onnx.finalize import body
 from actswap.onnx.functions import DOMAIN, VERSION, lower
 
@@ -37,16 +31,6 @@ LAYOUTS = (
     ((1, C, 1, 1), 1),
     ((2, 3, C, 5), 2),
 )
-FORMULAS: Mapping[str, Callable[..., Tensor]] = {
-    "swish": swish_formula,
-    "acon_b": acon_b_formula,
-    "acon_c": acon_c_formula,
-    "meta_acon": meta_acon_formula,
-    "dy_relu": dy_relu_formula,
-    "dy_relu_c": dy_relu_c_formula,
-    "pau": pau_formula,
-    "opau": opau_formula,
-}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A network, data and a recipe that take a second, for `kills.py` and `fuzz_loaders.py`."""
+"""A network with sites of each form, its data, and a recipe that names both: for tests and benchmarks, in a second."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ RECIPE = """
 schema = 1
 title = "Toy"
 [model]
-source = "attack_toys:net"
+source = "recipe_toy:net"
 input = [4, 3, 12, 12]
 [data]
-source = "attack_toys:data"
+source = "recipe_toy:data"
 [convert]
 target = "acon_c"
 only = ["relu*"]
