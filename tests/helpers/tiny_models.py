@@ -39,5 +39,6 @@ def check(model: nn.Module, x: Any, **options: Any) -> nn.Module:
     result = actswap.convert(model, "acon_c", x, **options)
     report = result.report
     assert report.census is not None and report.census.complete
+    # The tolerance that was asked for; or, if the outputs hardly vary, a few roundings of them: `Parity.rounding`.
     assert actswap.verify(model, result.model, x).within(report.tolerance)
     return result.model
