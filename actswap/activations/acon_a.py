@@ -20,6 +20,10 @@ class AconA(_swish.Swish):
         channel_dim: index of the channel axis.
         beta: the value at first, or `log` or `raw`, which stand for beta_as with the value 1.
         beta_as: what is trained: `log` beta, or beta itself (`raw`), which may pass through 0.
+
+    >>> import torch
+    >>> AconA(channels=3)(torch.zeros(2, 3, 4, 4)).shape
+    torch.Size([2, 3, 4, 4])
     """
 
     name = "acon_a"

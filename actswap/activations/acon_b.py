@@ -26,6 +26,9 @@ def acon_b_formula(x: Tensor, p: Tensor, beta: Tensor, dim: int) -> Tensor:
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> acon_b_formula(torch.tensor([[-1.0, 0.0, 2.0]]), torch.tensor([0.25]), torch.tensor([50.0]), 1)
+    tensor([[-0.2500,  0.0000,  2.0000]])
     """
     t = widened(x)
     p, beta = (per_channel(v, t, dim).to(t.dtype) for v in (p, beta))

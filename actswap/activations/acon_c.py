@@ -27,6 +27,10 @@ def acon_c_formula(x: Tensor, p1: Tensor, p2: Tensor, beta: Tensor, dim: int) ->
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> one = torch.ones(1)
+    >>> acon_c_formula(torch.tensor([[-1.0, 0.0, 2.0]]), one, 0 * one, 5 * one, 1)
+    tensor([[-0.0067,  0.0000,  1.9999]])
     """
     t = widened(x)
     p1, p2, beta = (per_channel(v, t, dim).to(t.dtype) for v in (p1, p2, beta))

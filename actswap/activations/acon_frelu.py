@@ -40,6 +40,9 @@ class AconFReLU(SharpActivation):
 
     Raises:
         UsageError: no channel count, an even kernel, or another number of position axes.
+
+    >>> AconFReLU(channels=8, kernel_size=3)(torch.zeros(2, 8, 5, 5)).shape
+    torch.Size([2, 8, 5, 5])
     """
 
     name = "acon_frelu"

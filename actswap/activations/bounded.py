@@ -56,6 +56,9 @@ class Bounded(nn.Module):
         inner: the activation that stands in for the core, trained or plain.
         shift: where the knee of the source lies.
         cap: the ceiling.
+
+    >>> Bounded(nn.ReLU(), shift=0.0, cap=6.0)(torch.tensor([-1.0, 2.0, 9.0]))  # ReLU6
+    tensor([0., 2., 6.])
     """
 
     def __init__(self, inner: nn.Module, shift: float, cap: float) -> None:

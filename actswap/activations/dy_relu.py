@@ -50,6 +50,11 @@ def dy_relu_formula(
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> w1, b1, w2, b2 = torch.zeros(4, 3), torch.zeros(4), torch.zeros(12, 4), torch.zeros(12)
+    >>> init = torch.tensor([1.0, 0.25, 0.0, 0.0]).reshape(4, 1).repeat(1, 3)  # max(x, x / 4)
+    >>> dy_relu_formula(torch.tensor([[-1.0, 0.0, 2.0]]), w1, b1, w2, b2, init, torch.ones(4), 1)
+    tensor([[-0.2500,  0.0000,  2.0000]])
     """
     t = widened(x)
     return max_of_lines(t, coefficients(t, w1, b1, w2, b2, init, lambdas, dim), dim).to(x.dtype)
@@ -112,6 +117,10 @@ class DyReLU(Activation):
         init: the centres a_1 .. a_K, b_1 .. b_K; None is 1, 0, ..., 0, which is ReLU.
         normalizer: `sigmoid`, the paper's, or `hard_sigmoid`, that of Microsoft's code.
         hidden: the hidden width, where it is not to follow from `reduction`.
+
+    >>> unit = DyReLU(channels=8)  # begins as ReLU
+    >>> unit(torch.full((2, 8, 4, 4), -1.0)).abs().max().item(), unit.fc2.weight.shape
+    (0.0, torch.Size([32, 4]))
     """
 
     shared = False
@@ -221,14 +230,22 @@ class DyReLU(Activation):
 
 
 class DyReLUA(DyReLU):
-    """DY-ReLU A: one set of lines per sample, shared by all channels and positions. Arguments as DyReLU."""
+    """DY-ReLU A: one set of lines per sample, shared by all channels and positions. Arguments as DyReLU.
+
+    >>> DyReLUA(channels=8).fc2.weight.shape  # 2 K coefficients for all channels
+    torch.Size([4, 4])
+    """
 
     name = "dy_relu_a"
     shared = True
 
 
 class DyReLUB(DyReLU):
-    """DY-ReLU B: one set of lines per sample and channel. Arguments as DyReLU."""
+    """DY-ReLU B: one set of lines per sample and channel. Arguments as DyReLU.
+
+    >>> DyReLUB(channels=8).fc2.weight.shape  # 2 K coefficients for each channel
+    torch.Size([32, 4])
+    """
 
     name = "dy_relu_b"
 

@@ -49,6 +49,12 @@ def dy_relu_c_formula(
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> w1, b1, w2, b2 = torch.zeros(4, 2), torch.zeros(4), torch.zeros(8, 4), torch.zeros(8)
+    >>> init = torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(4, 1).repeat(1, 2)
+    >>> x, even = torch.ones(1, 2, 6), (torch.zeros(2), torch.zeros(1))  # weights of an even attention
+    >>> dy_relu_c_formula(x, w1, b1, w2, b2, init, torch.ones(4), *even, 10.0, 3.0, 1).sum().item()
+    12.0
     """
     t = widened(x)
     y = max_of_lines(t, coefficients(t, w1, b1, w2, b2, init, lambdas, dim), dim)
@@ -87,6 +93,11 @@ class DyReLUC(DyReLU):
         tau: temperature of the softmax.
         gain: factor on the attention.
         **options: as DyReLU.
+
+    >>> unit = DyReLUC(channels=8)  # begins as ReLU
+    >>> unit.tau = 1.0  # the temperature; a schedule lowers it
+    >>> unit(torch.ones(1, 8, 4, 4)).sum().item()
+    128.0
     """
 
     name = "dy_relu_c"

@@ -57,6 +57,11 @@ def meta_acon_formula(
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> one, w1, b1 = torch.ones(3), torch.zeros(2, 3), torch.zeros(2)
+    >>> w2, b2 = torch.zeros(3, 2), torch.zeros(3)  # beta = 2 sigmoid(0) = 1: SiLU
+    >>> meta_acon_formula(torch.tensor([[-1.0, 0.0, 2.0]]), one, 0 * one, 2 * one, w1, b1, w2, b2, 1)
+    tensor([[-0.2689,  0.0000,  1.7616]])
     """
     t = widened(x)
     m = pooled_mean(t, dim, w1.shape[1])

@@ -20,6 +20,10 @@ class Morph(nn.Module):
         source_module: the activation that stood there.
         target: the activation that is to stand there.
         t: the target's share at first.
+
+    >>> morph = Morph(nn.ReLU(), nn.Identity(), t=0.25)
+    >>> morph(torch.tensor([-4.0, 4.0]))
+    tensor([-1.,  4.])
     """
 
     annealed = "t"
@@ -64,6 +68,10 @@ def finalize(model: nn.Module) -> int:
 
     Raises:
         UsageError: a morph is not at t = 1.
+
+    >>> model = nn.Sequential(nn.Linear(4, 4), Morph(nn.ReLU(), nn.SiLU(), t=1.0))
+    >>> finalize(model), model[1]
+    (1, SiLU())
     """
     places = _places(model)
     for name, _, key, child in places:

@@ -67,6 +67,10 @@ def opau_formula(x: Tensor, c: Tensor, d: Tensor, tails: Tensor, basis: str, saf
 
     Returns:
         A tensor like x; the arithmetic is float32 whatever the type of x, except float64.
+
+    >>> x, tails = torch.tensor([[-1.0, 0.0, 2.0]]), torch.tensor([1.0, -3.0, 3.0, 0.0, 0.0])
+    >>> opau_formula(x, torch.tensor([0.0, 1.0]), torch.tensor([1.0]), tails, "chebyshev_t", True, 1)  # x / (1 + |x|)
+    tensor([[-0.5000,  0.0000,  0.6667]])
     """
     if basis not in BASES:
         raise UsageError(f"opau(basis={basis!r})", why=f"known: {', '.join(BASES)}", fix='basis="chebyshev_t"')
@@ -164,6 +168,10 @@ class HP1(OPAU):
 
     Which of the two Hermite bases the paper calls HP-1 was not found in any text at hand: the mapping is an
     assumption.
+
+    >>> unit = HP1(channels=8)
+    >>> unit.basis, unit.c.shape
+    ('hermite_prob', torch.Size([8, 6]))
     """
 
     name = "hp1"
@@ -180,7 +188,11 @@ class HP1(OPAU):
 
 
 class HP2(HP1):
-    """HP-2: the safe unit in the physicist's Hermite polynomials. Arguments as HP1."""
+    """HP-2: the safe unit in the physicist's Hermite polynomials. Arguments as HP1.
+
+    >>> HP2().basis
+    'hermite_phys'
+    """
 
     name = "hp2"
     _basis = "hermite_phys"

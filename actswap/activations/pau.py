@@ -51,6 +51,10 @@ def pau_formula(x: Tensor, a: Tensor, b: Tensor, tails: Tensor, form: str, dim: 
 
     Returns:
         A tensor like x; the arithmetic is float32 whatever the type of x, except float64.
+
+    >>> x, tails = torch.tensor([[-1.0, 0.0, 2.0]]), torch.tensor([1.0, -3.0, 3.0, 0.0, 0.0])
+    >>> pau_formula(x, torch.tensor([0.0, 1.0]), torch.tensor([1.0]), tails, "A", 1)  # x / (1 + |x|)
+    tensor([[-0.5000,  0.0000,  0.6667]])
     """
     if form not in FORMS:
         raise UsageError(f"pau(form={form!r})", why=f"known: {', '.join(FORMS)}", fix='form="A"; "N" is "unsafe" here')

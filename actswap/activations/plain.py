@@ -294,6 +294,9 @@ class SourceModule(nn.Module):
     Args:
         source: kind and constants.
         channel_dim: the axis that per-channel constants follow.
+
+    >>> SourceModule(Source.of("prelu", slope=(0.5, 0.25)))(torch.tensor([[-4.0, -4.0]]))
+    tensor([[-2., -1.]])
     """
 
     def __init__(self, source: Source, channel_dim: int = 1) -> None:

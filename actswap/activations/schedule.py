@@ -18,6 +18,10 @@ class LinearSchedule:
         first: value up to step 0.
         last: value from step `steps` on.
         steps: length of the line, positive.
+
+    >>> rise = LinearSchedule(first=0.0, last=1.0, steps=10)
+    >>> [rise(step) for step in (-1, 0, 5, 10, 99)]
+    [0.0, 0.0, 0.5, 1.0, 1.0]
     """
 
     first: float
@@ -35,12 +39,20 @@ class LinearSchedule:
 
 
 def temperature_schedule(steps: int) -> LinearSchedule:
-    """The temperature of DY-ReLU C: high at first, so that the attention is not sparse too early."""
+    """The temperature of DY-ReLU C: high at first, so that the attention is not sparse too early.
+
+    >>> [temperature_schedule(100)(step) for step in (0, 50, 100)]
+    [10.0, 5.5, 1.0]
+    """
     return LinearSchedule(10.0, 1.0, steps)
 
 
 def morph_schedule(steps: int) -> LinearSchedule:
-    """The share of the target in a morph."""
+    """The share of the target in a morph.
+
+    >>> [morph_schedule(100)(step) for step in (0, 25, 100)]
+    [0.0, 0.25, 1.0]
+    """
     return LinearSchedule(0.0, 1.0, steps)
 
 
@@ -55,6 +67,11 @@ def anneal(model: nn.Module, attribute: str, schedule: Callable[[int], float], s
 
     Returns:
         The number of modules that were set.
+
+    >>> from actswap.activations.dy_relu_c import DyReLUC
+    >>> model = nn.Sequential(nn.Linear(4, 8), DyReLUC(8))
+    >>> anneal(model, "tau", temperature_schedule(100), step=100), model[1].tau
+    (1, 1.0)
     """
     found = [module for module in model.modules() if getattr(module, "annealed", None) == attribute]
     for module in found:

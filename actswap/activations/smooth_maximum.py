@@ -20,12 +20,20 @@ def smooth_maximum(values: Tensor, beta: Tensor | float, dim: int = 0) -> Tensor
         values: the n values along axis `dim`.
         beta: sharpness, broadcastable to `values`.
         dim: axis that is reduced.
+
+    >>> values = torch.tensor([1.0, 2.0, 4.0])
+    >>> [round(smooth_maximum(values, beta).item(), 3) for beta in (-100.0, 0.0, 100.0)]
+    [1.0, 2.333, 4.0]
     """
     return (torch.softmax(beta * values, dim) * values).sum(dim)
 
 
 def smooth_maximum_of_two(first: Tensor, second: Tensor, beta: Tensor | float) -> Tensor:
-    """Smooth maximum of two values: (first - second) sigmoid(beta (first - second)) + second (eq. 2)."""
+    """Smooth maximum of two values: (first - second) sigmoid(beta (first - second)) + second (eq. 2).
+
+    >>> smooth_maximum_of_two(torch.tensor(3.0), torch.tensor(1.0), 0.0).item()  # beta 0 is the mean
+    2.0
+    """
     difference = first - second
     return difference * torch.sigmoid(beta * difference) + second
 

@@ -21,6 +21,10 @@ def swish_formula(x: Tensor, beta: Tensor, dim: int) -> Tensor:
 
     Returns:
         A tensor like x; the arithmetic is float32 for the half types.
+
+    >>> import torch
+    >>> swish_formula(torch.tensor([[-1.0, 0.0, 2.0]]), torch.ones(1), 1)
+    tensor([[-0.2689,  0.0000,  1.7616]])
     """
     t = widened(x)
     return smooth_maximum_of_lines(t, 1.0, 0.0, per_channel(beta, t, dim).to(t.dtype)).to(x.dtype)

@@ -104,6 +104,14 @@ def convert(
         LoadError: the source is no ONNX file, or does not run.
         UsageError: the target is unknown, or no site can be replaced.
         VerificationError: the outputs differ by more than the tolerance; no file is written.
+
+    >>> import tempfile, torch, actswap
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(8, 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = actswap.export_onnx(model, x, folder + "/model.onnx")
+    ...     report = convert(folder + "/model.onnx", "acon_c", folder + "/acon_c.onnx")
+    >>> [(source, start) for _, source, start, _ in report.replaced]
+    [('relu', 'limit')]
     """
     source, path = Path(source), Path(path)
     if path.exists() and not overwrite:

@@ -61,6 +61,14 @@ class ExportReport:
         bytes: size of the file, and of its data file if it has one.
         simplified: by site, the plain operator written in its place, or `folded`.
         notes: what should be known: an axis that had to stay fixed, a check that the model itself refused.
+
+    >>> import tempfile, torch, actswap
+    >>> model, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(8, 4)
+    >>> converted = actswap.convert(model, "acon_c", x).model
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = actswap.export_onnx(converted, x, folder + "/model.onnx")
+    >>> report.operators["actswap.Swish"], report.inputs  # with p1 = 1 and p2 = 0, ACON-C is a Swish
+    (1, {'input': ('batch', 4)})
     """
 
     path: str

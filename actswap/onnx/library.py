@@ -28,6 +28,9 @@ def library_path() -> str:
 
     Raises:
         ExportError: it was not built.
+
+    >>> libraries.find("actswap_ort") is None or Path(library_path()).is_file()
+    True
     """
     path = find_library()
     if path is None:

@@ -304,6 +304,16 @@ def prepare_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
 
     Raises:
         ExportError: the library is missing, or the runtime does not do what the method needs.
+
+    >>> import tempfile, torch, actswap
+    >>> layers = [torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 3)]
+    >>> model, x = torch.nn.Sequential(*layers), torch.randn(1, 3, 16, 16)
+    >>> converted = actswap.convert(model, "acon_c", x).model
+    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
+    ...     _ = actswap.export_onnx(converted, x, folder + "/model.onnx")
+    ...     prepared = prepare_file(folder + "/model.onnx", folder + "/here.onnx")
+    >>> prepared.blocked  # doctest: +SKIP
+    1
     """
     source, target = Path(source), Path(target)
     found = prepare(onnx.load(source, load_external_data=False), str(source.parent))

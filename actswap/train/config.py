@@ -22,6 +22,10 @@ class Ramp:
         end: value at and after `until`.
         begin: fraction of all steps at which the move begins, 0 to 1.
         until: fraction at which it ends, `begin` to 1.
+
+    >>> ramp = Ramp(start=200.0, end=50.0, until=0.5)
+    >>> [ramp.at(fraction) for fraction in (0.0, 0.25, 1.0)]
+    [200.0, 125.0, 50.0]
     """
 
     start: float
@@ -82,6 +86,11 @@ class TuneConfig:
         checkpoint_every: steps between two checkpoints; 0 writes none but the last.
         out: folder for metrics, checkpoints and the curve; None writes nothing.
         resume: go on from the newest checkpoint in `out`, if there is one.
+
+    >>> TuneConfig(epochs=2, lr=0.01, distill=0.5).problems()
+    []
+    >>> TuneConfig(batch=0).problems()
+    ['batch = 0: must be at least 1']
     """
 
     epochs: float = 1.0

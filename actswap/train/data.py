@@ -28,6 +28,11 @@ class Data:
         train: map-style dataset of (input, target) pairs; a `TensorDataset` is indexed without a loader.
         valid: the same, for evaluation after each epoch; None evaluates nothing.
         loss: loss in place of the cross entropy; None is the cross entropy, and only then is there an accuracy.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> pairs = TensorDataset(torch.randn(8, 3), torch.arange(8) % 2)
+    >>> len(Data(train=pairs, valid=pairs).train)
+    8
     """
 
     train: Dataset[Any]

@@ -34,7 +34,7 @@ class Follow:
     Raises:
         UsageError: the model holds no converted network, or a schedule moves nothing.
 
-    >>> import actswap
+    >>> import torch, actswap
     >>> x, y = torch.randn(64, 4), torch.randn(64, 1)
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     >>> network = actswap.convert(network, "swish", x, start="morph").model
@@ -135,6 +135,12 @@ def check_optimizer(model: nn.Module, groups: Iterable[Mapping[str, Any]]) -> No
 
     Raises:
         UsageError: no activation parameter is trained at all.
+
+    >>> import torch
+    >>> from actswap.activations.acon_c import AconC
+    >>> from actswap.train.groups import param_groups
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), AconC(4))
+    >>> check_optimizer(model, torch.optim.SGD(param_groups(model, 1e-4), lr=0.1).param_groups)
     """
     groups = list(groups)
     trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}

@@ -11,7 +11,12 @@ from actswap.activations.base import Activation
 
 
 def activation_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return every parameter that belongs to a trainable activation, by its first name in the model."""
+    """Return every parameter that belongs to a trainable activation, by its first name in the model.
+
+    >>> from actswap.activations.acon_c import AconC
+    >>> sorted(activation_parameters(nn.Sequential(nn.Linear(4, 4), AconC(4))))
+    ['1.log_beta', '1.p1', '1.p2']
+    """
     owned = {
         id(parameter)
         for module in model.modules()

@@ -5,7 +5,6 @@ It serves `lightning` and `pytorch_lightning`: it is a callback of the one that 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from actswap.capture.wrappers import is_sharded
 from actswap.errors import UsageError
 from actswap.io.bundle import Base
+from actswap.io.torchvision_import import import_library
 from actswap.train.config import Ramp
 from actswap.train.follow import Follow, check_optimizer
 
@@ -24,7 +24,7 @@ def _callback_class() -> Any:
     names = ("lightning.pytorch", "pytorch_lightning")
     for name in sorted(names, key=lambda name: name not in sys.modules):
         with suppress(ImportError):
-            return importlib.import_module(name).Callback
+            return import_library(name).Callback
     raise UsageError("Lightning is not installed", fix="pip install lightning")
 
 

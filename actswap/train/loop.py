@@ -63,6 +63,14 @@ def tune(
         UsageError: the config cannot be used, all problems listed; no teacher; batch larger than the data.
         DivergenceError: the run diverged; the message names the first module that did.
         FileError: `out` cannot be written.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> import actswap
+    >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    >>> data = Data(TensorDataset(x, (x[:, 0] > 0).long()))
+    >>> model = actswap.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "acon_c", x).model
+    >>> tune(model, data, TuneConfig(epochs=2, batch=8, accelerator="cpu")).steps
+    8
     """
     config = config or TuneConfig()
     problems = config.problems()

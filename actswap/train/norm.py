@@ -99,6 +99,10 @@ def reestimate(model: nn.Module, inputs: Iterable[Tensor]) -> int:
 
     Returns:
         The number of batches; 0, without running anything, if the network has no BatchNorm.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(1))
+    >>> reestimate(model, [torch.tensor([[1.0], [3.0]])]), model[0].running_mean.item()
+    (1, 2.0)
     """
     norms = batch_norms(model)
     if not norms:

@@ -30,6 +30,10 @@ class TuneReport:
         backoffs: one entry for each time the run diverged and went back: `step`, `to`, `module`, `what`.
         metrics: the lines of metrics.jsonl.
         files: what was written.
+
+    >>> report = TuneReport(10, 160, 1.0, 99, 2.5, None, {"score": 0.8}, {"score": 0.9}, (), (), ())
+    >>> report.to_dict()["after"]
+    {'score': 0.9}
     """
 
     steps: int
@@ -66,6 +70,13 @@ def draw_curve(metrics: Iterable[Mapping[str, Any]], path: Path, title: str = ""
 
     Raises:
         UsageError: matplotlib is not installed.
+
+    >>> import tempfile
+    >>> rows = [{"kind": "train", "step": k, "loss": 1.0 / k, "lr": 0.1} for k in (1, 2, 3)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw_curve(rows, Path(folder) / "curve.svg")
+    ...     (Path(folder) / "curve.svg").read_text()[:5]
+    '<?xml'
     """
     try:
         from matplotlib.figure import Figure

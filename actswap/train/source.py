@@ -22,6 +22,11 @@ def load_data(source: str, size: int | None = None) -> Data:
 
     Raises:
         UsageError: no such folder, module or function, or it returned something else.
+
+    >>> load_data("no/such/folder")
+    Traceback (most recent call last):
+        ...
+    actswap.errors.UsageError: ...
     """
     if Path(source).is_dir():
         return image_folder(Path(source), size or 224)

@@ -47,3 +47,8 @@ def test_lent_weights_are_taken_back():
     assert torch.equal(model.weight, own["weight"])
     with lent_state(model, None):
         assert torch.equal(model.weight, own["weight"])
+
+
+def test_a_network_without_parameters_is_scored_too():
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    assert evaluate(nn.Identity(), TensorDataset(scores, torch.tensor([0, 1, 1]))) == pytest.approx(2 / 3)
