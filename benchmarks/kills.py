@@ -7,6 +7,7 @@ Exit code 1 if any output was in another state.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
@@ -119,7 +120,7 @@ def prepare(folder: Path, toys: bool = True) -> None:
             raise SystemExit(f"cannot prepare: {line}")
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str], every: int = 1) -> int:
     torch.set_num_threads(1)
     bad = 0
     with tempfile.TemporaryDirectory() as made:
@@ -139,7 +140,8 @@ def main(names: list[str]) -> int:
                 state = judge(output, root / "prepared", after)
                 if name.startswith("session"):
                     state = cache_state
-                found = kill_everywhere(command, root / "prepared", state, work)
+                stops = None if every == 1 else range(1, 10_000, every)
+                found = kill_everywhere(command, root / "prepared", state, work, stops=stops)
                 bad += len(found.bad)
                 print(
                     f"{name:32} {found.stops:6} {found.absent:7} {found.old:5} {found.complete:9} {len(found.bad):4}",
@@ -164,4 +166,8 @@ def cache_state(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="commands of the table; all by default")
+    parser.add_argument("--every", type=int, default=1, help="stop at each N-th change only")
+    given = parser.parse_args()
+    sys.exit(main(given.names, given.every))

@@ -33,7 +33,7 @@ from actswap.errors import LoadError
 from actswap.io.archive import check_zip
 from actswap.io.checkpoint import check_weights
 from actswap.io.expressions import is_guard, is_plain_tree, is_size
-from actswap.io.operators import is_allowed
+from actswap.io.operators import is_allowed, takes_enumeration
 from actswap.io.strict_json import read_json
 from actswap.io.tensor_layout import extent
 
@@ -270,8 +270,11 @@ _DTYPES: dict[int, torch.dtype] = {
 def _check_numbers(graph: dict[str, Any], path: Path) -> None:
     """Refuse nodes that ask for huge tensors or powers by literal numbers."""
     for node in graph["nodes"]:
+        words = takes_enumeration(node["target"])
         for given in node["inputs"]:
             ((kind, value),) = given["arg"].items()
+            if given["name"] in words and kind not in _ENUMERATED:
+                raise LoadError(f"{node['target']} in {path} has a number for its {given['name']}", fix=_FIX)
             if kind == "as_graph":
                 _check_numbers(value["graph"], path)
             product = 1
@@ -283,6 +286,7 @@ def _check_numbers(graph: dict[str, Any], path: Path) -> None:
             raise LoadError(f"the exported program in {path} raises a number to a power it does not state", fix=_FIX)
 
 
+_ENUMERATED = ("as_none", "as_scalar_type", "as_layout", "as_memory_format", "as_device")
 _BOUNDS = ("slice", "slice_scatter", "narrow")  # their numbers are positions: the last one is written as 2**63 - 1
 
 

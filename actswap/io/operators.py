@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 # Elementwise functions, and their in-place variants with an underscore.
 _POINTWISE = """
 abs absolute acos acosh add addcdiv addcmul angle asin asinh atan atan2 atanh bitwise_and bitwise_left_shift
@@ -96,6 +98,14 @@ _PYTHON = re.compile(
     r"|math\.(ceil|floor|trunc|sqrt)"
     r"|torch\.sym_(int|float|max|min|not|ite|sum|sqrt)|torch\._sym_sqrt"
 )
+# Overloads that torch.export never writes, and whose kernels crash on arguments that do not fit each other.
+_UNCHECKED = frozenset(
+    (
+        *("lstm.data", "gru.data", "rnn_tanh.data", "rnn_relu.data", "to.prim_Device", "to.prim_dtype", "to.prim_other"),
+        *("_native_batch_norm_legit_functional.default",),
+    )
+)
+_ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "Device", "Generator", "QScheme")
 _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.\w+)?")
 
 
@@ -113,6 +123,25 @@ def is_allowed(target: str) -> bool:
     home, name = match[1], match[2]
     if home == "actswap":
         return True
+    if home == "aten" and f"{name}{match[3] or ''}" in _UNCHECKED:
+        return False
     if home == "aten":
         return name in ATEN or (name.endswith("_") and name[:-1] in ATEN)
     return name in _OTHERS.get(home, ())
+
+
+def takes_enumeration(target: str) -> frozenset[str]:
+    """Return the names of an operator's arguments that are a dtype, a layout, a memory format or a device.
+
+    torch hands any whole number on as one of these, and the kernels read beyond their tables.
+
+    >>> sorted(takes_enumeration("torch.ops.aten.to.dtype"))
+    ['dtype', 'memory_format']
+    """
+    match = _OPERATOR.fullmatch(target)
+    if match is None:
+        return frozenset()
+    packet = getattr(getattr(torch.ops, match[1]), match[2], None)
+    overload = getattr(packet, (match[3] or ".default")[1:], None)
+    arguments = getattr(getattr(overload, "_schema", None), "arguments", ())
+    return frozenset(a.name for a in arguments if any(word in str(a.real_type) for word in _ENUMERATIONS))

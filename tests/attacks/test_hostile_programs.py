@@ -166,6 +166,11 @@ EDITS = {
     "prim": lambda t: node(t).update(target="torch.ops.prim.device.default"),
     "an attribute of operators": lambda t: node(t).update(target="torch.ops.aten.__class__"),
     "operator as argument": lambda t: node(t)["inputs"][0].update(arg={"as_operator": "torch.load"}),
+    "a packed sequence": lambda t: node(t).update(target="torch.ops.aten.lstm.data"),
+    "a number for a dtype": lambda t: node(t).update(
+        target="torch.ops.aten.to.dtype",
+        inputs=[{"name": "dtype", "arg": {"as_int": 2**31}, "kind": 1}],
+    ),
     "an object": lambda t: node(t)["inputs"][0].update(arg={"as_custom_obj": {"name": "a", "class_fqn": "b"}}),
     "a huge number": lambda t: node(t)["inputs"][0].update(arg={"as_int": 1 << 70}),
     "huge sizes": lambda t: node(t)["inputs"][0].update(arg={"as_ints": [1 << 20, 1 << 20]}),
