@@ -101,7 +101,15 @@ _PYTHON = re.compile(
 # Overloads that torch.export never writes, and whose kernels crash on arguments that do not fit each other.
 _UNCHECKED = frozenset(
     (
-        *("lstm.data", "gru.data", "rnn_tanh.data", "rnn_relu.data", "to.prim_Device", "to.prim_dtype", "to.prim_other"),
+        *(
+            "lstm.data",
+            "gru.data",
+            "rnn_tanh.data",
+            "rnn_relu.data",
+            "to.prim_Device",
+            "to.prim_dtype",
+            "to.prim_other",
+        ),
         *("_native_batch_norm_legit_functional.default",),
     )
 )
