@@ -100,18 +100,10 @@ _PYTHON = re.compile(
 )
 # Overloads that torch.export never writes, and whose kernels crash on arguments that do not fit each other.
 _UNCHECKED = frozenset(
-    (
-        *(
-            "lstm.data",
-            "gru.data",
-            "rnn_tanh.data",
-            "rnn_relu.data",
-            "to.prim_Device",
-            "to.prim_dtype",
-            "to.prim_other",
-        ),
-        *("_native_batch_norm_legit_functional.default",),
-    )
+    """
+    lstm.data gru.data rnn_tanh.data rnn_relu.data to.prim_Device to.prim_dtype to.prim_other
+    _native_batch_norm_legit_functional.default
+    """.split()
 )
 _ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "Device", "Generator", "QScheme")
 _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.\w+)?")
