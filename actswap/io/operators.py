@@ -99,12 +99,11 @@ _PYTHON = re.compile(
     r"|torch\.sym_(int|float|max|min|not|ite|sum|sqrt)|torch\._sym_sqrt"
 )
 # Overloads that torch.export never writes, and whose kernels crash on arguments that do not fit each other.
-_UNCHECKED = frozenset(
-    """
-    lstm.data gru.data rnn_tanh.data rnn_relu.data to.prim_Device to.prim_dtype to.prim_other
-    _native_batch_norm_legit_functional.default
-    """.split()
-)
+_UNCHECKED_OVERLOADS = """
+lstm.data gru.data rnn_tanh.data rnn_relu.data to.prim_Device to.prim_dtype to.prim_other
+_native_batch_norm_legit_functional.default
+"""
+_UNCHECKED = frozenset(_UNCHECKED_OVERLOADS.split())
 _ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "Device", "Generator", "QScheme")
 _OPERATOR = re.compile(r"torch\.ops\.(\w+)\.(\w+)(\.\w+)?")
 
