@@ -20,7 +20,7 @@ from actswap.activations.expression_unit import ExpressionUnit
 from actswap.activations.morph import Morph
 from actswap.conversion.pipeline import convert
 from actswap.conversion.survey import Sites, scan
-from actswap.errors import UsageError, first_line
+from actswap.errors import ActswapError, UsageError, first_line
 from actswap.io.loading import build_model, load_model
 from actswap.search.networks import NETWORKS
 from actswap.search.tables import ChildTable, SearchFile
@@ -101,7 +101,9 @@ class Children:
 
 
 def prepare_children(file: SearchFile, data: Data | None = None, allow: tuple[str, ...] = ()) -> Children:
-    """Load everything that the children of a search need, and check that a child can be built and run.
+    """Load everything that the children of a search need, and train one with ReLU for a step.
+
+    So what would fail every child is said before the search begins.
 
     Args:
         file: the search.
@@ -125,14 +127,18 @@ def prepare_children(file: SearchFile, data: Data | None = None, allow: tuple[st
         base = _pretrained(file.child, allow)
         children = replace(children, base=base, sites=scan(base, example_of(data, EXAMPLES)))
     try:
-        model = children.network("relu(x)", 0).eval()
+        model = children.network("relu(x)", 0)
         with torch.no_grad():
-            output = model(example_of(data, EXAMPLES))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            output = model.eval()(example_of(data, EXAMPLES))
+        once = replace(file.tune, epochs=1e-9, schedules=schedules_of(file.tune.schedules, model, 0))
+        tune(model, data, once, teacher=children.base if once.needs_teacher else None)  # one step, and validation
+    except ActswapError:
+        raise
+    except Exception as error:  # networks, data and accelerators have errors of their own
         raise UsageError(
-            f"the network {file.child.network} does not run on {where}",
+            f"the network {file.child.network} cannot be trained on {where}",
             why=first_line(error),
-            fix="child.network and data.source must fit each other",
+            fix="child.network, data.source and tune must fit each other",
         ) from error
     if data.loss is None and not (isinstance(output, Tensor) and output.dim() == 2):
         raise UsageError(

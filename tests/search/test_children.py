@@ -112,6 +112,15 @@ def test_a_network_that_does_not_fit_the_data() -> None:
         prepare_children(SearchFile(1, child=ChildTable("search_toy:small"), tune=TUNE), wide)
 
 
+def test_what_would_fail_every_child_is_said_at_once() -> None:
+    labels = torch.full((48,), 7)
+    wrong = Data(TensorDataset(DATA.train.tensors[0], labels), DATA.valid)
+    with pytest.raises(UsageError, match="cannot be trained"):
+        prepare_children(SearchFile(1, child=ChildTable(classes=2), tune=TUNE), wrong)
+    with pytest.raises(ActswapError):
+        prepare_children(SearchFile(1, tune=replace(TUNE, accelerator="cuda")), DATA)
+
+
 def test_classes_are_those_of_the_data() -> None:
     class Listed:
         classes = ("a", "b", "c")
