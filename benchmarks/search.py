@@ -94,7 +94,7 @@ def until(found: list[Found], enough: float) -> int | None:
     return None
 
 
-def toy(seeds: int, trials: int) -> None:
+def toy(seeds: int, trials: int, samplers: list[str]) -> None:
     """Compare the samplers on the table and write what they found."""
     scores = table(RESULTS / "search-toy-table.jsonl")
     every = sorted(scores.values(), reverse=True)
@@ -102,7 +102,7 @@ def toy(seeds: int, trials: int) -> None:
     lines = [f"{len(every)} functions of {TOY.size} points; best {best:.4f}, best {TOP:.0%} from {good:.4f}; "
              f"{trials} trials, {seeds} seeds"]  # fmt: skip
     pages = []
-    for sampler in SAMPLERS:
+    for sampler in samplers:
         runs = [searched(sampler, seed, scores, trials) for seed in range(seeds)]
         pages += [Searched(f"{sampler}, seed {k}", {}, run, ()) for k, run in enumerate(runs)]
         for name, enough in (("best", best), (f"top {TOP:.0%}", good)):
@@ -163,10 +163,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int)
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--storage", default=str(RESULTS / "search-exhaustive.journal"))
     given = parser.parse_args()
     if given.what == "toy":
-        toy(given.seeds, given.trials or 400)
+        toy(given.seeds, given.trials or 400, given.samplers)
     elif given.what == "exhaustive":
         exhaustive(given.seed, given.trials, given.storage)
     else:
