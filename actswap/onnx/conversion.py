@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnx.inliner
 import torch
 from onnx import NodeProto, helper, numpy_helper
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,9 +26,9 @@ from actswap.onnx.feeds import KEY, Feed, describe, working_feeds
 from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
 from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
-from actswap.onnx.model_file import external_files
+from actswap.onnx.model_file import external_files, split_biases, tensors_of
 from actswap.onnx.parity import OutputParity, compare, worst
-from actswap.onnx.runtime import cpu_session
+from actswap.onnx.runtime import cpu_session, quiet_options
 from actswap.plan import tool_version
 from actswap.sites import Progress, Start
 
@@ -35,6 +37,8 @@ _SHARPNESS = (10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6)
 _SHARP = ("exact", "limit")
 _SHARE = 0.5  # of the tolerance: what the starts may use on the inputs that are seen, the rest is for others
 _LOWEST_OPSET = 13
+_LARGEST = 1_800_000_000  # bytes of weights that are read into the model
+_WEIGHTS_BESIDE = "session.model_external_initializers_file_folder_path"  # an entry of ONNX Runtime's options
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,8 @@ def convert(
     model = _load(source)
     sites, left = find_sites(model)
     tell(0, 3, f"{len(sites)} activations")
-    feeds = list(calibration) if calibration is not None else _random_feeds(model)
-    seen, references = _calibrate(model, sites, feeds)
+    feeds = list(calibration) if calibration is not None else _random_feeds(model, source.parent)
+    seen, references = _calibrate(model, source.parent, sites, feeds)
     names = [value.name for value in model.graph.output]
 
     def attempt(beta: float, fits: int) -> _Attempt:
@@ -134,7 +138,9 @@ def convert(
             why = next(iter(refused.values()), "the graph has no activation that is recognised")
             raise UsageError(f"nothing to replace by {target}", where=str(source), why=why)
         made = _replaced(model, spec, starts, seen, options or {})
-        runs = [compare(names, want, _run(made, feed)) for want, feed in zip(references, feeds, strict=True)]
+        runs = [
+            compare(names, want, _run(made, source.parent, feed)) for want, feed in zip(references, feeds, strict=True)
+        ]
         return _Attempt(made, starts, refused, worst(*runs))
 
     def within(parity: tuple[OutputParity, ...]) -> bool:
@@ -168,7 +174,7 @@ def convert(
         )
     entries = {p.key: p.value for p in made.metadata_props}
     helper.set_model_props(made, {**entries, KEY: describe(feeds)})
-    _save(made, path)
+    _save(made, path, source.parent)
     tell(3, 3, "done")
     rows = tuple(
         (site.name, str(site.source), start.kind, start.error if start.error is not None else start.bound)
@@ -184,11 +190,20 @@ def _fitted(starts: Mapping[GraphSite, Start]) -> list[GraphSite]:
 
 
 def _load(source: Path) -> onnx.ModelProto:
+    """Read a file; its local functions are put in place of their calls, so that their activations are seen.
+
+    Weights that lie beside a large file stay there: a protobuf of more than 2 GiB can be neither copied nor checked.
+    """
     try:
-        plain = onnx.load(source, load_external_data=False)
-        external_files(plain, source.parent)
-        model = onnx.load(source)
-        onnx.checker.check_model(model)
+        model = onnx.load(source, load_external_data=False)
+        large = sum(part.stat().st_size for part in external_files(model, source.parent)) > _LARGEST
+        if not large:
+            model = onnx.load(source)
+        onnx.checker.check_model(str(source) if large else model)
+        ours = [(body.domain, body.name) for body in model.functions if body.domain == DOMAIN]
+        if len(ours) < len(model.functions):
+            model = onnx.inliner.inline_selected_functions(model, ours, exclude=True)
+        split_biases(model)
     except LoadError as error:
         raise LoadError(error.what, where=str(source), why=error.why, fix=error.fix) from None
     except Exception as error:
@@ -203,21 +218,24 @@ def _load(source: Path) -> onnx.ModelProto:
     return model
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def _session(model: onnx.ModelProto, folder: Path) -> Any:
+    """Open a model whose weights may lie in the folder."""
+    options = quiet_options()
+    options.add_session_config_entry(_WEIGHTS_BESIDE, str(folder.absolute()))
     try:
-        return cpu_session(model)
+        return cpu_session(model, options)
     except Exception as error:
         raise LoadError("ONNX Runtime cannot open the file", why=str(error).strip()) from error
 
 
-def _run(model: onnx.ModelProto, feed: Feed) -> list[Array]:
-    found: list[Array] = _session(model).run(None, dict(feed))
+def _run(model: onnx.ModelProto, folder: Path, feed: Feed) -> list[Array]:
+    found: list[Array] = _session(model, folder).run(None, dict(feed))
     return found
 
 
-def _random_feeds(model: onnx.ModelProto) -> list[Feed]:
+def _random_feeds(model: onnx.ModelProto, folder: Path) -> list[Feed]:
     """Make up inputs that the outputs depend on."""
-    session = _session(model)
+    session = _session(model, folder)
     found, why = working_feeds(model, lambda feed: session.run(None, dict(feed)))
     if not found:
         raise UsageError(
@@ -227,7 +245,7 @@ def _random_feeds(model: onnx.ModelProto) -> list[Feed]:
 
 
 def _calibrate(
-    model: onnx.ModelProto, sites: Sequence[GraphSite], feeds: Sequence[Feed]
+    model: onnx.ModelProto, folder: Path, sites: Sequence[GraphSite], feeds: Sequence[Feed]
 ) -> tuple[dict[str, _Seen], list[list[Array]]]:
     """Run the original with the values before the sites as further outputs."""
     watched = onnx.ModelProto()
@@ -236,7 +254,7 @@ def _calibrate(
     known = {value.name for value in model.graph.output} | {value.name for value in model.graph.input}
     extra = [name for name in dict.fromkeys(site.x for site in sites) if name not in known]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
-    session = _session(watched)
+    session = _session(watched, folder)
     names = [value.name for value in session.get_outputs()]
     streams = {site.x: HistogramStream() for site in sites}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -367,7 +385,19 @@ def _nodes(graph: onnx.GraphProto, site: GraphSite, lowered: Lowered) -> list[No
     return nodes
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def _save(model: onnx.ModelProto, path: Path, folder: Path) -> None:
+    """Write the file; weights that lie in `folder` are copied beside it, unless it is the same folder."""
+    copies: dict[str, str] = {}
+    if folder.resolve() != path.parent.resolve():
+        parts = external_files(model, folder)
+        copies = {str(part.relative_to(folder)): f"{path.name}.{k}.data" for k, part in enumerate(parts)}
+    for tensor in tensors_of(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value in copies:
+                entry.value = copies[entry.value]
+    for old, new in copies.items():
+        with replacing(path.parent / new) as beside:
+            shutil.copyfile(folder / old, beside)
     with replacing(path) as beside:
         beside.write_bytes(model.SerializeToString())
         onnx.checker.check_model(str(beside))

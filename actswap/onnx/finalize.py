@@ -16,6 +16,7 @@ from actswap.activations.base import OnnxFunction
 from actswap.onnx.functions import DOMAIN, VERSION
 from actswap.plan import tool_version
 
+_LARGE = 1 << 16  # bytes of a weight
 _AXES = {
     4: ("batch", "channels", "height", "width"),
     3: ("batch", "length", "width"),
@@ -86,11 +87,24 @@ def body(function: OnnxFunction, opset: int) -> onnx.FunctionProto:
 
 
 def inline(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the bodies in place of the nodes, and compute what is constant in them."""
+    """Put the bodies in place of the nodes, and compute what is constant in them.
+
+    The inliner copies the model as one protobuf of 2 GiB at most. So large weights, which are no part of an activation,
+    are taken out of `proto` and put into the result.
+    """
+    stored = list(proto.graph.initializer)
+    large = [tensor for tensor in stored if len(tensor.raw_data) > _LARGE]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(tensor for tensor in stored if len(tensor.raw_data) <= _LARGE)
+    count = len(proto.graph.input)
+    proto.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large)
     inlined = ir.from_proto(onnx.inliner.inline_local_functions(proto))
     inlined.opset_imports.pop(DOMAIN, None)
     onnxscript.optimizer.optimize_ir(inlined)
-    return ir.to_proto(inlined)
+    made = ir.to_proto(inlined)
+    del made.graph.input[count:]
+    made.graph.initializer.extend(large)
+    return made
 
 
 def operators(proto: onnx.ModelProto) -> dict[str, int]:

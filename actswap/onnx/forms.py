@@ -18,6 +18,7 @@ from onnx import NodeProto, helper, numpy_helper
 from actswap.activations import formula
 from actswap.activations.formula import Expr, X
 from actswap.onnx.functions import Array
+from actswap.onnx.model_file import graphs_of, names_in
 from actswap.recognize.identify import identify
 from actswap.sites import Source
 
@@ -69,6 +70,13 @@ _WITH_ATTRIBUTES: Mapping[str, Callable[[Expr, _Attributes], Expr]] = {
     "Mish": lambda a, k: ("mish", a),
     "HardSwish": lambda a, k: ("hardswish", a),
 }
+_STANDARD = ("", "ai.onnx")
+# Operators of ONNX Runtime's own domain; those with a bias were split before (model_file.split_biases).
+_OF_THE_RUNTIME: Mapping[str, Callable[[_Attributes], Expr]] = {
+    "Gelu": lambda k: ("gelu", X),
+    "FastGelu": lambda k: ("gelu_tanh", X),
+    "QuickGelu": lambda k: ("mul", X, ("sigmoid", ("mul", k.get("alpha", 1.702), X))),
+}
 _PASS = ("Identity", "Cast")
 _ELEMENTWISE = frozenset((*_UNARY, *_BINARY, *_WITH_ATTRIBUTES, *_PASS, "Clip", "Where"))
 # A formula is looked for around these: the others stand in any arithmetic.
@@ -104,12 +112,30 @@ class GraphSite:
 
 
 def find_sites(model: onnx.ModelProto) -> tuple[list[GraphSite], dict[str, str]]:
-    """Find the activations of the main graph.
+    """Find the activations of the main graph; those in the bodies of If, Loop and Scan are left, with their names.
 
     Returns:
         The sites in the order of the graph, and what was left, by name, with the reason.
     """
-    view = _View(model)
+    view = _View(model.graph, model)
+    found, left = _sites(view)
+    return found, left | _in_bodies(model, model.graph, view.constants)
+
+
+def _in_bodies(model: onnx.ModelProto, graph: onnx.GraphProto, known: Mapping[str, Array]) -> dict[str, str]:
+    """Name the activations in the graphs that are attributes of nodes."""
+    left: dict[str, str] = {}
+    for node in graph.node:
+        for inner in graphs_of(node):
+            view = _View(inner, model, known)
+            sites, others = _sites(view)
+            reason = f"it stands in the body of {node.op_type} {node.name or node.output[0]}, which may run or not"
+            left.update({site.name: f"{reason}: {site.source} is kept" for site in sites} | others)
+            left.update(_in_bodies(model, inner, view.constants))
+    return left
+
+
+def _sites(view: _View) -> tuple[list[GraphSite], dict[str, str]]:
     found: list[GraphSite] = []
     left: dict[str, str] = {}
     taken: set[int] = set()
@@ -138,15 +164,20 @@ def find_sites(model: onnx.ModelProto) -> tuple[list[GraphSite], dict[str, str]]
 class _View:
     """The graph with what is looked up again and again."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.nodes = list(model.graph.node)
-        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    def __init__(
+        self, graph: onnx.GraphProto, model: onnx.ModelProto, known: Mapping[str, Array] | None = None
+    ) -> None:
+        self.nodes = list(graph.node)
+        self.constants: dict[str, Array] = dict(known or {})
+        # Weights that lie beside a large file are no constants of an activation.
+        self.constants.update({t.name: numpy_helper.to_array(t) for t in graph.initializer if not t.external_data})
         self.producer: dict[str, int] = {}
         self.consumers: Mapping[str, list[int]] = defaultdict(list)
         for k, node in enumerate(self.nodes):
             for name in node.output:
                 self.producer[name] = k
-            for name in node.input:
+            captured = {name for inner in graphs_of(node) for name in names_in(inner)}
+            for name in dict.fromkeys((*node.input, *captured)):
                 self.consumers[name].append(k)
             if node.op_type == "Constant":
                 for attribute in node.attribute:
@@ -156,7 +187,7 @@ class _View:
                         self.constants[node.output[0]] = np.asarray(attribute.f, np.float32)
                     elif attribute.name == "value_int":
                         self.constants[node.output[0]] = np.asarray(attribute.i)
-        self.outputs = {value.name for value in model.graph.output}
+        self.outputs = {value.name for value in graph.output}
         self.opset = next((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), 1)
 
     def variable(self, node: NodeProto) -> list[str]:
@@ -166,12 +197,14 @@ class _View:
     def elementwise(self, node: NodeProto) -> bool:
         """Whether the node works value by value, with single constants."""
         constants = (self.constants[name] for name in node.input if name in self.constants)
-        return node.domain == "" and node.op_type in _ELEMENTWISE and all(c.size == 1 for c in constants)
+        return node.domain in _STANDARD and node.op_type in _ELEMENTWISE and all(c.size == 1 for c in constants)
 
 
 def _single(view: _View, node: NodeProto) -> Source | None:
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.domain != "":
+    if node.domain == "com.microsoft" and node.op_type in _OF_THE_RUNTIME:
+        return identify(_OF_THE_RUNTIME[node.op_type](_numbers(node)))
+    if node.domain not in _STANDARD:
         return None
     if node.op_type == "Relu":
         return Source("relu")

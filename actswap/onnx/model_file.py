@@ -154,9 +154,41 @@ def nodes_of(graph: Any) -> Iterator[onnx.NodeProto]:
     """
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-                yield from nodes_of(inner)
+        for inner in graphs_of(node):
+            yield from nodes_of(inner)
+
+
+def graphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in the attributes of a node: the branches of If, the bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        yield from [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+
+
+def names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names that a graph reads or returns, those of values outside of it among them."""
+    for node in nodes_of(graph):
+        yield from node.input
+    yield from (value.name for value in graph.output)
+    for node in nodes_of(graph):
+        for inner in graphs_of(node):
+            yield from (value.name for value in inner.output)
+
+
+def split_biases(model: onnx.ModelProto) -> None:
+    """Write ONNX Runtime's Gelus with a bias as an addition and a Gelu, in place."""
+    found: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
+        biased = node.domain == "com.microsoft" and node.op_type in ("BiasGelu", "FastGelu")
+        if biased and len(node.input) > 1 and node.input[1]:
+            total = f"{node.output[0]}/biased"
+            found.append(onnx.helper.make_node("Add", node.input[:2], [total]))
+            copied.op_type = node.op_type.removeprefix("Bias")
+            copied.input[:] = [total]
+        found.append(copied)
+    del model.graph.node[:]
+    model.graph.node.extend(found)
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

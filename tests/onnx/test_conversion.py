@@ -143,3 +143,79 @@ def test_numbers_are_made_up_so_that_the_outputs_show_something(tmp_path: Path) 
     onnx.save(made(body, "float[N, 4] x, float low, float high"), tmp_path / "m.onnx")
     report = convert(tmp_path / "m.onnx", "acon_c", tmp_path / "n.onnx")
     assert 0 < report.parity[0].relative <= 1e-3
+
+
+def test_bodies_are_seen(tmp_path: Path) -> None:
+    """Activations of local functions are replaced; those of If are named."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>
+        g (float[N, 4, H] x, bool c) => (float[N, 4, H] y) {
+            a = mine.Block (x)
+            y = If (c) <then_branch = one () => (float[N, 4, H] t) { t = Relu (a) },
+                        else_branch = two () => (float[N, 4, H] e) { s = Sigmoid (a)  e = Mul (a, s) }>
+        }
+        <domain: "mine", opset_import: ["" : 17]> Block (x) => (y) { y = Relu (x) }""")
+    onnx.save(model, tmp_path / "m.onnx")
+    report = convert(tmp_path / "m.onnx", "acon_c", tmp_path / "n.onnx")
+    assert [source for _, source, _, _ in report.replaced] == ["relu"]
+    kept = [reason for reason in report.left.values() if "body of If" in reason]
+    assert len(kept) == 2 and any("silu is kept" in reason for reason in kept)
+
+
+def test_a_value_that_a_body_reads_is_no_inside_of_a_formula(tmp_path: Path) -> None:
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4, H] x, bool c) => (float[N, 4, H] y, float[N, 4, H] z) {
+            s = Sigmoid (x)
+            y = Mul (x, s)
+            z = If (c) <then_branch = one () => (float[N, 4, H] t) { t = Identity (s) },
+                        else_branch = two () => (float[N, 4, H] e) { e = Neg (s) }>
+        }""")
+    sites, left = find_sites(model)
+    assert sites == [] and list(left.values()) == ["a gate, or an output"]
+
+
+@pytest.mark.parametrize(
+    ("node", "kind"),
+    [
+        ("y = com.microsoft.Gelu (x)", "gelu"),
+        ("y = com.microsoft.FastGelu (x)", "gelu_tanh"),
+        ("y = com.microsoft.QuickGelu <alpha = 1.702> (x)", "quick_gelu"),
+        ("y = com.microsoft.BiasGelu (x, b)", "gelu"),
+        ("y = com.microsoft.FastGelu (x, b)", "gelu_tanh"),
+    ],
+)
+def test_operators_of_the_runtimes_own_domain(node: str, kind: str, tmp_path: Path) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>'
+    model = parser.parse_model(f"{head} g (float[N, 4] x) => (float[N, 4] y) {{ {node} }}")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0.5, -1, 2, 0], np.float32), "b"))
+    onnx.save(model, tmp_path / "m.onnx")
+    report = convert(tmp_path / "m.onnx", "pau", tmp_path / "n.onnx", tolerance=0.1)
+    assert [source for _, source, _, _ in report.replaced] == [kind]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s = Softplus (x)\n t = Tanh (s)\n y = Mul (t, x)",
+        "e = Exp (x)\n o = Constant <value_float = 1.0> ()\n p = Add (e, o)\n l = Log (p)\n"
+        " t = Tanh (l)\n y = Mul (x, t)",
+    ],
+)
+def test_mish_by_its_steps(text: str) -> None:
+    assert [site.source.kind for site in find_sites(graph(text))[0]] == ["mish"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_weights_of_a_large_file_stay_beside_it(elsewhere: bool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("actswap.onnx.conversion._LARGEST", 100)
+    model = parser.parse_model(f"{HEAD} g (float[N, 40] x) => (float[N, 40] y) {{ a = MatMul (x, w)\n y = Relu (a) }}")
+    weight = np.random.default_rng(0).standard_normal((40, 40)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    target = tmp_path / "other" / "n.onnx" if elsewhere else tmp_path / "n.onnx"
+    target.parent.mkdir(exist_ok=True)
+    report = convert(tmp_path / "m.onnx", "acon_c", target)
+    assert len(report.replaced) == 1
+    assert sorted(p.name for p in target.parent.glob("*.data")) == (["n.onnx.0.data"] if elsewhere else ["m.data"])
+    x = np.ones((2, 40), np.float32)
+    (got,) = ort.InferenceSession(target, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    assert np.abs(got - np.maximum(x @ weight, 0)).max() <= 1e-3 * np.abs(got).max(), "the tolerance of the start"

@@ -289,3 +289,21 @@ def test_a_morph_that_has_arrived_leaves_its_source_out(tmp_path: Path) -> None:
     report = export_onnx(model, x, tmp_path / "m.onnx", simplify=False)
     assert "Log" not in report.operators and "actswap.Swish" in report.operators
     assert model[1].t == 1.0, "the model itself is not changed"
+
+
+def test_a_decomposed_file_keeps_large_weights_out_of_the_inliner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inliner copies a model as one protobuf, which ends at 2 GiB."""
+    import onnx.inliner
+
+    real, seen = onnx.inliner.inline_local_functions, []
+    monkeypatch.setattr("actswap.onnx.finalize._LARGE", 500)
+    monkeypatch.setattr("onnx.inliner.inline_local_functions", lambda m: (seen.append(m.ByteSize()), real(m))[1])
+    model, x = (
+        nn.Sequential(nn.Linear(60, 60), act("acon_c", shared=True), nn.Linear(60, 60)).eval(),
+        torch.randn(2, 60),
+    )
+    report = export_onnx(model, x, tmp_path / "m.onnx", decompose=True, simplify=False)
+    assert seen[0] < 60 * 60 * 4 < report.bytes and report.parity[0].relative <= 1e-4
+    assert [value.name for value in onnx.load(tmp_path / "m.onnx").graph.input] == ["input"]
