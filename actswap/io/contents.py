@@ -7,7 +7,7 @@ already are looked at in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,15 @@ _NO_NETWORK = ("optim", "scheduler", "scaler", "rng", "callback", "loops", "crit
 _DEPTH = 3
 _DEEPEST = 60  # modules inside modules
 _SHOWN = 12
+# Wrappers of whole networks, and the name of the network inside.
+_WRAPPERS = {
+    ("torch.optim.swa_utils", "AveragedModel"): "module",
+    ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
+    ("torch.nn.parallel.distributed", "DistributedDataParallel"): "module",
+    ("timm.utils.model_ema", "ModelEma"): "ema",
+    ("timm.utils.model_ema", "ModelEmaV2"): "module",
+    ("timm.utils.model_ema", "ModelEmaV3"): "module",
+}
 _TABLES = {"OrderedDict", "defaultdict", "dict", "FrozenDict", "AttributeDict", "DictConfig", "EasyDict"}
 
 
@@ -70,8 +79,36 @@ def take(content: Any, key: str | None, name: str) -> Taken | None:
         LoadError: the key does not exist, or there are several and no usual name among them.
     """
     found = list(_entries(content, "", 0))
-    if key is not None:
-        return _asked_for(found, key, content, name)
+    taken = _asked_for(found, key, content, name) if key is not None else _usual(found, name)
+    return None if taken is None else _without_wrapper(taken)
+
+
+def _without_wrapper(taken: Taken) -> Taken:
+    """Take the network out of a wrapper: an average, a compiled or a distributed module."""
+    value, notes = taken.value, [taken.note] if taken.note else []
+    while (inside := _inside(value)) is not None:
+        kind = value.what.name if isinstance(value, Made) else type(value).__name__
+        notes.append(f"took the network inside {kind}")
+        value = inside
+    return Taken(value, taken.key, "; ".join(notes))
+
+
+def _inside(value: Any) -> Any:
+    """Return the network inside a wrapper, None if the value is no wrapper."""
+    described = isinstance(value, Made)
+    kind = (value.what.module, value.what.name) if described else (type(value).__module__, type(value).__name__)
+    if kind not in _WRAPPERS:
+        return None
+    if described and not isinstance(value.state, dict):  # torch.compile's is made by a call
+        inside = value.args[0] if value.args else None
+    else:
+        own = value.state if described else vars(value)
+        inside = (_table(own.get("_modules")) or {}).get(_WRAPPERS[kind])
+    return inside if is_network(inside) else None
+
+
+def _usual(found: Sequence[_Entry], name: str) -> Taken | None:
+    """Take the only entry, or the one that the toolkits take."""
     if not found:
         return None
     if len(found) == 1:
@@ -145,7 +182,7 @@ def _rank(entry: _Entry) -> int:
     return len(_ORDER) + _ORDER.index(last) if last in _ORDER else _LAST
 
 
-def _asked_for(found: list[_Entry], key: str, content: Any, name: str) -> Taken:
+def _asked_for(found: Sequence[_Entry], key: str, content: Any, name: str) -> Taken:
     exact = next((e for e in found if e.key == key), None)
     inside = [e for e in found if e.key.startswith(f"{key}.")]
     chosen = exact or (min(inside, key=_rank) if inside else None)
@@ -195,7 +232,8 @@ def _is_tensor(value: Any) -> bool:
 def is_network(value: Any) -> bool:
     """True for a module, and for the description of one."""
     if isinstance(value, Made):
-        return isinstance(value.state, dict) and {"_modules", "_parameters"} <= value.state.keys()
+        filled = isinstance(value.state, dict) and {"_modules", "_parameters"} <= value.state.keys()
+        return filled or _inside(value) is not None
     return isinstance(value, nn.Module)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,23 @@ def test_a_quantised_model_is_named_as_such(tmp_path: Path) -> None:
     torch.save({"0.weight": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)}, tmp_path / "q.pt")
     with pytest.raises(LoadError, match="quantised"):
         load_model(tmp_path / "q.pt", model="factories:plain")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing torch.compile's backends warns of torch.jit
+@pytest.mark.parametrize("wrap", [torch.optim.swa_utils.AveragedModel, torch.compile])
+@pytest.mark.parametrize("trust", [False, True])
+def test_the_network_inside_a_wrapper(wrap: Any, trust: bool, tmp_path: Path) -> None:
+    torch.save({"model": wrap(network(1))}, tmp_path / "c.pt")
+    loaded = load_model(tmp_path / "c.pt", trust_pickle=trust)
+    assert type(loaded.module) is nn.Sequential and "inside" in loaded.notes[0]
+    assert first(tmp_path / "c.pt") == 1
+
+
+def test_weights_of_a_network_whose_classes_are_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As YOLOv5 and fastai files are, outside of their projects: `--model` builds it, the file gives the weights."""
+    module = type(sys)("gone_package")
+    module.Gone = type("Gone", (nn.Sequential,), {"__module__": "gone_package"})
+    monkeypatch.setitem(sys.modules, "gone_package", module)
+    torch.save({"model": module.Gone(*network(1))}, tmp_path / "c.pt")
+    monkeypatch.delitem(sys.modules, "gone_package")
+    assert first(tmp_path / "c.pt") == 1
