@@ -186,7 +186,7 @@ def export_onnx(
                         session = plain_session(file)
                         proof = Proof((), (), ())
                         if check:
-                            proof = prove(session, reference, full, low, given)
+                            proof = prove(session, reference, full, low, given, asked=half)
                         break
                     except ExportError as error:
                         if choice is choices[-1]:

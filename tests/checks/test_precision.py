@@ -207,6 +207,20 @@ def test_files_of_another_network_are_refused(folder: Path) -> None:
     assert command("verify half.pt full.onnx --input x.pt --dtype float32") == 1
 
 
+def test_a_half_network_that_loses_much_is_exported_and_told(tmp_path: Path) -> None:
+    """Its outputs vary by as much as float16 rounds them; asked for as `half=True` that is refused."""
+    net = network()
+    net[-1].weight.data /= 64
+    report = export_onnx(net, inputs(), tmp_path / "m.onnx")
+    assert any("--dtype float32" in note for note in report.notes)
+    with pytest.raises(ExportError, match="loses too much"):
+        export_onnx(net.float(), inputs(torch.float32), tmp_path / "n.onnx", half=True)
+    net = network(torch.float32)
+    net[-1].weight.data *= 6e4  # weights up to 6e4, outputs beyond 65504
+    with pytest.raises(ExportError, match="overflows"):
+        export_onnx(net.half(), inputs(), tmp_path / "o.onnx")
+
+
 def test_bench_gives_each_subject_its_own_precision() -> None:
     report = bench([network(), network(torch.float32)], inputs(), rounds=1, warmup=0)
     assert len(report.rows) == 2
