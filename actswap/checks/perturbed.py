@@ -7,6 +7,7 @@ Python numbers that a traced forward reads from its module (`self.scale`) are mo
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,7 +80,6 @@ def perturbed_run(
 
 def _moved_tensor(t: Tensor, name: str, amount: float) -> Tensor:
     """Return a moved copy. The passes over its memory are the cost, so there are as few as possible."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     out = torch.empty_like(t, memory_format=torch.contiguous_format)
     flat, to = t.reshape(-1), out.view(-1)
     some = flat[:: -(-flat.numel() // _PERIOD)]
@@ -87,8 +87,9 @@ def _moved_tensor(t: Tensor, name: str, amount: float) -> Tensor:
     size = float(some.square().mean().sqrt()) if some.numel() else 0.0
     positive = bool((some >= 0).all()) and bool(t.amin() >= 0)
     period = min(t.numel(), _PERIOD)
-    n, m = (torch.randn(period, generator=generator).clamp_(-3, 3).mul_(amount) for _ in range(2))
-    factor, added = (1 + n).to(t), (m * (size or amount)).to(t)
+    begin = zlib.crc32(name.encode()) % _PERIOD
+    n, m = _noise()[:, begin : begin + period]
+    factor, added = (1 + amount * n).to(t), (amount * (size or amount) * m).to(t)
     whole = t.numel() // period * period
     for part, moved in ((flat[:whole], to[:whole]), (flat[whole:], to[whole:])):
         rows, width = (part.view(-1, period), period) if part.numel() >= period else (part[None], part.numel())
@@ -96,6 +97,12 @@ def _moved_tensor(t: Tensor, name: str, amount: float) -> Tensor:
     if positive:
         to.abs_()
     return out if t.is_contiguous() else torch.empty_like(t).copy_(out)
+
+
+@functools.lru_cache(1)
+def _noise() -> Tensor:
+    """Return two rows of normal random numbers, cut at 3; every tensor takes a part that depends on its name."""
+    return torch.randn(2, 2 * _PERIOD, generator=torch.Generator().manual_seed(0)).clamp_(-3, 3)
 
 
 def _moved_number(value: float, amount: float) -> float:
