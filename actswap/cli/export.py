@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,35 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-4  # of a program: the same formulas in another order
 
+# Those of actswap.onnx.runtimes, which help and completion do not import.
+_RUNTIMES = ("onnxruntime", "web", "openvino", "tensorrt", "tract", "ncnn", "mnn", "coreml", "tflite")
+
+
+def _suited(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """Make the options of a runtime the defaults of the others."""
+    if name is not None:
+        from actswap.onnx.runtimes import RUNTIMES
+
+        context.default_map = {**(context.default_map or {}), **RUNTIMES[name].options()}
+    return name
+
 
 @verb(
     click.argument("path", metavar="MODEL", type=click.Path()),
     click.option("-o", "--output", type=click.Path(), metavar="OUT", help="The file; default MODEL.onnx."),
     click.option("--format", "form", type=click.Choice(["onnx", "pt2"]), default="onnx", show_default=True),
+    click.option(
+        "--for",
+        "runtime",
+        type=click.Choice(_RUNTIMES),
+        is_eager=True,
+        callback=_suited,
+        help="Choose format, --decompose, --simplify and what is fixed as this runtime needs it.",
+    ),
     MODEL_OPTIONS,
     INPUT_OPTION,
+    click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Fix the batch at N."),
+    click.option("--size", metavar="H,W", help="Fix heights and widths, or lengths, at these."),
     click.option("--dynamic-batch/--fixed-batch", default=True, show_default=True, help="Let the batch size vary."),
     click.option("--dynamic-size/--fixed-size", default=True, show_default=True, help="Let heights and lengths vary."),
     click.option(
@@ -69,8 +92,11 @@ def command(
     path: str,
     output: str | None,
     form: str,
+    runtime: str | None,
     how: ModelOptions,
     specs: tuple[str, ...],
+    batch: int | None,
+    size: str | None,
     dynamic_batch: bool,
     dynamic_size: bool,
     patience: float,
@@ -90,7 +116,12 @@ def command(
     out = Path(output) if output else source.parent / f"{stem}.{form}"
     refuse_overwrite(out, overwrite=force, source=(path, *inputs_of(path, how.base)))
     loaded = load(path, how)
-    inputs = inputs_for(loaded, specs)
+    inputs = _resized(inputs_for(loaded, specs), batch, size)
+    dynamic_batch, dynamic_size = dynamic_batch and batch is None, dynamic_size and size is None
+    if runtime:
+        from actswap.onnx.runtimes import RUNTIMES
+
+        say(f"For {runtime}: {RUNTIMES[runtime].why}")
     if form == "pt2":
         onnx_only = {"--half": half, "--for-this-machine": for_this_machine, "--no-simplify": not simplify}
         return _program(loaded.module, inputs, out, decompose, force, [name for name, on in onnx_only.items() if on])
@@ -126,6 +157,27 @@ def command(
         lines.append(_prepared(out, force))
     say("Next: " + again("actswap", "verify", path, str(out), how=how, specs=specs))
     return Answer({**data, "input": inputs.said}, lines)
+
+
+def _resized(inputs: Inputs, batch: int | None, size: str | None) -> Inputs:
+    """Repeat or cut the example inputs to a batch and a size."""
+    if batch is None and size is None:
+        return inputs
+    from actswap.errors import UsageError
+    from actswap.onnx.capture import resize, with_batch
+
+    words = size.split(",") if size else []
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise UsageError(f"--size {size}", why="sizes are whole numbers with commas between", fix="--size 224,224")
+    lengths = [int(word) for word in words]
+
+    def sized(leaf: Any) -> Any:
+        first = leaf.dim() - len(lengths) if hasattr(leaf, "dim") else 0
+        return resize(leaf, (*leaf.shape[:first], *lengths)) if lengths and first >= 1 else leaf
+
+    call = (tuple(map(sized, inputs.args)), {name: sized(value) for name, value in inputs.kwargs.items()})
+    args, kwargs = with_batch(call, batch) if batch is not None else call
+    return replace(inputs, args=args, kwargs=kwargs)
 
 
 def _program(model: Any, inputs: Inputs, out: Path, decompose: bool, force: bool, refused: Sequence[str]) -> Answer:

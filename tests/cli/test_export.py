@@ -32,3 +32,19 @@ def test_sizes_are_fixed_when_asked_and_arguments_reach_forward(folder, ask):
     assert code == 0 and all(isinstance(n, int) for shape in data["inputs"].values() for n in shape)
     code, data, _ = ask("export", "m.pt", "--input", "x.npz", "--kwarg", "use_cache=false", "-o", "n.onnx")
     assert code == 3 and "use_cache" in data["error"]["why"], "forward has no such argument"
+
+
+def test_a_file_for_a_runtime_that_wants_sizes(folder, ask):
+    assert ask("convert", "m.pt", "--to", "acon_c", "--input", "x.npz")[0] == 0
+    code, data, said = ask(
+        "export", "m.acon_c", "--input", "x.npz", "--for", "ncnn", "--batch", "1", "--size", "14,10", "--patience", "5"
+    )
+    assert code == 0 and data["inputs"] == {"input": [1, 3, 14, 10]} and "For ncnn" in said
+    assert not any(name.startswith("actswap") for name in data["operators"]) and data["simplified"] == {}
+    code, data, _ = ask("export", "m.acon_c", "--input", "x.npz", "--size", "big", "-o", "n.onnx")
+    assert code == 2 and "--size 224,224" in data["error"]["fix"]
+
+
+def test_a_runtime_that_reads_programs(folder, ask):
+    code, data, _ = ask("export", "m.pt", "--input", "x.npz", "--for", "coreml")
+    assert code == 0 and data["output"] == "m.pt2" and data["decomposed"]
