@@ -10,7 +10,7 @@ child is a look-up, so samplers compare at equal numbers of functions without no
 trained until the best one, and until one of the best 5 %, was found; the median over the seeds, and each seed.
 
 `assign` pretrains the proxy with ReLU, tunes every assignment once, and shows the rank correlation of the one-pass
-scores with the tuned losses, and by how much the best of 16 assignments of each sampler is worse than the best of all 64.
+scores with the tuned losses, and by how much the best of 16 assignments of each sampler is worse than the best of all.
 
 `exhaustive` is `actswap search benchmarks/search_fashion.toml`. `ranks` shows the ranks of ReLU, Swish and the other
 published functions, and the rank correlation between the seeds.
@@ -168,7 +168,7 @@ def assign(seeds: int, trials: int) -> None:
         guesses.append(sum(scores[pair] for pair in by_site.items()))
         Known.losses = {**Known.losses, tuple(sorted(targets.items())): losses[-1]}
     best, kept = min(losses), Known.losses[()]
-    lines = [f"{len(losses)} assignments: {len(sites)} sites of the proxy, {', '.join(choices)}; tuned for half an epoch",
+    lines = [f"{len(losses)} assignments: {len(sites)} sites, {', '.join(choices)}; tuned for half an epoch",
              f"validation loss: all kept {kept:.4f}, best {best:.4f}, worst {max(losses):.4f}",
              f"rank correlation of the one-pass scores (their sum over the sites) with the tuned losses: "
              f"{spearmanr(guesses, losses).statistic:.3f}"]  # fmt: skip
