@@ -128,5 +128,5 @@ def _refuse_unconverted(state: Collection[str], model: nn.Module, paths: Collect
             f"{name} holds no parameter of the {len(paths)} activations of the bundle",
             why=f"for example {few(own[:2])}; the trainer built the network anew (YOLO.train() does so from its yaml), "
             "and trained the original activations",
-            fix="train the converted model itself: docs/toolkits.md shows how for each toolkit",
+            fix="train the converted model itself: docs/files.md shows how for YOLO.train() and LoRA",
         )
