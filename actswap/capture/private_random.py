@@ -7,7 +7,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from actswap.capture.own_thread import patched
-from actswap.capture.randomness import PYTHON, alone, here, may_draw_from_python
+from actswap.capture.randomness import OwnDraws, alone, here, may_draw_from_python
 
 
 class _Private(TorchDispatchMode):
@@ -92,26 +91,6 @@ _CPU = torch.device("cpu")
 _STATE = {"seed", "getstate", "setstate", "get_state", "set_state"}
 
 
-class _Swapped:
-    """Lend this thread a state of its own for each call of a method of Python's generator, as a profile function.
-
-    This reaches the functions that code has imported by name or stored. Other threads go on with the state of all.
-    """
-
-    def __init__(self) -> None:
-        self.own, self.kept = random.Random(0).getstate(), random.getstate()
-
-    def __call__(self, frame: FrameType, event: str, called: Any) -> None:
-        """Exchange the state before the call, and again after it."""
-        if event.startswith("c_") and getattr(called, "__self__", None) is PYTHON:
-            if event == "c_call":
-                self.kept = random.getstate()
-                random.setstate(self.own)
-            else:
-                self.own = random.getstate()
-                random.setstate(self.kept)
-
-
 @contextmanager
 def private_torch(seed: int = 0) -> Iterator[None]:
     """Let this thread draw the same numbers in every such block, from torch only.
@@ -164,7 +143,7 @@ def private_random(seed: int = 0, of: nn.Module | None = None) -> Iterator[None]
                         stack.enter_context(patched(module, name, functools.partial(_instead, drawing)))
             stack.enter_context(private_torch(seed))
             if swapped:
-                sys.setprofile(_Swapped())
+                sys.setprofile(OwnDraws(random.Random(0).getstate()))
             yield
     finally:
         if swapped:

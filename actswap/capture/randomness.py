@@ -49,6 +49,34 @@ class _Here(threading.local):
 here = _Here()
 
 
+class OwnDraws:
+    """Lend this thread a state of its own for each draw from Python's generator, as a profile function.
+
+    This reaches the functions that code has imported by name or stored. Other threads go on with the state of all.
+
+    Args:
+        state: of the generator, for the first draw.
+
+    Attributes:
+        drew: whether there was one.
+    """
+
+    def __init__(self, state: Any) -> None:
+        self.own, self.kept, self.drew = state, state, False
+
+    def __call__(self, frame: FrameType, event: str, called: Any) -> None:
+        """Exchange the state before one of the two functions that all others draw with, and again after it."""
+        if not event.startswith("c_") or getattr(called, "__self__", None) is not PYTHON:
+            return
+        if called.__name__ in ("random", "getrandbits"):
+            if event == "c_call":
+                self.drew, self.kept = True, random.getstate()
+                random.setstate(self.own)
+            else:
+                self.own = random.getstate()
+                random.setstate(self.kept)
+
+
 class _Noted(TorchDispatchMode):
     """Whether this thread has called an operator that can draw."""
 
@@ -86,20 +114,12 @@ class Drawn(TorchFunctionMode):
             # Operators that could draw do not always; that the state has moved may be another thread's doing.
             self.torch = noted.drew and not torch.equal(before, torch.get_rng_state())
 
-    def profile(self, frame: FrameType, event: str, called: Any) -> None:
-        """Notice a method of Python's generator, as a profile function."""
-        if event == "call":
-            self.python |= frame.f_code.co_filename == random.__file__ and frame.f_locals.get("self") is PYTHON
-        elif event == "c_call":
-            self.python |= getattr(called, "__self__", None) is PYTHON
-
     def rewind(self) -> None:
         """Put the generators back where they stood, if this thread has moved them."""
-        if alone():
-            self.python = random.getstate() != self._python
         if self.torch:
             torch.set_rng_state(self._torch)
-        if self.python:
+        if alone() and random.getstate() != self._python:
+            self.python = True
             random.setstate(self._python)
 
 
@@ -168,14 +188,14 @@ def random_kept(closely: bool = False) -> Iterator[Drawn]:
     (True, True)
     """
     drawn = Drawn()
-    others = sys.getprofile()
-    profiled = closely and others is None and not alone()
+    own = OwnDraws(random.getstate()) if closely and sys.getprofile() is None and not alone() else None
     try:
-        if profiled:
-            sys.setprofile(drawn.profile)
+        if own is not None:
+            sys.setprofile(own)
         with drawn:
             yield drawn
     finally:
-        if profiled:
-            sys.setprofile(others)
+        if own is not None:
+            sys.setprofile(None)
+            drawn.python = own.drew
         drawn.rewind()
