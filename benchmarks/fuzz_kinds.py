@@ -43,6 +43,7 @@ from actswap.io.loading import load_model
 from actswap.io.pickles import describe
 from actswap.io.rebuild import Rebuild
 from actswap.io.save_exported import save_pt2
+from actswap.io.tensor_file import read_tensors
 from actswap.recipe import read_recipe
 
 
@@ -247,7 +248,7 @@ def _bundles(folder: Path, model: nn.Module, x: torch.Tensor) -> list[Kind]:
             shutil.copytree(made[path.name], path)
         document = json.loads(content)
         if isinstance(document, dict) and isinstance(document.get("plan"), dict):
-            tensors, metadata = bundle._read_tensors(made[path.name] / "model.safetensors")
+            tensors, metadata = read_tensors(made[path.name] / "model.safetensors")
             document["pair"] = bundle.pair_of(document["plan"], tensors, {})
             save_file(tensors, path / "model.safetensors", {**metadata, "pair": document["pair"]})
         (path / "plan.json").write_bytes(json.dumps(document).encode("utf-8", "surrogatepass"))

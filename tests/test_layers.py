@@ -36,6 +36,8 @@ ONLY = {
     "click": ("actswap.cli",),
     "rich": ("actswap.cli",),
 }
+MOST_LINES = 400
+SUFFIXES = (".py", ".pyi", ".cpp", ".h")
 LOOSE = {"errors", "sites", "plan", "record", "select", "inputs", "nn", "functional"}
 
 
@@ -134,6 +136,20 @@ def test_the_top_level_holds_the_words_and_the_public_faces_only() -> None:
     assert loose_modules() == LOOSE
 
 
+def too_long() -> list[str]:
+    """Source files of more than MOST_LINES lines."""
+    folders = ("actswap", "tests", "benchmarks", "recipes", "native")
+    files = [
+        p for folder in folders for suffix in ("py", "pyi", "cpp", "h") for p in (ROOT / folder).rglob(f"*.{suffix}")
+    ]
+    counts = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in sorted(files)}
+    return [f"{name}: {count} lines" for name, count in counts.items() if count > MOST_LINES]
+
+
+def test_no_file_is_too_long_for_one_reading() -> None:
+    assert too_long() == []
+
+
 def test_every_module_has_its_test_file() -> None:
     assert without_test_file() == []
 
@@ -166,5 +182,6 @@ if __name__ == "__main__":  # the figures of the layout
         ("circles", circles()),
         ("upward imports", upward_imports()),
         ("modules without a mirrored test file", without_test_file()),
+        (f"files of more than {MOST_LINES} lines", too_long()),
     ):
         print(f"{what}: {len(found)}", *found, sep="\n  ")

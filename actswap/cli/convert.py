@@ -215,7 +215,7 @@ def save(
 ) -> Path:
     """Write the bundle or the exported program."""
     from actswap.cli.verb import finite
-    from actswap.io import bundle
+    from actswap.io import base_note, bundle
 
     if form == "pt2":
         from actswap.io.save_exported import save_pt2
@@ -224,7 +224,7 @@ def save(
     base = (
         bundle.read_base(path)
         if bundle.is_bundle(path)
-        else bundle.base_of(path, how.spec, how.key, how.prefix, how.drop)
+        else base_note.base_of(path, how.spec, how.key, how.prefix, how.drop)
     )
     note = finite({key: data[key] for key in ("input", "target", "report", "cost")})
     return bundle.save(model, out, base=base, report=note, overwrite=force)

@@ -43,7 +43,7 @@ def command(
     import torch
 
     from actswap.conversion.passes.revert import revert
-    from actswap.io import bundle
+    from actswap.io.tensor_file import write_weights
 
     model = revert(loaded.module)
     state = model.state_dict()
@@ -53,7 +53,7 @@ def command(
         write_bytes(out, content.getvalue())
     else:
         with replacing(out) as beside:
-            bundle.write_weights(model, beside, {})
+            write_weights(model, beside, {})
     same = _same_as_base(path, state, how)
     verdict = {
         True: "bit for bit the base model",
@@ -70,11 +70,11 @@ def _same_as_base(
 ) -> bool | None:
     import torch
 
-    from actswap.io import bundle
+    from actswap.io import base_note, bundle
     from actswap.io.loading import noted_source
 
     note = bundle.read_base(path)
-    found = Path(how.base) if how.base else bundle.find_base(path, note)
+    found = Path(how.base) if how.base else base_note.find_base(path, note)
     if found is None:
         return None
     built = how.spec or (noted_source(note.model, path, how.allow) if note.model else None)

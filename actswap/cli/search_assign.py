@@ -148,7 +148,7 @@ def _bundles(
     search: Assignment, front: Sequence[Assigned], out: Path, path: str, how: ModelOptions
 ) -> list[str | None]:
     """Tune each assignment of the front once more, to the same bits, and save it; one that keeps all is no bundle."""
-    from actswap.io import bundle
+    from actswap.io import base_note, bundle
 
     written: list[str | None] = []
     for place, one in enumerate(front, 1):
@@ -157,7 +157,7 @@ def _bundles(
             continue
         model, after = search.train(one.targets, one.trial)
         note = {"assignment": one.to_dict(), "tuning": {"after": after}}
-        base = bundle.base_of(path, how.spec, how.key, how.prefix, how.drop)
+        base = base_note.base_of(path, how.spec, how.key, how.prefix, how.drop)
         saved = bundle.save(model.cpu().eval(), out / f"bundle_{place}", base=base, report=note, overwrite=True)
         written.append(str(saved))
     return written

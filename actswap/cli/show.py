@@ -12,7 +12,7 @@ from actswap.cli.verb import Answer, verb
 from actswap.errors import LoadError, first_line
 
 if TYPE_CHECKING:
-    from actswap.io.bundle import Base
+    from actswap.io.base_note import Base
 
 
 @verb(click.argument("path", metavar="BUNDLE|RECIPE", type=click.Path()))

@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from actswap.activations.base import Activation
@@ -29,11 +28,12 @@ from actswap.conversion.apply import apply_plan
 from actswap.conversion.head import is_head, like, new_heads, put, refit
 from actswap.errors import ActswapError, LoadError, UsageError, first_line
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
+from actswap.io.base_note import Base
 from actswap.io.fitting import place_of, renamed, tensors_for
-from actswap.io.folders import is_model_folder, weights_file
 from actswap.io.plan_check import check_plan
 from actswap.io.state import State, all_ranks, state_of
 from actswap.io.strict_json import read_json
+from actswap.io.tensor_file import read_tensors, write_tensors
 from actswap.plan import Plan, tool_version
 from actswap.record import plan_of, the_converted
 
@@ -48,44 +48,9 @@ _PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
 _STAGED = re.compile(r"model\.[0-9a-f]{64}\.safetensors")
 
 
-@dataclass(frozen=True)
-class Base:
-    """The note on the model that a bundle was made from.
-
-    Attributes:
-        file: name of its file or model folder, without folders; looked for beside the bundle and in the current folder.
-        sha256: digest of that file, or of the weights in that folder.
-        model: the `--model` text that builds it, if its file holds weights only.
-        key, prefix, drop: which weights of the file were taken, under which prefix, and which of them were left out
-            (names with commas between), if the user said so.
-    """
-
-    file: str | None = None
-    sha256: str | None = None
-    model: str | None = None
-    key: str | None = None
-    prefix: str | None = None
-    drop: str | None = None
-
-    def to_dict(self) -> dict[str, str | None]:
-        """Return plain JSON data; what earlier versions do not know only if it is set."""
-        return {k: v for k, v in asdict(self).items() if v is not None or k in ("file", "sha256", "model")}
-
-
 def is_bundle(path: str | os.PathLike[str]) -> bool:
     """Return True for a folder that holds a plan."""
     return (Path(path) / PLAN).is_file()
-
-
-def base_of(
-    path: str | os.PathLike[str],
-    model: str | None = None,
-    key: str | None = None,
-    prefix: str | None = None,
-    drop: Sequence[str] = (),
-) -> Base:
-    """Return the note on a model file or folder: its name, its digest, how it was built, and what was taken of it."""
-    return Base(Path(path).absolute().name, _digest(Path(path)), model, key, prefix, ",".join(drop) or None)
 
 
 def save(
@@ -164,7 +129,7 @@ def _write_bundle(
         else:
             with replacing(out) as beside:
                 beside.mkdir()
-                _write_tensors(tensors, alias, beside / WEIGHTS, metadata)
+                write_tensors(tensors, alias, beside / WEIGHTS, metadata)
                 (beside / PLAN).write_text(text, encoding="utf-8")
     except OSError as problem:
         raise write_error(out, problem) from problem
@@ -191,7 +156,7 @@ def _replace(
     staged = out / f"model.{pair}.safetensors"
     new_weights, new_plan = beside_of(out / WEIGHTS), beside_of(out / PLAN)
     try:
-        _write_tensors(tensors, alias, new_weights, metadata)
+        write_tensors(tensors, alias, new_weights, metadata)
         new_plan.write_text(text, encoding="utf-8")
         flush(new_weights)
         flush(new_plan)
@@ -325,32 +290,6 @@ def _is_width(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _WIDEST
 
 
-def write_weights(model: nn.Module, file: Path, metadata: Mapping[str, str]) -> None:
-    """Write the state of any model as safetensors; `alias` in the metadata names shared tensors."""
-    state = state_of(model)
-    if state is not None:
-        _write_tensors(*state, file, metadata)
-
-
-def _write_tensors(
-    tensors: dict[str, Tensor], alias: Mapping[str, str], file: Path, metadata: Mapping[str, str]
-) -> None:
-    save_file(tensors, file, {"format": "pt", "actswap": tool_version(), "alias": json.dumps(alias), **metadata})
-    _sort_header(file)
-
-
-def _sort_header(file: Path) -> None:
-    """Sort the metadata, so that the same model gives the same bytes: safetensors writes it in random order."""
-    with file.open("r+b") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-        if len(text) <= length:  # longer only if safetensors has changed how it writes headers
-            handle.seek(8)
-            handle.write(text.ljust(length))
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the checked content of a bundle's `plan.json`: schema, base, plan and report."""
     file = Path(path) / PLAN
@@ -390,7 +329,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         LoadError: the file is missing or damaged.
     """
-    return _read_tensors(Path(path) / WEIGHTS)[0]
+    return read_tensors(Path(path) / WEIGHTS)[0]
 
 
 def read_base(path: str | os.PathLike[str]) -> Base:
@@ -411,26 +350,15 @@ def read_base(path: str | os.PathLike[str]) -> Base:
     return base
 
 
-def find_base(path: str | os.PathLike[str], base: Base) -> Path | None:
-    """Find the base file of a bundle beside it or in the current folder, by name and digest."""
-    if base.file is None:
-        return None
-    for folder in (Path(path).absolute().parent, Path.cwd()):
-        candidate = folder / base.file
-        if (candidate.is_file() or is_model_folder(candidate)) and _digest(candidate) == base.sha256:
-            return candidate
-    return None
-
-
 def _weights_of(folder: Path, pair: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the weights that belong to a plan: `model.safetensors`, or those of an overwrite that was cut short."""
     staged = folder / f"model.{pair}.safetensors"
     if (folder / WEIGHTS).is_file() or not staged.is_file():
-        tensors, metadata = _read_tensors(folder / WEIGHTS)
+        tensors, metadata = read_tensors(folder / WEIGHTS)
         if metadata.get("pair") == pair:
             return tensors, metadata
     if staged.is_file():
-        tensors, metadata = _read_tensors(staged)
+        tensors, metadata = read_tensors(staged)
         if metadata.get("pair") == pair:
             return tensors, metadata
     raise LoadError(
@@ -438,22 +366,6 @@ def _weights_of(folder: Path, pair: str) -> tuple[dict[str, Tensor], dict[str, s
         why="one of them was copied from elsewhere",
         fix="convert again, or copy both files of one bundle",
     )
-
-
-def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if file.exists() and not file.is_file():
-        raise LoadError(f"{file} is no file but a folder, a device, a pipe or a socket", fix="copy the bundle again")
-    try:
-        with safe_open(file, framework="pt") as handle:
-            metadata = dict(handle.metadata() or {})
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-        alias = json.loads(metadata.get("alias", "{}"))
-        tensors.update({name: tensors[of] for name, of in alias.items()})
-    except FileNotFoundError:
-        raise LoadError(f"{file} is missing", fix="copy the whole bundle folder") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-        raise LoadError(f"{file} is damaged", why=first_line(problem), fix="copy the bundle again") from None
-    return tensors, metadata
 
 
 @torch.no_grad()
@@ -482,18 +394,3 @@ def _put(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
             value.data = saved.to(value.device)
         else:
             value.copy_(saved)
-
-
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file; for a model folder, that of its weights file or of its list of shards."""
-    if path.is_dir():
-        path = weights_file(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slow(file)
-
-
-def _slow(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

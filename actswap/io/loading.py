@@ -269,12 +269,12 @@ def _load_bundle(
     drop: Sequence[str],
 ) -> LoadedModel:
     """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
-    from actswap.io import bundle
+    from actswap.io import base_note, bundle
 
     note = bundle.read_base(path)
     if model is None and note.model is not None:
         model = noted_source(note.model, path, allow)
-    found = base if base is not None else bundle.find_base(path, note)
+    found = base if base is not None else base_note.find_base(path, note)
     if found is not None:
         plain = load_model(
             found,

@@ -19,7 +19,7 @@ from actswap.conversion.pipeline import convert
 from actswap.conversion.rules import assign, read_rules
 from actswap.conversion.survey import scan
 from actswap.errors import ActswapError
-from actswap.io import bundle
+from actswap.io import base_note, bundle
 from actswap.io.atomic import replacing
 from actswap.io.loading import build_model, load_model
 from actswap.recipe.recipe import RecipeError
@@ -166,9 +166,9 @@ def _write(
     resume: bool,
 ) -> dict[str, str]:
     recipe, out, model = prepared.recipe, prepared.out, conversion.model.eval()
-    note = bundle.Base(model=recipe.model.source)
+    note = base_note.Base(model=recipe.model.source)
     if recipe.model.weights:
-        note = bundle.base_of(recipe.model.weights, recipe.model.source)
+        note = base_note.base_of(recipe.model.weights, recipe.model.source)
     bundle.save(model, out / "bundle", base=note, report=conversion.report.to_dict(), overwrite=resume)
     files = {"bundle": str(out / "bundle"), "result": str(out / "result.json")}
     if recipe.export.onnx:

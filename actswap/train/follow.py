@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from actswap.errors import DivergenceError, UsageError
-from actswap.io.bundle import Base, save
+from actswap.io.base_note import Base
+from actswap.io.bundle import save
 from actswap.record import the_converted
 from actswap.train.config import Ramp
 from actswap.train.divergence import Diverged, Watch

@@ -14,7 +14,7 @@ from typing import Any
 
 from actswap.capture.wrappers import is_sharded
 from actswap.errors import UsageError
-from actswap.io.bundle import Base
+from actswap.io.base_note import Base
 from actswap.io.torchvision_import import import_library
 from actswap.train.config import Ramp
 from actswap.train.follow import Follow, check_optimizer

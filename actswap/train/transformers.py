@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actswap.capture.wrappers import is_sharded, parts_of_peft
-from actswap.io.bundle import Base
+from actswap.io.base_note import Base
 from actswap.io.torchvision_import import import_library
 from actswap.train.config import Ramp
 from actswap.train.follow import Follow, check_optimizer

@@ -17,6 +17,7 @@ from actswap.cli.main import run
 from actswap.conversion.pipeline import convert
 from actswap.errors import ActswapError, LoadError
 from actswap.io import bundle
+from actswap.io.tensor_file import read_tensors
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def edit_plan(folder: Path, edit) -> None:
     pair = document["pair"]
     edit(document)
     if document.get("pair") == pair and isinstance(document.get("plan"), dict):
-        tensors, metadata = bundle._read_tensors(folder / "model.safetensors")
+        tensors, metadata = read_tensors(folder / "model.safetensors")
         document["pair"] = bundle.pair_of(document["plan"], tensors, {})
         save_file(tensors, folder / "model.safetensors", {**metadata, "alias": "{}", "pair": document["pair"]})
     (folder / "plan.json").write_text(json.dumps(document))
@@ -132,7 +133,7 @@ def test_weights_that_lie(saved, small):
 
 
 def test_weights_of_another_model(saved, small):
-    tensors, metadata = bundle._read_tensors(saved / "model.safetensors")
+    tensors, metadata = read_tensors(saved / "model.safetensors")
     tensors["stem.weight"] = torch.zeros(8, 3, 5, 5)
     tensors["more"] = torch.zeros(1)
     del tensors["head.bias"]
@@ -144,7 +145,7 @@ def test_weights_of_another_model(saved, small):
 
 @pytest.mark.parametrize("alias", ['{"a": "gone"}', "[1]", "{", '{"a": 3}'])
 def test_aliases_that_lead_nowhere(alias, saved, small):
-    tensors, metadata = bundle._read_tensors(saved / "model.safetensors")
+    tensors, metadata = read_tensors(saved / "model.safetensors")
     save_file(tensors, saved / "model.safetensors", {**metadata, "alias": alias})
     with pytest.raises(LoadError):
         bundle.load(saved, small)

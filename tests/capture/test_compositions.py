@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import compositions as made
 import pytest
 import torch
 import torch.nn.functional as F
-from compositions import CASES, Base, Data, Para, Stars, Static, TwoNames, X
+from compositions import Base, Data, Para, Stars, Static, TwoNames, X
 from torch import Tensor, nn
 
 import actswap
@@ -17,6 +18,43 @@ from actswap.errors import UsageError
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch: deprecated weight norm, quantization, scripting
 # A formula becomes one operation: some roundings of difference.
 ROUNDING = 1e-5
+
+# Each with the number of its activation calls.
+CASES: list[tuple[type[nn.Module], int]] = [
+    (made.ListComp, 2),
+    (made.Lambda, 1),
+    (made.InDict, 2),
+    (made.Partial, 1),
+    (made.Methods, 4),
+    (made.GetAttr, 1),
+    (made.Fresh, 1),
+    (made.TwoNames, 2),
+    (made.Sliced, 2),
+    (made.Sub, 2),
+    (made.Ckpt, 1),
+    (made.CkptF, 1),
+    (made.MDict, 2),
+    (made.Closure, 1),
+    (made.WithCall, 1),
+    (made.WN, 1),
+    (made.Para, 1),
+    (made.SN, 1),
+    (made.QAT, 2),
+    (made.DC, 1),
+    (made.NTM, 1),
+    (made.Gen, 2),
+    (made.GenChild, 2),
+    (made.Static, 2),
+    (made.Prop, 1),
+    (made.Match, 1),
+    (made.Walrus, 2),
+    (made.Try, 1),
+    (made.WithAuto, 1),
+    (made.Vmap, 1),
+    (made.AF, 1),
+    (made.Functools, 2),
+    (made.Map, 2),
+]
 
 
 def assert_same(a: Any, b: Any, limit: float = ROUNDING) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from actswap.cli.main import run
 from actswap.errors import VerificationError
-from actswap.io import atomic, bundle
+from actswap.io import atomic, bundle, tensor_file
 
 
 def test_convert_verify_show_revert(folder, ask):
@@ -114,7 +114,7 @@ def test_an_interrupt_leaves_no_half_file(folder, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle, "save_file", interrupt)
+    monkeypatch.setattr(tensor_file, "save_file", interrupt)
     assert run(["convert", "m.pt", "--to", "acon_c", "--input", "x.npz"]) == 130
     assert "every output is complete, or as it was before" in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["m.pt", "x.npz"]

@@ -118,3 +118,12 @@ def tensor(size: tuple[int, ...], stride: tuple[int, ...], *, offset: int = 0, s
     """Push a tensor of torch.save."""
     hooks = Pickle().call("collections", "OrderedDict")
     return Pickle().call("torch._utils", "_rebuild_tensor_v2", stored or storage(), offset, size, stride, False, hooks)
+
+
+RELU = Pickle().name("torch.nn.functional", "relu")
+
+
+ANY_CLASS = Pickle().name("torch.nn.modules.linear", "Linear")
+
+
+WIDE = {"0": bytes(16)}

@@ -14,8 +14,9 @@ from torch import nn
 from actswap.conversion.passes.revert import revert
 from actswap.conversion.pipeline import convert
 from actswap.errors import FileError, LoadError, UsageError
-from actswap.io import bundle
+from actswap.io import base_note, bundle, tensor_file
 from actswap.io.loading import load_model
+from actswap.io.tensor_file import read_tensors
 from actswap.record import plan_of
 
 
@@ -47,7 +48,7 @@ def test_saving_twice_gives_the_same_tensors(small, image, tmp_path):
     model = convert(small, "acon_c", image).model
     bundle.save(model, tmp_path / "a")
     bundle.save(bundle.load(tmp_path / "a", fresh()), tmp_path / "b")
-    one, two = (bundle._read_tensors(tmp_path / name / "model.safetensors")[0] for name in "ab")
+    one, two = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in "ab")
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
@@ -97,7 +98,7 @@ def test_a_loaded_bundle_reverts_to_the_base(small, image, tmp_path):
 def test_the_base_is_found_beside_the_bundle(library_model, image, tmp_path, monkeypatch):
     torch.save(library_model, tmp_path / "m.pt")
     model = convert(library_model, "acon_c", image).model
-    bundle.save(model, tmp_path / "out", base=bundle.base_of(tmp_path / "m.pt"))
+    bundle.save(model, tmp_path / "out", base=base_note.base_of(tmp_path / "m.pt"))
     loaded = load_model(tmp_path / "out")
     assert loaded.kind == "bundle" and torch.equal(outputs(loaded.module, image), outputs(model, image))
     with (tmp_path / "m.pt").open("ab") as file:  # another file of the same name is not the base
@@ -146,7 +147,7 @@ def test_a_failed_save_leaves_what_was_there(problem, raised, small, image, tmp_
     model = convert(small, "acon_c", image).model
     bundle.save(model, tmp_path / "old")
     before = {p.name: p.read_bytes() for p in (tmp_path / "old").iterdir()}
-    monkeypatch.setattr(bundle, "save_file", fail_with(problem))
+    monkeypatch.setattr(tensor_file, "save_file", fail_with(problem))
     with pytest.raises(raised):
         bundle.save(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()

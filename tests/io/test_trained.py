@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from actswap.cli.main import run
 from actswap.conversion.pipeline import convert
 from actswap.errors import LoadError
-from actswap.io import bundle
+from actswap.io import base_note, bundle
 from actswap.io.loading import load_model
 from actswap.io.trained import rebuild
 from actswap.train.groups import activation_parameters
@@ -28,7 +28,7 @@ def begun(library_model: nn.Module, image: Tensor, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     torch.save(library_model, "m.pt")
     converted = convert(library_model, "acon_c", image).model
-    return bundle.save(converted, "begun", base=bundle.base_of("m.pt"))
+    return bundle.save(converted, "begun", base=base_note.base_of("m.pt"))
 
 
 def trained(begun: Path) -> nn.Module:
