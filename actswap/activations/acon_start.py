@@ -43,7 +43,7 @@ def channels_of(value: Number) -> tuple[float, ...]:
 
 
 def refuse_sharing(source: Source, context: StartContext, target: str) -> None:
-    """Raise StartError for a source that differs by channel, where the target is shared by the layer."""
+    """Raise StartError if the source differs by channel and the target is shared by the layer."""
     rows = {value for _, values in source.params if isinstance(values, tuple) for value in values}
     if len(rows) > 1 and not context.options.get("per_channel", True):
         raise StartError(
@@ -54,7 +54,7 @@ def refuse_sharing(source: Source, context: StartContext, target: str) -> None:
 
 
 def acon_promise(source: Source, member: Member) -> Literal["exact", "limit", "fit", "none"]:
-    """Best start kind by source; that of its core, where the source has a cap."""
+    """Return the best start kind for a source; for a capped source, that of its core."""
     source = split(source).core
     slope = slope_below(source)
     if swish_beta(source) is not None or (source.kind == "acon_c" and member.slopes == "p1 p2"):

@@ -28,7 +28,7 @@ class StartContext:
 
     Attributes:
         beta: sharpness asked of a `limit` start (convert searches it to keep the network within tolerance).
-        histogram: pre-activation statistics of the site, None where nothing was calibrated.
+        histogram: pre-activation statistics of the site, None if nothing was calibrated.
         options: the options the target is built with, if they differ from the Spec's.
         minimax: fits of Padé units make the largest error on the range small instead of the mean square.
     """
@@ -66,11 +66,11 @@ class Spec:
         paper: reference with its equation.
         build: `build(channels, channel_dim, **options) -> nn.Module`; channels None means one set per layer.
         promise: the best start kind for a source, without looking at data: `exact`, `limit`, `fit` or `none`.
-        start: the start for a source; raises StartError where the pair has none.
+        start: the start for a source; raises StartError if the pair has none.
         options: option name -> default value.
         no_decay: parameter names that weight decay must not touch.
         flops: floating-point operations for `flops(module, input_shape)`.
-        per_layer: whether one set can serve a whole layer, as it must where the channel axis is not clear.
+        per_layer: whether one set can serve a whole layer, as it must if the channel axis is not clear.
         rules: what each option may be.
     """
 
@@ -195,7 +195,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def samples(x: Tensor, dim: int, features: int) -> int:
-    """How many samples a gate sees: axis 0; one where that is the channel axis; each value of a bare vector."""
+    """Return how many samples a gate sees: the length of axis 0, one if its channels are there, a vector's values."""
     if x.dim() < 2:
         return x.numel() // features
     return 1 if features > 1 and dim % x.dim() == 0 else x.shape[0]

@@ -28,7 +28,7 @@ class Split(NamedTuple):
 
 
 def split(source: Source) -> Split:
-    """Take a source apart into core, shift and cap; shift 0 and cap inf where it has none."""
+    """Take a source apart into core, shift and cap; without a cap, shift is 0 and cap is inf."""
     if source.kind == "relu6":
         return Split(Source("relu"), 0.0, 6.0)
     if source.kind == "hardtanh":

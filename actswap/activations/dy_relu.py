@@ -42,7 +42,7 @@ def dy_relu_formula(
         x: (N, ..., C, ...).
         w1: (H, C); (H, 1) pools over the channels too.
         b1: (H,).
-        w2: (2K C, H), or (2K, H) where all channels share the coefficients (variant A).
+        w2: (2K C, H), or (2K, H) if all channels share the coefficients (variant A).
         b2: (2K C,) or (2K,).
         init: the coefficients' centres, (2K, C) or (2K, 1).
         lambdas: the coefficients' ranges, (2K,).
@@ -116,7 +116,7 @@ class DyReLU(Activation):
         lambda_b: range of the shifts about their centres.
         init: the centres a_1 .. a_K, b_1 .. b_K; None is 1, 0, ..., 0, which is ReLU.
         normalizer: `sigmoid`, the paper's, or `hard_sigmoid`, that of Microsoft's code.
-        hidden: the hidden width, where it is not to follow from `reduction`.
+        hidden: the hidden width; None derives it from `reduction`.
 
     >>> unit = DyReLU(channels=8)  # begins as ReLU
     >>> unit(torch.full((2, 8, 4, 4), -1.0)).abs().max().item(), unit.fc2.weight.shape
@@ -198,7 +198,7 @@ class DyReLU(Activation):
         return coefficients(t, *self._tensors(), self.channel_dim, hard=self.normalizer == "hard_sigmoid")
 
     def adapt_state(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Accept both public layouts; centres and ranges stay where the file has none."""
+        """Accept both public layouts; centres and ranges that the file lacks keep their values."""
         rows, centres = 2 * self.k, state_dict.pop(prefix + "init_v", None)
         if centres is not None:
             state_dict[prefix + "init"] = centres.reshape(rows, 1).repeat(1, self.init.shape[1])

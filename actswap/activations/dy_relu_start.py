@@ -29,7 +29,7 @@ BENT = frozenset(
 
 
 def dy_relu_promise(source: Source) -> str:
-    """Best start kind by source; that of its core, where the source has a cap."""
+    """Return the best start kind for a source; for a capped source, that of its core."""
     core = split(source).core
     slope = slope_below(core)
     if slope is not None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 EPS = 1e-6  # of the guards of sqrt, log and division
-STEEPEST = 20.0  # exp(20) = 4.9e8: farther out a network is lost anyway, and float16 overflows at exp(11.1)
+STEEPEST = 20.0  # exp(20) = 4.9e8: beyond it a network has diverged anyway, and float16 overflows at exp(11.1)
 
 
 @dataclass(frozen=True)

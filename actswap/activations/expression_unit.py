@@ -23,10 +23,10 @@ from actswap.errors import StartError
 from actswap.fit.points import Array
 from actswap.sites import Number, Source, Start
 
-_ROUNDING = 1e-12  # float64 leaves less between two forms of the same function on [-10, 10]
-_LARGEST = 1e3  # a number that grows on and on approaches the source only in the limit
-_FIRST = (1.0, 0.5)  # where least squares begins: at 1 some expressions, max(x, beta*x), have a kink
-_EPS = 1e-15  # of least squares: a solution that exists is found to rounding
+_ROUNDING = 1e-12  # two forms of one function differ by less in float64 on [-10, 10]
+_LARGEST = 1e3  # a larger number means that the source is reached in the limit only
+_FIRST = (1.0, 0.5)  # starts of least squares; at 1 some expressions, such as max(x, beta*x), have a kink
+_EPS = 1e-15  # tolerance of least squares: an exact solution is found to rounding
 
 
 def expression_formula(x: Tensor, numbers: Tensor, text: str, dim: int) -> Tensor:

@@ -17,7 +17,7 @@ _BETAS = (0.7, 1.3, -0.4, 2.1, 0.31, 1.9, -1.2, 0.55, 1.1)  # in no simple ratio
 
 
 def canonical_expression(expression: Expression) -> Expression:
-    """Order the arguments of symmetric functions, fold constants and undo what undoes itself.
+    """Order the arguments of symmetric functions, fold constants, and drop double signs and neutral elements.
 
     >>> from actswap.activations.grammar import parse, text_of
     >>> text_of(canonical_expression(parse("sigmoid(x)*x + 0")))
@@ -57,7 +57,7 @@ def fingerprint(expression: Expression) -> str:
     """Return a digest of the function's values: equal functions have equal ones, however they are written.
 
     The values are those on 129 points in [-6, 6], in float64, at fixed values of beta, rounded to nine digits.
-    Functions that differ only beyond, or by less, are taken for equal.
+    Functions that differ only outside that range, or by less, count as equal.
 
     >>> from actswap.activations.grammar import parse
     >>> fingerprint(parse("max(x, 0)")) == fingerprint(parse("relu(x)"))

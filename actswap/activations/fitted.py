@@ -37,7 +37,7 @@ def as_function(source: Source) -> Callable[[Array], Array]:
 
 
 def histogram_of(context: StartContext) -> Histogram:
-    """The histogram of the site, or an even one over [-5, 5] where nothing was calibrated."""
+    """The histogram of the site, or an even one over [-5, 5] if nothing was calibrated."""
     return context.histogram if context.histogram is not None else Histogram.uniform(-5.0, 5.0)
 
 
@@ -47,7 +47,7 @@ def range_note(context: StartContext) -> str:
 
 
 def channels_of_source(source: Source) -> list[Source]:
-    """One source per channel, where constants differ by channel."""
+    """Return one source per channel if constants differ by channel, else the source alone."""
     width = max((len(v) for _, v in source.params if isinstance(v, tuple)), default=1)
     pick: Callable[[Any, int], float] = lambda v, c: v[c] if isinstance(v, tuple) else v  # noqa: E731
     return [replace(source, params=tuple((n, pick(v, c)) for n, v in source.params)) for c in range(width)]

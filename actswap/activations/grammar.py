@@ -24,7 +24,7 @@ _TOKEN = re.compile(
 )
 _VARIABLE = re.compile(r"x|beta[2-9]?")
 _NAMED = {name: f for name, f in FUNCTIONS.items() if name not in ("neg", "add", "sub", "mul", "div")}
-_LONGEST, _DEEPEST = 1000, 50  # characters, and brackets within each other: a file or a user gave them
+_LONGEST, _DEEPEST = 1000, 50  # limits on characters and nested brackets: texts come from files and users
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
 _POWERS = {"2": "square", "3": "cube"}
 

@@ -96,7 +96,7 @@ class MetaAcon(Activation):
     G by space: `channel` fc2(fc1(pooled x)), a beta per sample and channel; `layer` fc2 of the pool over the
     channels too, a beta per sample; `pixel` an elementwise line, a beta per element. With fc2 at zero beta is
     scale / 2 whatever the input. scale = 1 is the paper's form. beta="raw" leaves the sigmoid out: beta = scale G(x)
-    may pass through 0, and is scale where fc2 is zero but for its bias of 1.
+    may pass through 0. It is `scale` if fc2 has zero weights and a bias of 1.
 
     Args:
         channels: width of the channel axis; None for one set per layer.

@@ -54,7 +54,7 @@ def polynomials(basis: str, t: Tensor, degree: int) -> list[Tensor]:
 def opau_formula(x: Tensor, c: Tensor, d: Tensor, tails: Tensor, basis: str, safe: bool, dim: int) -> Tensor:
     """sum_i c_i f_i(t) / Q(t) on the range, straight lines beyond it: t = clamp(x, lo, hi) / s.
 
-    Q = 1 + sum_{j>=1} |d_j| |f_j(t)| where safe, else 1 + sum_{j>=1} d_j f_j(t).
+    Q = 1 + sum_{j>=1} |d_j| |f_j(t)| if safe, else 1 + sum_{j>=1} d_j f_j(t).
 
     Args:
         x: input of any shape.
@@ -130,7 +130,7 @@ class OPAU(RationalActivation):
 
     @property
     def basis_and_form(self) -> tuple[str, str]:
-        """The orthogonal basis, and `A` where safe."""
+        """The orthogonal basis, and `A` if safe, else `unsafe`."""
         return self.basis, _form(self.safe)
 
     @property

@@ -287,7 +287,7 @@ def _parsed(code: CodeType) -> ast.AST:
 
 @functools.lru_cache(256)
 def _expressions(code: CodeType) -> Mapping[Place, ast.expr]:
-    """All expressions of a function by their place in its file; the outermost where several share one."""
+    """All expressions of a function by their place in its file; the outermost if several share one."""
     found: dict[Place, ast.expr] = {}
     for node in ast.walk(_parsed(code)):
         place = _place_or_none(node, code)

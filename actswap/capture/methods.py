@@ -35,7 +35,7 @@ def function_in(held: Any, owner: nn.Module) -> Any:
 
 
 def innermost(function: Any) -> FunctionType | None:
-    """Return the function that decorators made with functools.wraps stand around."""
+    """Return the function inside the decorators that were made with functools.wraps."""
     unwrapped = inspect.unwrap(function) if callable(function) else None
     return unwrapped if isinstance(unwrapped, FunctionType) else None
 

@@ -151,7 +151,7 @@ def in_mode(module: nn.Module, training: bool) -> Iterator[_Asked]:
 
 @contextmanager
 def kept_calls() -> Iterator[None]:
-    """Let the functions of `_CHECKS` be calls in the graph, where fx would follow them."""
+    """Let the functions of `_CHECKS` be calls in the graph; fx alone would trace into them."""
 
     def kept(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

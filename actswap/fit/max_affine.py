@@ -31,7 +31,7 @@ class MaxAffineFit:
         offsets: b_1 .. b_K.
         lo: lower end of the points.
         hi: upper end of the points.
-        max_error: largest |F - f| on [lo, hi]; large where f is not convex.
+        max_error: largest |F - f| on [lo, hi]; large if f is not convex.
         rms_error: root-mean-square of F - f under the weights.
         converged: the corners have settled.
         iterations: rounds of the corner search.

@@ -30,8 +30,8 @@ def starts(problem: Problem, x: Array, kinks: tuple[float, float]) -> tuple[Arra
         kinks: where the target bends most, besides 0.
 
     Returns:
-        (S, n) denominators, and (S, n) which entries may move at first. In form B b_1 = 0 is where Q has no
-        kink at 0; a smooth target wants exactly that, and a search over all entries gets there only slowly.
+        (S, n) denominators, and (S, n) which entries may move at first. In form B, Q has no kink at 0
+        if b_1 = 0; a smooth target wants exactly that, and a search over all entries gets there only slowly.
     """
     n = problem.features.shape[1]
     everywhere = np.ones(len(x))
@@ -97,7 +97,7 @@ def sanathanan_koerner(problem: Problem, signs: Array, free: Mask, rounds: int =
 
 
 def _non_negative(matrix: Array, right: Array) -> Array:
-    """Minimise x'Mx/2 - r'x over x >= 0 for each (M, r); clipped solution where NNLS gives up."""
+    """Minimise x'Mx/2 - r'x over x >= 0 for each (M, r); the clipped solution if NNLS gives up."""
     rows = [_non_negative_one(m, r) for m, r in zip(matrix, right[:, :, 0], strict=True)]
     return np.stack(rows)[:, :, None]
 

@@ -8,7 +8,7 @@ from actswap.fit.points import Function
 
 
 def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
-    """Slopes of the asymptotes of f; where it has none (x^2, say), its own slope at that end of the range."""
+    """Slopes of the asymptotes of f; without an asymptote (x^2, say), its own slope at that end of the range."""
     far = [_asymptote(f, sign, lo, hi) for sign in (-1.0, 1.0)]
     step = 1e-4 * (hi - lo)
     edge = f(np.array([lo - step, lo, hi, hi + step]))
@@ -20,7 +20,7 @@ def tail_slopes(f: Function, lo: float, hi: float) -> tuple[float, float]:
 def reach_asymptote(f: Function, lo: float, hi: float, tolerance: float) -> tuple[float, float]:
     """Widen [lo, hi] to where f has come within `tolerance` of its asymptotes.
 
-    An end is left alone where that does not happen within 16, or twice the range: softsign gets there too
+    An end is left alone if that does not happen within 16, or twice the range: softsign gets there too
     slowly for a rational function to be worth it.
     """
     limit = max(16.0, 2.0 * abs(lo), 2.0 * abs(hi))
@@ -37,7 +37,7 @@ def reach_asymptote(f: Function, lo: float, hi: float, tolerance: float) -> tupl
 
 
 def _asymptote(f: Function, sign: float, lo: float, hi: float) -> tuple[float, float] | None:
-    """Slope and offset of the asymptote on one side, None where f is not straight there or not finite."""
+    """Slope and offset of the asymptote on one side, None if f is not straight there or not finite."""
     # Powers of two: the slope of a piecewise linear function comes out exact.
     r = sign * 2.0 ** (20 + np.ceil(np.log2(max(1.0, abs(lo), abs(hi)))))
     with np.errstate(all="ignore"):

@@ -60,7 +60,7 @@ def normal_equations(problem: Problem, b: Array) -> tuple[Array, Array, Array]:
 
     Returns:
         cost (S,) = r.r / 2, its exact gradient (S, n), and J'J (S, n, n) with Kaufman's J. The cost is
-        infinite where an unsafe denominator is not positive.
+        infinite if an unsafe denominator is not positive.
     """
     inner = b @ problem.features.T
     denominator = 1.0 + (np.abs(inner) if problem.form == "B" else inner)

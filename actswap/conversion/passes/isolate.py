@@ -69,7 +69,7 @@ def isolate(model: nn.Module, plan: Plan, traces: Mapping[str, Sequence[Traced]]
 def path_of(model: nn.Module, site_name: str, owner: str, child: str, how: str, shared: bool) -> str:
     """Return where the module of a site will stand.
 
-    A swapped child stays where it is. In an island the module takes the site's own name; where that would overwrite
+    A swapped child stays where it is. In an island the module takes the site's own name; if that would overwrite
     something that is still used, `@0` is added.
     """
     below = f"{owner}." if owner else ""
@@ -125,7 +125,7 @@ def isolate_island(
         model: changed in place.
         island: its owner.
         choices: the chosen calls.
-        traced: what `check_island` returned for this model, where it was called before.
+        traced: what `check_island` returned for this model, if it was called before.
 
     Raises:
         CaptureError: the forward cannot be traced, or the trace does not show the observed activation calls. The model

@@ -49,7 +49,7 @@ def _variant(
 
 
 def matches(traced: Graph, owner: nn.Module, island: Island) -> list[tuple[int, Match | None, fx.Node]]:
-    """The activation calls of a graph in order: where, the match where it is no child, the node.
+    """Return the activation calls of a graph in order: the position, the match (None for a child), the node.
 
     Raises:
         CaptureError: they are not those that were observed.
