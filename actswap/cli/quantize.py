@@ -31,9 +31,17 @@ from actswap.io.atomic import refuse_overwrite
         show_default=True,
         help="How ranges become scales.",
     ),
+    click.option(
+        "--tables/--no-tables",
+        default=True,
+        show_default=True,
+        help="Integers throughout; without, activations stay in float32, which ONNX Runtime's CPU runs faster.",
+    ),
     FORCE_OPTION,
 )
-def command(path: str, output: str | None, calibration: str, per_channel: bool, method: str, force: bool) -> Answer:
+def command(
+    path: str, output: str | None, calibration: str, per_channel: bool, method: str, tables: bool, force: bool
+) -> Answer:
     """Quantise an ONNX file with ONNX Runtime's quantiser; activations become tables of 256 entries.
 
     Do not give the runtime's pre-processing or a decomposed file to a quantiser: it would round the steps of an
@@ -46,7 +54,14 @@ def command(path: str, output: str | None, calibration: str, per_channel: bool, 
 
     with progress() as update:
         report = quantize(
-            path, out, feeds or [], per_channel=per_channel, method=method, overwrite=force, progress=update
+            path,
+            out,
+            feeds or [],
+            per_channel=per_channel,
+            method=method,
+            tables=tables,
+            overwrite=force,
+            progress=update,
         )
     rows = table("", "activation", "8-bit form", "sets of 256 entries", right=("sets of 256 entries",))
     for made in report.tables:

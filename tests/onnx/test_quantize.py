@@ -59,3 +59,10 @@ def test_the_runtimes_dynamic_quantiser_takes_a_network_with_a_linear_layer(targ
     want = model(x).detach().numpy()
     got = cpu_session(tmp_path / "q.onnx").run(None, {"input": x.numpy()})[0]
     assert np.abs(got - want).max() <= 2 / 255 * 2 * np.abs(want).max() * 3  # steps of 8 bits in two layers
+
+
+def test_without_tables_activations_stay_in_float32(file, tmp_path):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    report = quantize(file, tmp_path / "q.onnx", [{"input": x}], tables=False)
+    assert report.tables == () and list(report.left.values()) == ["no tables were asked for"]
+    assert [n.op_type for n in onnx.load(tmp_path / "q.onnx").graph.node if n.domain == "actswap"] == ["AconC"]
