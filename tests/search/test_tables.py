@@ -1,40 +1,23 @@
-"""The tables of a search file: what a network from scratch cannot have, and data that reads as the same search."""
+"""The tables of a search file: what is set elsewhere is not kept, and what contradicts the network is named."""
 
 from __future__ import annotations
 
-import json
-
-import pytest
-
-from actswap.search.file import read_document
-from actswap.search.tables import PLACED_BY_SEARCH, SCHEMA, ChildTable, SearchFile
+from actswap.search.tables import ChildTable, SearchFile
+from actswap.train import TuneConfig
 
 
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        (ChildTable(rungs=9), ["child.rungs: must be 1 to 8, is 9"]),
-        (ChildTable(classes=-1), ["child.classes: must not be negative, is -1"]),
-        (ChildTable(weights="w.pt", skip=("a",)), ["child.skip: proxy is built", "child.weights: proxy is trained"]),
-        (ChildTable("torchvision:resnet18", "w.pt", only=("layer1.*",)), []),
-        (ChildTable(), []),
-    ],
-)
-def test_every_value_that_cannot_be_used_is_named(table: ChildTable, words: list[str]) -> None:
-    problems = table.problems()
-    assert [problem[: len(word)] for problem, word in zip(problems, words, strict=True)] == words
+def test_what_is_kept_is_plain_and_without_what_the_search_sets() -> None:
+    data = SearchFile(1, tune=TuneConfig(seed=3, out="x")).to_dict()
+    assert not {"seed", "out", "resume", "clip"} & data["tune"].keys(), "clip is None, which TOML does not know"
+    assert isinstance(data["space"]["unary"], list) and data["child"]["network"] == "proxy"
 
 
-def test_networks_from_scratch_are_known_by_name() -> None:
-    assert ChildTable("proxy").from_scratch and ChildTable("resnet20").from_scratch
-    assert not ChildTable("torchvision:resnet18").from_scratch
-
-
-def test_a_search_is_plain_data_that_reads_as_the_same_search() -> None:
-    search = SearchFile(SCHEMA, "one line", child=ChildTable(classes=10))
-    data = json.loads(json.dumps(search.to_dict()))
-    assert not set(PLACED_BY_SEARCH) & set(data["tune"]), "seeds and folders are the search's own"
-    assert all(value is not None for table in data.values() if isinstance(table, dict) for value in table.values())
-    data["data"] = {**data["data"], "source": "package.module:made"}
-    again = read_document(data, "storage", "worker", ["package"])
-    assert (again.title, again.child, again.space) == (search.title, search.child, search.space)
+def test_a_network_from_scratch_has_no_selectors_and_no_weights() -> None:
+    wrong = ChildTable("proxy", weights="w.safetensors", only=("a",), skip=("b",), classes=-1)
+    assert [text.partition(":")[0] for text in wrong.problems()] == [
+        "child.classes",
+        "child.only",
+        "child.skip",
+        "child.weights",
+    ]
+    assert ChildTable("net.pt", weights="w.safetensors", only=("a",)).problems() == []
