@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -11,7 +12,7 @@ from actswap.capture.graph_module import drop, preserve
 from actswap.errors import UsageError
 from actswap.plan import Plan
 
-_RECORD = "_actswap_record"
+_RECORD, _TRAINED = "_actswap_record", "_actswap_trained"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,17 @@ def plan_of(model: nn.Module) -> Plan | None:
     """
     found = [record_of(network) for network in converted_in(model).values()]
     return found[0].plan if len(found) == 1 and found[0] is not None else None
+
+
+def remember_trained(model: nn.Module, names: Iterable[str]) -> None:
+    """Note on a model that these parameters were trained, besides those noted earlier."""
+    model.__dict__[_TRAINED] = trained_in(model) | frozenset(names)
+
+
+def trained_in(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that `tune` has trained in a model."""
+    found = model.__dict__.get(_TRAINED)
+    return found if isinstance(found, frozenset) else frozenset()
 
 
 def forget(model: nn.Module) -> None:

@@ -37,6 +37,14 @@ from actswap.errors import UsageError
     click.option(
         "--head", metavar="[NAME=]N", help="Put a new head for N classes on the network first; NAME is its last layer."
     ),
+    click.option(
+        "--format",
+        "form",
+        type=click.Choice(["bundle", "adapter"]),
+        default="bundle",
+        show_default=True,
+        help="adapter: the trained tensors alone.",
+    ),
     click.option("--only-activations", is_flag=True, help="The same as --train activations."),
     click.option(
         "--on-divergence",
@@ -57,6 +65,7 @@ def command(
     how: ModelOptions,
     size: int,
     head: str | None,
+    form: str,
     only_activations: bool,
     settings: Sequence[str],
     resume: bool,
@@ -80,7 +89,7 @@ def command(
             raise UsageError("--only-activations and --train say different things", fix="--train alone")
         given["train"] = "activations"
     out = Path(output)
-    if not resume and not (out / "bundle").exists() and (out / "tune").is_dir():
+    if not resume and not (out / form).exists() and (out / "tune").is_dir():
         say(f"{out} holds an interrupted run: going on with it")
         resume = True
     config = read_config(settings, given, str(out / "tune"), resume)
@@ -88,7 +97,7 @@ def command(
     model = loaded.module
     if plan_of(model) is None:
         raise UsageError(f"{path} was not converted", fix=f"actswap convert {path} --to acon_c, then tune the result")
-    if (out / "bundle").exists() and not resume:
+    if (out / form).exists() and not resume:
         raise UsageError(f"{out} holds another result", fix="--resume, or another -o OUT")
     if head is not None and config.needs_teacher:
         raise UsageError("--head and --distill", why="the original network has other classes", fix="one of the two")
@@ -104,7 +113,9 @@ def command(
         click.get_current_context().exit(0)  # of several processes the first one writes and answers
     note = {**bundle.read(path).get("report", {}), "tuning": report.to_dict()}
     source = bundle.read_base(path)
-    saved = bundle.save(model.cpu().eval(), out / "bundle", base=source, report=note, overwrite=resume)
+    saved = bundle.save(
+        model.cpu().eval(), out / form, base=source, report=note, overwrite=resume, only_trained=form == "adapter"
+    )
     names = ", ".join(Path(file).name for file in report.files)
     say(f"Wrote {saved} and {names} in {out / 'tune'}")
     say("Next: " + again("actswap", "report", str(saved), how=for_bundle(how, saved, path)))

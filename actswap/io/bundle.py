@@ -25,8 +25,9 @@ from actswap.activations.morph import finalize_like
 from actswap.capture.duplicate import duplicate
 from actswap.capture.wrappers import network_in, refuse_sharded, renew
 from actswap.conversion.apply import apply_plan
-from actswap.conversion.head import is_head, like, new_heads, put, refit
+from actswap.conversion.head import new_heads
 from actswap.errors import ActswapError, LoadError, UsageError, first_line
+from actswap.io.adapter import Adapter, complete, digest_of, put_heads, register, trained_names
 from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
 from actswap.io.base_note import Base
 from actswap.io.fitting import place_of, renamed, tensors_for
@@ -41,7 +42,6 @@ SCHEMA = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 _LARGEST_PLAN = 64 << 20
 _DOCUMENT = {"actswap": str, "torch": str, "pair": str, "base": dict, "plan": dict, "report": dict}
-_WIDEST = 1 << 24  # channels of a unit behind a new head
 _TIMES = ("seconds", "time", "date", "peak_bytes")
 _DIGEST_LENGTH = 64  # hexadecimal digits of a pair; bundles of earlier versions have random pairs of 32 digits
 _PAIR = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
@@ -60,8 +60,9 @@ def save(
     base: Base | None = None,
     report: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    only_trained: bool = False,
 ) -> Path:
-    """Save a converted model as a bundle.
+    """Save a converted model as a bundle, or what was trained of it as an adapter.
 
     Args:
         model: a model that `actswap.convert` gave, trained since or not, or what was put around it (DDP,
@@ -70,6 +71,8 @@ def save(
         base: a note on the model file it was made from, so that it is found again.
         report: JSON data to keep beside the plan, for `actswap show`.
         overwrite: replace an existing bundle.
+        only_trained: write an adapter (`actswap.io.adapter`): the trained tensors alone, a few kB. It loads onto the
+            base model with the same weights and no other.
 
     Returns:
         The folder.
@@ -97,7 +100,10 @@ def save(
     with all_ranks(model):
         state = state_of(model, name)
         if state is not None:
-            _write_bundle(out, described, state, base or Base(), report or {}, new_heads(network))
+            notes: dict[str, Any] = {"heads": heads} if (heads := new_heads(network)) else {}
+            if only_trained:
+                state, notes["adapter"] = _only(state, trained_names(network))
+            _write_bundle(out, described, state, base or Base(), report or {}, notes)
     return out
 
 
@@ -107,7 +113,7 @@ def _write_bundle(
     state: State,
     base: Base,
     report: Mapping[str, Any],
-    heads: Mapping[str, int],
+    notes: Mapping[str, Any],
 ) -> None:
     tensors, alias = state
     pair = pair_of(described, tensors, alias)
@@ -119,7 +125,7 @@ def _write_bundle(
         "base": base.to_dict(),
         "plan": described,
         "report": _without_times(report),
-        **({"heads": dict(heads)} if heads else {}),
+        **notes,
     }
     text = json.dumps(document, indent=1, allow_nan=False)
     metadata = {"schema": str(SCHEMA), "pair": pair}
@@ -135,6 +141,14 @@ def _write_bundle(
         raise write_error(out, problem) from problem
     except SafetensorError as problem:  # raised by its writer if the disk is full
         raise write_error(out, OSError(str(problem))) from problem
+
+
+def _only(state: State, names: set[str]) -> tuple[State, dict[str, Any]]:
+    """Keep the tensors of these names; what is left out is noted by its digest."""
+    tensors, alias = state
+    every = {**tensors, **{name: tensors[of] for name, of in alias.items()}}
+    kept = {name: every[name].clone() for name in sorted(names)}
+    return (kept, {}), {"base": digest_of({name: value for name, value in every.items() if name not in names})}
 
 
 def _without_times(report: Any) -> Any:
@@ -221,16 +235,8 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     """
     refuse_sharded(network_in(base_model), "load")
     folder = Path(path)
-    document = read(folder)
-    tensors, metadata = _weights_of(folder, document["pair"])
-    check_plan(document["plan"], sum(tensor.numel() for tensor in tensors.values()), str(folder / PLAN))
-    alias = json.loads(metadata.get("alias", "{}"))
-    if len(document["pair"]) == _DIGEST_LENGTH and pair_of(document["plan"], tensors, alias) != document["pair"]:
-        raise LoadError(
-            f"{folder} is damaged",
-            why="its numbers or its plan are not the ones that were saved",
-            fix="copy the bundle again, or convert again",
-        )
+    document, tensors = checked(folder)
+    stored, before = tensors, {}
     try:
         plan = Plan.from_dict(document["plan"])
         model = base_model if inplace else duplicate(base_model)
@@ -238,7 +244,11 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
         place = place_of(around, plan, tensors)
         network = around if place is None else around.get_submodule(place.name)
         apply_plan(network, plan if place is None else renamed(plan, place, network), inplace=True)
+        if "adapter" in document:
+            before = {n: v.clone() for n, v in network.state_dict().items() if n in tensors}
         put_heads(network, document.get("heads", {}), tensors, folder)
+        if "adapter" in document:
+            tensors = complete(network, tensors, document["adapter"].get("base"), str(folder))
     except LoadError:
         raise
     except ActswapError as problem:
@@ -260,34 +270,29 @@ def load(path: str | os.PathLike[str], base_model: nn.Module, *, inplace: bool =
     given = tensors if place is None else tensors_for(network, place, tensors)
     finalize_like(network, given)
     _put(network, given, folder)
+    if "adapter" in document:
+        register(network, folder.absolute().name, Adapter(stored, document.get("heads", {})), before)
     renew(model)
     return model
 
 
-def put_heads(network: nn.Module, heads: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Put the new heads of a bundle on its base.
+def checked(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the document and the tensors of a bundle or adapter whose two files belong together.
 
     Raises:
-        LoadError: the network has no such layer, or the file's weights have another width.
+        LoadError: they are damaged, or of an unknown version.
     """
-    modules = dict(network.named_modules())
-    for name, classes in heads.items():
-        layer = modules.get(name)
-        if isinstance(layer, Activation) and classes in heads.values() and _is_width(classes):
-            refit(layer, classes)
-            continue
-        weight = tensors.get(f"{name}.weight")
-        if layer is None or not is_head(layer) or weight is None or weight.dim() < 2 or weight.shape[0] != classes:
-            raise LoadError(
-                f"the head {name[:80]!r} of {folder} does not fit this model",
-                why="no Linear or 1 x 1 convolution stands there, or its weights have another width",
-                fix="give the base model that was converted",
-            )
-        put(network, name, like(layer, int(weight.shape[0])))
-
-
-def _is_width(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _WIDEST
+    document = read(folder)
+    tensors, metadata = _weights_of(folder, document["pair"])
+    check_plan(document["plan"], sum(tensor.numel() for tensor in tensors.values()), str(folder / PLAN))
+    alias = json.loads(metadata.get("alias", "{}"))
+    if len(document["pair"]) == _DIGEST_LENGTH and pair_of(document["plan"], tensors, alias) != document["pair"]:
+        raise LoadError(
+            f"{folder} is damaged",
+            why="its numbers or its plan are not the ones that were saved",
+            fix="copy the bundle again, or convert again",
+        )
+    return document, tensors
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -314,9 +319,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, kind in _DOCUMENT.items():
         if not isinstance(document.get(key), kind):
             raise LoadError(f"{key} in {file} is not valid", why=f"it must be a {kind.__name__}", fix="convert again")
-    if not isinstance(document.get("heads", {}), dict):
-        raise LoadError(f"heads in {file} is not valid", why="it must be a dict", fix="convert again")
-    unknown = sorted(set(document) - set(_DOCUMENT) - {"schema", "heads"})
+    for key in ("heads", "adapter"):
+        if not isinstance(document.get(key, {}), dict):
+            raise LoadError(f"{key} in {file} is not valid", why="it must be a dict", fix="convert again")
+    unknown = sorted(set(document) - set(_DOCUMENT) - {"schema", "heads", "adapter"})
     if unknown or not _PAIR.fullmatch(document["pair"]):
         what = f"the key {unknown[0][:40]!r}" if unknown else "a pair that is no digest"
         raise LoadError(f"{file} holds {what}", why="no actswap wrote it", fix="convert the base model again")

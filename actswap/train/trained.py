@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from actswap.conversion.head import head_of
 from actswap.errors import UsageError
+from actswap.record import remember_trained
 from actswap.train.groups import activation_parameters
 
 WORDS = ("all", "activations", "head", "bias", "norm")
-_TRAINED = "_actswap_trained"
 
 
 def parts_of(text: str) -> list[str]:
@@ -95,25 +95,19 @@ def _nothing(model: nn.Module, part: str) -> UsageError:
 def trainable_only(model: nn.Module, text: str) -> Iterator[None]:
     """Freeze every parameter that the list does not name, and restore afterwards what was trainable before.
 
-    A parameter that the user has frozen stays frozen. The model remembers what was trained (`remembered`).
+    A parameter that the user has frozen stays frozen. The model remembers what was trained (`record.trained_in`).
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     wanted = {id(parameter) for parameter in trained_parameters(model, text).values()}
     for parameter, _ in before:
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in wanted)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    model.__dict__[_TRAINED] = frozenset(remembered(model) | names)
+    remember_trained(model, names)
     try:
         yield
     finally:
         for parameter, required in before:
             parameter.requires_grad_(required)
-
-
-def remembered(model: nn.Module) -> frozenset[str]:
-    """Return the names of all parameters that `tune` has trained in this model."""
-    found = model.__dict__.get(_TRAINED, frozenset())
-    return found if isinstance(found, frozenset) else frozenset()
 
 
 def still_norms(model: nn.Module) -> list[_BatchNorm]:

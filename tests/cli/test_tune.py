@@ -72,6 +72,10 @@ def test_a_new_head_and_the_activations_train_and_the_rest_keeps_its_bits(conver
     before, after = start.state_dict(), trained.state_dict()
     changed = {n for n in before if not n.startswith(head) and not torch.equal(before[n], after[n])}
     assert {"1.p1", "3.p1"} <= changed <= {f"{k}.{n}" for k in "13" for n in ("p1", "p2", "log_beta")}
+    code, data, _ = ask("tune", "m.acon_c", *QUICK, *parts, "--format", "adapter", "-o", "small")
+    assert code == 0, data
+    adapter = bundle.load("small/adapter", library_model)
+    assert all(torch.equal(value, after[name]) for name, value in adapter.state_dict().items())
     code, data, _ = ask("tune", "m.acon_c", *QUICK, "--train", "hed", "-o", "other")
     assert code == 2 and "head" in data["error"]["fix"]
     code, data, _ = ask("tune", "m.acon_c", *QUICK, "--head", "ten", "-o", "other")

@@ -10,8 +10,9 @@ import tune_toy
 from torch import nn
 
 from actswap.errors import UsageError
+from actswap.record import trained_in
 from actswap.train import TuneConfig, tune
-from actswap.train.trained import remembered, trainable_only, trained_parameters
+from actswap.train.trained import trainable_only, trained_parameters
 
 
 def test_only_the_activations_train_and_everything_is_as_before_afterwards():
@@ -64,4 +65,4 @@ def test_what_is_not_named_keeps_its_bits(text: str) -> None:
     trained = set(trained_parameters(model, text))
     statistics = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     assert changed == trained | (statistics if "norm" in text else set())
-    assert remembered(model) == trained
+    assert trained_in(model) == trained
