@@ -58,7 +58,8 @@ def describe(module: nn.Module) -> dict[str, Any]:
     Returns:
         ACON family: `derivative`, the smallest and the largest slope over all channels at fixed beta, and `beta` and
         `slopes`, the ranges of beta and of p1 and p2. Padé units: `numerator` and `denominator` by channel, as in the
-        paper, with `scale`, `range`, `form` and `basis`, and `poles` in x by channel.
+        paper, with `scale`, `range`, `form` and `basis`, `frozen`, how many coordinates of each channel do not train,
+        and `poles` in x by channel.
 
     >>> from actswap.nn import AconC
     >>> [round(bound, 2) for bound in describe(AconC(4))["derivative"]]
@@ -71,6 +72,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
         return {
             "numerator": _rows(top),
             "denominator": _rows(bottom),
+            "frozen": _frozen(module.mix),
             **_frame(module.current_tails()),
             **dict(zip(("basis", "form"), module.basis_and_form, strict=True)),
             "poles": [list(p) for p in module.poles()] if isinstance(module, (PAU, OPAU)) else [],
@@ -85,6 +87,12 @@ def describe(module: nn.Module) -> dict[str, Any]:
         "slopes": [min(p1 + p2), max(p1 + p2)],
         "beta": [min(beta), max(beta)],
     }
+
+
+def _frozen(mix: Tensor) -> list[int]:
+    """The number of coordinates by channel that move no coefficient (`actswap.fit.coordinates`)."""
+    still = mix.eq(0.0).all(dim=-2).sum(dim=-1)
+    return [int(count) for count in still.reshape(-1).tolist()]
 
 
 def describe_state(state: Mapping[str, Tensor], prefix: str, degrees: tuple[int, int]) -> dict[str, Any]:
@@ -106,6 +114,7 @@ def describe_state(state: Mapping[str, Tensor], prefix: str, degrees: tuple[int,
     return {
         "numerator": _rows(v[..., :top]),
         "denominator": _rows(v[..., top:]),
+        "frozen": _frozen(mix),
         **_frame(state[prefix + "tails"]),
     }
 
@@ -121,6 +130,8 @@ def sentence(unit: Mapping[str, Any]) -> str:
     text = "numerator {}, denominator {}".format(*numbers) + f", s = {unit['scale'][0]:.4g}"
     if len(unit["numerator"]) > 1:
         text += f" (first of {len(unit['numerator'])} channels)"
+    if frozen := max(unit.get("frozen", [0])):
+        text += f"; {frozen} of {sum(len(unit[p][0]) for p in ('numerator', 'denominator'))} coordinates do not train"
     poles = sorted({round(p, 4) for row in unit.get("poles", []) for p in row})
     return text + (f"; poles at x = {', '.join(f'{p:g}' for p in poles[:8])}" if poles else "; no poles")
 

@@ -46,8 +46,17 @@ def test_coefficients_are_the_same_from_the_module_and_from_its_state(unit: AN.P
         assert torch.equal(torch.tensor(found[part], dtype=torch.float64).reshape(own.shape), own.detach().double())
         # The same sum of ten products, in another order.
         torch.testing.assert_close(torch.tensor(from_state[part]), torch.tensor(found[part]), rtol=1e-5, atol=1e-6)
+    assert found["frozen"] == from_state["frozen"] == [0] * unit.width
     assert "no poles" in sentence(found)
     json.dumps(found, allow_nan=False)
+
+
+def test_coordinates_that_do_not_train_are_counted() -> None:
+    unit = AN.PAU(2)
+    with torch.no_grad():
+        unit.mix[1, :, :3] = 0.0
+    assert describe(unit)["frozen"] == [0, 3]
+    assert "3 of 10 coordinates do not train" in sentence(describe(unit))
 
 
 def test_poles_are_shown() -> None:
