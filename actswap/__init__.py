@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from actswap.conversion.passes.revert import revert as revert
     from actswap.conversion.pipeline import convert as convert
     from actswap.conversion.survey import scan as scan
-    from actswap.io.adapter import add_adapter as add_adapter
-    from actswap.io.adapter import use as use
     from actswap.io.bundle import load as load
     from actswap.io.bundle import save as save
     from actswap.io.save_exported import export_program as export_program
+    from actswap.io.switching import add_adapter as add_adapter
+    from actswap.io.switching import use as use
     from actswap.io.trained import rebuild as rebuild
     from actswap.onnx.export import export_onnx as export_onnx
     from actswap.record import plan_of as plan_of
     from actswap.train.groups import param_groups as param_groups
 
 _HOME = {
-    "add_adapter": "actswap.io.adapter",
+    "add_adapter": "actswap.io.switching",
     "apply_plan": "actswap.conversion.apply",
     "convert": "actswap.conversion.pipeline",
     "decompositions": "actswap.activations.decompositions",
@@ -50,7 +50,7 @@ _HOME = {
     "revert": "actswap.conversion.passes.revert",
     "save": "actswap.io.bundle",
     "scan": "actswap.conversion.survey",
-    "use": "actswap.io.adapter",
+    "use": "actswap.io.switching",
     "verify": "actswap.checks.verify",
 }
 _MODULES = {
