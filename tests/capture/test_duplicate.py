@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actswap.capture.duplicate import duplicate, refuse_distributed
+from actswap.capture.duplicate import duplicate
+from actswap.capture.wrappers import refuse_sharded
 from actswap.errors import UsageError
 
 
@@ -61,5 +62,5 @@ def test_a_model_that_cannot_be_copied_is_refused_in_words() -> None:
 def test_distributed_models_are_refused_by_name() -> None:
     kind = type("DistributedDataParallel", (nn.Sequential,), {"__module__": "torch.nn.parallel.distributed"})
     with pytest.raises(UsageError, match="convert first, then distribute: DistributedDataParallel"):
-        refuse_distributed(nn.Sequential(kind(nn.ReLU())))
-    refuse_distributed(type("DistributedDataParallel", (nn.Sequential,), {"__module__": "mine"})())
+        refuse_sharded(nn.Sequential(kind(nn.ReLU())))
+    refuse_sharded(type("DistributedDataParallel", (nn.Sequential,), {"__module__": "mine"})())
