@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -51,7 +52,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as problem:
         raise write_error(path, problem) from problem
     except SafetensorError as problem:  # raised by its writer if the disk is full
-        raise write_error(path, OSError(str(problem))) from problem
+        raise write_error(path, from_safetensors(problem)) from problem
+    except FileError as problem:  # of a file inside the temporary one: the user knows only the path
+        if str(beside) not in problem.what:
+            raise
+        raise FileError(problem.what.replace(str(beside), str(path)), why=problem.why, fix=problem.fix) from problem
     finally:
         discard(beside)
 
@@ -140,6 +145,16 @@ def write_error(path: Path, problem: OSError) -> FileError:
         why=problem.strerror or str(problem) or type(problem).__name__,
         fix=f"{fix}; what was there before is unchanged",
     )
+
+
+def from_safetensors(problem: SafetensorError) -> OSError:
+    """Return the operating system's error that the writer of safetensors gives as text.
+
+    >>> from_safetensors(SafetensorError("I/O error: No space left on device (os error 28)")).strerror
+    'No space left on device'
+    """
+    number = re.search(r"os error (\d+)", str(problem))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(problem))
 
 
 def refuse_overwrite(

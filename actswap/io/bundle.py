@@ -28,7 +28,17 @@ from actswap.conversion.apply import apply_plan
 from actswap.conversion.head import new_heads
 from actswap.errors import ActswapError, LoadError, UsageError, first_line
 from actswap.io.adapter import Adapter, complete, digest_of, put_heads, register, trained_names
-from actswap.io.atomic import beside_of, discard, flush, flush_folder, locked, refuse_overwrite, replacing, write_error
+from actswap.io.atomic import (
+    beside_of,
+    discard,
+    flush,
+    flush_folder,
+    from_safetensors,
+    locked,
+    refuse_overwrite,
+    replacing,
+    write_error,
+)
 from actswap.io.base_note import Base
 from actswap.io.fitting import place_of, renamed, tensors_for
 from actswap.io.plan_check import check_plan
@@ -140,7 +150,7 @@ def _write_bundle(
     except OSError as problem:
         raise write_error(out, problem) from problem
     except SafetensorError as problem:  # raised by its writer if the disk is full
-        raise write_error(out, OSError(str(problem))) from problem
+        raise write_error(out, from_safetensors(problem)) from problem
 
 
 def _only(state: State, names: set[str]) -> tuple[State, dict[str, Any]]:

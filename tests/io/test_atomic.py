@@ -7,9 +7,11 @@ import os
 import stat
 
 import pytest
+from safetensors import SafetensorError
 
 from actswap.errors import FileError
 from actswap.io import atomic
+from actswap.io.atomic import replacing
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
@@ -74,3 +76,15 @@ def test_an_input_is_never_overwritten(tmp_path):
     for source in (str(tmp_path / "a"), (tmp_path / "b", tmp_path / "a")):
         with pytest.raises(FileError, match="input itself"):
             atomic.refuse_overwrite(tmp_path / "a", overwrite=True, source=source)
+
+
+def test_a_full_disk_inside_a_temporary_folder_is_told_with_the_path_that_was_asked_for(tmp_path):
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(FileError) as caught, replacing(tmp_path / "out") as outer:
+        outer.mkdir()
+        with replacing(outer / "model.safetensors") as inner:
+            inner.write_bytes(b"half")
+            raise full
+    assert caught.value.what == f"{tmp_path / 'out' / 'model.safetensors'} could not be written"
+    assert caught.value.why == "No space left on device" and "free some space" in caught.value.fix
+    assert list(tmp_path.iterdir()) == []
