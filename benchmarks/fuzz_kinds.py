@@ -193,16 +193,18 @@ def _programs(folder: Path) -> list[Kind]:
 
     def size(content: bytes, path: Path) -> None:
         text = content.decode()
-        if expressions.is_size(text):
-            try:
-                sympy.sympify(text, locals=known)
-            except (ArithmeticError, AttributeError, TypeError, ValueError, AssertionError) as problem:
-                raise LoadError("torch refuses it", why=str(problem)) from None
+        if not expressions.is_size(text):
+            raise LoadError("it is no size")
+        try:
+            sympy.sympify(text, locals=known)
+        except (ArithmeticError, AttributeError, TypeError, ValueError, AssertionError) as problem:
+            raise LoadError("torch refuses it", why=str(problem)) from None
 
     def guard(content: bytes, path: Path) -> None:
         text = content.decode()
-        if expressions.is_guard(text):
-            compile(text, "guard", "eval")
+        if not expressions.is_guard(text):
+            raise LoadError("it is no guard")
+        compile(text, "guard", "eval")
 
     both = ("plain.pt2", "converted.pt2")
     return [

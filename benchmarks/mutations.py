@@ -11,6 +11,7 @@ import io
 import json
 import pickletools
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -270,8 +271,8 @@ _TOKENS += ["L['x']", ".size()[0]", "//", "%", "<", "==", "not", "and", "**", "_
 
 def text_of(data: bytes, dice: random.Random) -> bytes:
     """Change an expression token by token."""
-    tokens = data.decode().replace("(", " ( ").replace(")", " ) ").replace(",", " , ").split()
-    for _ in range(dice.randint(1, 6)):
+    tokens = re.sub(r"\((?!\))|(?<!\()\)|,", r" \g<0> ", data.decode()).split()
+    for _ in range(dice.choice([1, 1, 2, 3])):
         at, other = dice.randrange(len(tokens)), dice.randrange(len(tokens))
         way = dice.randrange(4)
         if way == 0 and len(tokens) > 1:
