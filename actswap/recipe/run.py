@@ -135,6 +135,7 @@ def run_recipe(prepared: Prepared, *, resume: bool = False, progress: Progress |
         tolerance=recipe.convert.tolerance,
         calibration=_calibration(recipe, data),
         options=dict(recipe.convert.options) or None,
+        seed=recipe.convert.seed,
         progress=progress,
     )
     model = conversion.model

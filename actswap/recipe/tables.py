@@ -38,6 +38,7 @@ class ConvertTable:
         start: `auto`, `exact`, `limit`, `fit`, `morph` or `none`.
         tolerance: largest relative error of the output.
         options: options of the target.
+        seed: of the random starts that some targets have.
     """
 
     target: str = ""
@@ -47,6 +48,7 @@ class ConvertTable:
     start: str = "auto"
     tolerance: float = 1e-3
     options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def asked(self) -> str | Mapping[str, str]:
