@@ -12,7 +12,7 @@ _WHERE = {
     "library_path": "library",
     "prepare_file": "prepare",
     "convert": "conversion",
-    "translation_table": "translate",
+    "translation_table": "torch_exporter",
 }
 __all__ = list(_WHERE)
 

@@ -8,6 +8,7 @@ by the formula.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.autograd import forward_ad
 
 from actswap.errors import UsageError
 from actswap.ops import dispatch, switch
-from actswap.ops.decompositions import tell_exporters
+from actswap.ops.decompositions import by_aten, tell_exporters
 
 NAMESPACE = "actswap"
 _HALF = (torch.bfloat16, torch.float16)
@@ -182,6 +183,8 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     # Without Function.apply's own Python, which looks for transforms: a plain call is under none.
     apply = super(torch.autograd.Function, function).apply
 
+    scripted = by_aten(name, operator.reference)
+
     def call(*args: Any) -> Tensor:
         if not _is_dynamo_compiling() and switch._current == "auto" and direct is not None:
             found = direct(*args)
@@ -189,13 +192,11 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
                 found = apply(*args)
             if found is not None:
                 return found
-        if (
-            _is_compiling()
-            or type(args[0]) not in _PLAIN
-            or _has_torch_function(args)
-            or _dispatch_modes()
-            or _jit_tracing() is not None
-        ):
+        if _jit_tracing() is not None:  # TorchScript runs where actswap is not installed
+            with warnings.catch_warnings():  # about numbers of dimensions and channels, which a trace may keep
+                warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
+                return scripted(*args)
+        if _is_compiling() or type(args[0]) not in _PLAIN or _has_torch_function(args) or _dispatch_modes():
             traced: Tensor = op(*args)
             return traced
         if _peek_functorch() is not None or forward_ad._current_level >= 0:

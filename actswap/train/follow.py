@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from actswap.activations.morph import Morph
 from actswap.errors import DivergenceError, UsageError
 from actswap.io.base_note import Base
 from actswap.io.bundle import save
@@ -65,6 +66,13 @@ class Follow:
         _, network = the_converted(model, "save")
         self._steps, self._every, self._done = max(1, steps), max(1, check_every), 0
         self._ramps = Ramps(network, schedules or {})
+        still = sum(isinstance(m, Morph) and m.t == 0.0 for m in network.modules())
+        if still and "morph" not in (schedules or {}):
+            warnings.warn(
+                f"{still} activations are morphs at t = 0, where their targets have no gradient; "
+                "schedules={'morph': Ramp(0.0, 1.0)} moves them",
+                stacklevel=2,
+            )
         self._watch = Watch(network, lambda tensor: tensor)
         self._ramps.apply(0.0)
 

@@ -41,7 +41,7 @@ def test_a_run_that_goes_on_finds_its_ramps_where_they_were(image):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 1e6])
 def test_a_loss_out_of_bounds_stops_the_run(loss, image):
-    follow = Follow(converted(image), 100)
+    follow = Follow(converted(image, "acon_c", "auto"), 100)
     follow.step(1.0)
     with pytest.raises(DivergenceError, match=r"diverged at step 2(.|\n)*activation_lr"):
         follow.step(loss)
@@ -55,6 +55,11 @@ def test_a_parameter_that_explodes_is_named(image):
         model.act.p1.fill_(math.nan)
     with pytest.raises(DivergenceError, match=r"act \(AconC\)(.|\n)*p1 is not finite"):
         follow.step()
+
+
+def test_morphs_that_nothing_moves_are_told(image):
+    with pytest.warns(UserWarning, match=r"4 activations are morphs at t = 0(.|\n)*Ramp\(0.0, 1.0\)"):
+        Follow(converted(image), 4)
 
 
 def test_what_was_not_converted_is_refused():
