@@ -102,11 +102,20 @@ class _Isolation:
 
         If the outputs change only when several sites are isolated together, the sites are added one by one. Each site
         that makes the outputs change is returned, and left out from then on.
+
+        Raises:
+            CaptureError: the outputs are others although nothing is isolated.
         """
 
         def search(some: Sequence[Site]) -> list[Site]:
             if self.fine(some, limit):
                 return []
+            if not some:
+                raise CaptureError(
+                    f"{type(self.model).__name__} gives other outputs than when it was scanned",
+                    why="no activation is replaced yet, so the inputs, the weights or the mode are others",
+                    fix="scan again, on the inputs that are given to convert",
+                )
             if len(some) == 1:
                 return list(some)
             half = len(some) // 2

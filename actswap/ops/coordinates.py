@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from actswap.ops import dispatch, switch
-from actswap.ops.registry import Operator, operators
+from actswap.ops.registry import Operator, is_eager, operators
 
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _TENSORS = 6  # x, u, radius, mix, centre, tails
 
 
@@ -67,7 +68,12 @@ def by_coordinates(name: str) -> Callable[..., Tensor | None]:
             with torch.no_grad():
                 short.forward(*_ordinary(args))
             found = short.through(*args)
-        y: Tensor | None = apply(*args) if found is False else None if found is True else found
+        if found is None or found is True:
+            # The call is not for the fast path. The step of autograd is the same if a mode is all that hinders it:
+            # torch's checkpoint counts what both of its runs save, and the second may be outside of the mode.
+            needed = torch.is_grad_enabled() and (args[0].requires_grad or args[1].requires_grad)
+            found = False if needed and is_eager(args) else None
+        y: Tensor | None = apply(*args) if found is False else found
         return y
 
     return call
@@ -82,8 +88,12 @@ def _function(operator: Operator, short: Any) -> type[torch.autograd.Function]:
             ctx.save_for_backward(*args[:_TENSORS])
             ctx.options = args[_TENSORS:]
             y = short.through_forward(*args)
-            if not isinstance(y, Tensor):  # another thread's call took the place of this kind
+            if not isinstance(y, Tensor):  # not for the fast path, or another thread's call took the place of this kind
                 ordinary = _ordinary(args)
+                if _dispatch_modes():  # they must see the operator
+                    with torch._C._AutoDispatchBelowAutograd():
+                        seen: Tensor = getattr(torch.ops.actswap, name)(*ordinary)
+                        return seen
                 found = dispatch.forward(name, ordinary)
                 y = operator.reference(*ordinary) if found is None else found[0]
             return y

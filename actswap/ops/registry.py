@@ -215,6 +215,17 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     return call
 
 
+def is_eager(args: Sequence[Any]) -> bool:
+    """Return whether a call is run as it stands: neither traced, compiled nor transformed. Modes may be on."""
+    return (
+        all(type(a) in _PLAIN for a in args if isinstance(a, Tensor))
+        and not _is_compiling()
+        and _jit_tracing() is None
+        and _peek_functorch() is None
+        and forward_ad._current_level < 0
+    )
+
+
 def _like_first(*args: Any) -> Tensor:
     return torch.empty_like(args[0])
 
