@@ -32,21 +32,29 @@ def at_most(seconds: float) -> Iterator[None]:
     ...     print("done")
     done
     """
-    ended, turn, thread = threading.Event(), threading.RLock(), threading.get_ident()
+    ended, thread = threading.Event(), threading.get_ident()
 
     def watch() -> None:
         pause = seconds
         while not ended.wait(min(pause, threading.TIMEOUT_MAX)):
-            with turn:
-                if not ended.is_set():
-                    _raise_in(thread, ctypes.py_object(_Stopped))
+            _raise_in(thread, _Stopped)
             pause = 0.5  # then again: a callback whose exceptions are dropped may have got it
 
     def end() -> None:
-        with turn:
-            ended.set()
-            _raise_in(thread, None)  # one that was sent and has not arrived is taken back
-        watcher.join()
+        """End the watch, and let an exception arrive that was sent too late.
+
+        It is not taken back by sending none: CPython would then look for it at every call for the rest of the
+        process, and never get on under a profile function.
+        """
+        while True:
+            try:
+                ended.set()
+                watcher.join()
+                for _ in range(100):  # it arrives at a jump back
+                    pass
+                return
+            except _Stopped:
+                continue
 
     watcher = threading.Thread(target=watch, name="actswap time limit", daemon=True)
     watcher.start()
@@ -60,5 +68,5 @@ def at_most(seconds: float) -> Iterator[None]:
         raise OutOfTimeError(f"stopped after {seconds:g} s") from None
 
 
-def _raise_in(thread: int, exception: ctypes.py_object[type[_Stopped]] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
+def _raise_in(thread: int, exception: type[BaseException]) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exception))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -52,3 +54,26 @@ def test_nothing_arrives_after_the_block():
         except OutOfTimeError:
             pass
     assert sum(range(10)) == 45
+
+
+CODE = """
+import faulthandler, sys, time
+from actswap.onnx.time_limit import OutOfTimeError, at_most
+faulthandler.dump_traceback_later(20, exit=True)
+with at_most(60):
+    pass
+try:
+    with at_most(0.01):
+        while True:
+            time.sleep(0.001)
+except OutOfTimeError:
+    pass
+sys.setprofile(lambda frame, event, argument: None)
+print((lambda: "went on")())
+"""
+
+
+def test_the_interpreter_goes_on_as_before() -> None:
+    """After an exception that was taken back, CPython 3.11 hangs at the next call under a profile function."""
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
+    assert done.stdout == "went on\n", done.stderr
