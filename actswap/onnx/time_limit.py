@@ -32,9 +32,10 @@ def at_most(seconds: float) -> Iterator[None]:
     ...     print("done")
     done
     """
-    ended, thread = threading.Event(), threading.get_ident()
+    begun, ended, thread = threading.Event(), threading.Event(), threading.get_ident()
 
     def watch() -> None:
+        begun.wait()
         pause = seconds
         while not ended.wait(min(pause, threading.TIMEOUT_MAX)):
             _raise_in(thread, _Stopped)
@@ -60,6 +61,7 @@ def at_most(seconds: float) -> Iterator[None]:
     watcher.start()
     try:
         try:
+            begun.set()  # only here the exception is expected
             yield
         finally:
             end()
