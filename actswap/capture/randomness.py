@@ -149,7 +149,7 @@ def _draws(value: Any) -> bool:
 def _names_of(kind: type) -> Iterator[Any]:
     """Yield what the names in the files of a class stand for, and those of the functions among them, and so on."""
     waiting: list[dict[str, Any]] = []
-    for each in kind.__mro__:
+    for each in (k for k in kind.__mro__ if not _foreign(k)):  # other libraries put functions of theirs into nn.Module
         functions = [f for f in vars(each).values() if isinstance(f, FunctionType)]
         waiting += [f.__globals__ for f in functions if not _foreign(f)]
     seen: set[int] = set()
@@ -163,8 +163,8 @@ def _names_of(kind: type) -> Iterator[Any]:
                     waiting.append(value.__globals__)
 
 
-def _foreign(function: FunctionType) -> bool:
-    return (function.__module__ or "").partition(".")[0] in _NOT_THE_USERS
+def _foreign(part: FunctionType | type) -> bool:
+    return (part.__module__ or "").partition(".")[0] in _NOT_THE_USERS
 
 
 def alone() -> bool:

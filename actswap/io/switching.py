@@ -27,6 +27,15 @@ def use(model: nn.Module, name: str) -> nn.Module:
 
     Raises:
         UsageError: there is no adapter of this name.
+
+    >>> import actswap, tempfile, torch
+    >>> base, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(3, 4)
+    >>> base = base.requires_grad_(False)  # only the activations train
+    >>> trained = actswap.convert(base, "acon_c", x).model
+    >>> folder = actswap.save(trained, tempfile.mkdtemp() + "/sharper", only_trained=True)
+    >>> model = actswap.load(folder, base)
+    >>> actswap.use(model, "") is actswap.use(model, "sharper")
+    True
     """
     known = adapters_of(model)
     if name not in known:
@@ -56,6 +65,14 @@ def add_adapter(model: nn.Module, name: str, path: str | os.PathLike[str]) -> nn
     Raises:
         UsageError: the model carries no adapter, or the name is taken.
         LoadError: the adapter is damaged, or was made by another plan or for another base. Nothing is changed then.
+
+    >>> import actswap, tempfile, torch
+    >>> base, x = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.randn(3, 4)
+    >>> base = base.requires_grad_(False)  # only the activations train
+    >>> trained = actswap.convert(base, "acon_c", x).model
+    >>> folder = actswap.save(trained, tempfile.mkdtemp() + "/first", only_trained=True)
+    >>> model = actswap.add_adapter(actswap.load(folder, base), "second", folder)
+    >>> _ = actswap.use(model, "second")
     """
     known, plan = adapters_of(model), plan_of(model)
     if not known or plan is None:

@@ -192,11 +192,17 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
                 found = apply(*args)
             if found is not None:
                 return found
-        if _jit_tracing() is not None:  # TorchScript runs where actswap is not installed
+        if _makes_torchscript():
             with warnings.catch_warnings():  # about numbers of dimensions and channels, which a trace may keep
                 warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
                 return scripted(*args)
-        if _is_compiling() or type(args[0]) not in _PLAIN or _has_torch_function(args) or _dispatch_modes():
+        if (
+            _is_compiling()
+            or type(args[0]) not in _PLAIN
+            or _has_torch_function(args)
+            or _dispatch_modes()
+            or _jit_tracing() is not None
+        ):
             traced: Tensor = op(*args)
             return traced
         if _peek_functorch() is not None or forward_ad._current_level >= 0:
@@ -213,6 +219,16 @@ def define(schema: str, formula: Callable[..., Tensor]) -> Callable[..., Tensor]
     call.__doc__ = formula.__doc__
     _functions[name] = call
     return call
+
+
+def _makes_torchscript() -> bool:
+    """Return whether TorchScript is made, which runs where actswap is not installed.
+
+    Counters such as fvcore's trace too, but they look at the operators.
+    """
+    return _jit_tracing() is not None and (
+        torch.jit._trace._trace_module_map is not None or torch.onnx.is_in_onnx_export()
+    )
 
 
 def is_eager(args: Sequence[Any]) -> bool:

@@ -75,9 +75,11 @@ def test_what_libraries_print_is_not_the_result(folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_json(verb, capsys):
-    assert run([verb, "--help"]) == 0
-    out, _ = capsys.readouterr()
-    assert "--json" in out and "--debug" in out
+    ways = [[verb, "worker"], [verb, "report"], [verb, "assign"]] if verb == "search" else [[verb]]
+    for way in ways:
+        assert run([*way, "--help"]) == 0
+        out, _ = capsys.readouterr()
+        assert "--json" in out and "--debug" in out
 
 
 def test_a_hint_is_the_users_own_command_and_works(tmp_path, monkeypatch, capsys):

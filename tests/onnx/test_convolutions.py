@@ -22,6 +22,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from actswap.activations import get
+from actswap.errors import ExportError
 from actswap.onnx.export import export_onnx
 from actswap.onnx.library import find_library, instruction_set
 from actswap.onnx.prepare import open_prepared, prepare
@@ -244,11 +245,10 @@ class Twice(nn.Module):
         {"kernel_size": 3, "padding": 2},
         {"kernel_size": 1, "stride": 2},
         {"kernel_size": 1, "padding": 1},
-        {"kernel_size": 1, "groups": 8},
         {"kernel_size": 3, "groups": C, "wide": C, "dilation": 2},
         {"kernel_size": 9, "groups": C, "wide": C, "padding": 4},
     ],
-    ids=["5x5", "leaps", "wide", "strided", "padded", "grouped", "dilated", "far"],
+    ids=["5x5", "leaps", "wide", "strided", "padded", "dilated", "far"],
 )
 def test_other_convolutions_stay_the_runtimes_own(conv: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(5)
@@ -257,6 +257,13 @@ def test_other_convolutions_stay_the_runtimes_own(conv: dict[str, Any], tmp_path
     assert joined(found) == 0
     x = picture(2, (12, 13))
     np.testing.assert_array_equal(run(open_prepared(found.SerializeToString(), None), x), run(native(source), x))
+
+
+def test_a_file_without_blocked_layout_is_not_prepared(tmp_path: Path) -> None:
+    """The runtime leaves a grouped convolution as it is, so nothing of this file is in its blocked layout."""
+    source = exported(Net(activation("acon_c"), kernel_size=1, groups=8), tmp_path)
+    with pytest.raises(ExportError, match="stands in the blocked layout"):
+        prepare(source)
 
 
 @pytest.mark.parametrize("model", [Twice(), Net(activation("dy_relu_c"), **POINTWISE)], ids=["twice", "attention"])

@@ -110,5 +110,7 @@ def test_means_that_do_not_suit_the_weights_are_refused() -> None:
 def test_a_mean_over_an_unknown_number_of_channels_is_not_blocked() -> None:
     """Parameters of one set do not tell which channels are padding."""
     case = next(case for case in cases(True) if case.label == "meta_acon_layer")
-    with pytest.raises(ExportError, match="no activation of this file stands between convolutions"):
+    with pytest.raises(
+        ExportError, match="no activation of this file stands in the blocked layout, between convolutions"
+    ):
         prepare(after_convolution(case, torch.randn(C, NARROW, 3, 3), torch.randn(C)))
