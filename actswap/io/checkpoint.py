@@ -142,10 +142,10 @@ def check_weights(data: bytes) -> None:
         reader = torch._C.PyTorchFileReader(io.BytesIO(data))
         names = reader.get_all_records()
         pickled = reader.get_record("data.pkl")
+        sizes = {n.removeprefix("data/"): reader.get_record_size(n) for n in names if n.startswith("data/")}
     except (RuntimeError, ValueError) as problem:
         raise LoadError("the tensors inside the file are damaged", why=first_line(problem), fix=_FIX) from None
     described = describe(pickled, len(data))
-    sizes = {name.removeprefix("data/"): reader.get_record_size(name) for name in names if name.startswith("data/")}
     if sum(sizes.values()) > len(data):
         raise LoadError("the tensors inside the file overlap or are compressed", fix=_FIX)
     _check_storages(described, sizes)

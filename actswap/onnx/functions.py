@@ -50,7 +50,7 @@ def has_kernel(op: str) -> bool:
     >>> has_kernel("AconC"), has_kernel("net/AconC"), has_kernel("PauA_5_4"), has_kernel("PauA_2_5")
     (True, False, True, False)
     """
-    match = _KERNELS.fullmatch(op)
+    match = _KERNELS.fullmatch(op) if isinstance(op, str) else None  # a damaged file's names may be bytes
     if match is None or match["p"] is None:
         return match is not None
     p, q = int(match["p"]), int(match["q"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -136,14 +137,17 @@ def check(recipe: Recipe) -> list[str]:
 
 
 def check_files(recipe: Recipe) -> list[str]:
-    """Return what is missing on this machine: files, folders, the data that the user has to name."""
+    """Return what is missing on this machine: files, folders, the data that the user has to name.
+
+    A name that no file can have (too long, say) is a missing file: os.path tells, pathlib raises.
+    """
     found: list[str] = []
-    if ":" not in recipe.model.source and not Path(recipe.model.source).exists():
+    if ":" not in recipe.model.source and not os.path.exists(recipe.model.source):
         found.append(f"model.source: there is no file {recipe.model.source!r}, and it is no library:name either")
-    if recipe.model.weights and not Path(recipe.model.weights).exists():
+    if recipe.model.weights and not os.path.exists(recipe.model.weights):
         found.append(f"model.weights: there is no file {recipe.model.weights!r}")
     data = recipe.data.source
-    if data and ":" not in data and not Path(data).is_dir():
+    if data and ":" not in data and not os.path.isdir(data):
         found.append(f"data.source: {data!r} is neither a folder nor package.module:function")
     if not data and recipe.tune is not None:
         found.append("data.source: is missing, the recipe trains: --data FOLDER or --data package.module:function")

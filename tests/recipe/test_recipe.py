@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from actswap.io import bundle
 from actswap.recipe import RecipeError, prepare, read_recipe, run_recipe, to_dict
+from actswap.recipe.recipe import check_files
 
 TOY = ("recipe_toy",)
 
@@ -208,3 +210,9 @@ def test_a_recipe_without_tuning_only_converts(tmp_path):
     text = text.replace('[data]\nsource = "recipe_toy:data"\n', "")
     report = run_recipe(prepare(read_recipe(write(tmp_path, text), allow=TOY), tmp_path / "out"))
     assert report.tuning is None and report.accuracy == {} and (tmp_path / "out/report.html").exists()
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path, GOOD), allow=TOY)
+    long = replace(recipe, model=replace(recipe.model, source="a" * 5000))
+    assert any("there is no file" in problem for problem in check_files(long))
