@@ -79,7 +79,8 @@ def session(
     ours = {node.op_type for node in nodes_of(model.graph) if node.domain == DOMAIN}
     unknown = sorted(name for name in ours if not has_kernel(name))
     if unknown:
-        notes.append(f"no kernel is called {', '.join(unknown)}: the bodies in the file run (was a prefix added?)")
+        names = ", ".join(map(str, unknown))
+        notes.append(f"no kernel is called {names}: the bodies in the file run (was a prefix added?)")
     way = "portable"
     if len(ours) > len(unknown):
         missing = register(options)
