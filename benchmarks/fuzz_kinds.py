@@ -38,7 +38,7 @@ from torch import nn
 from actswap.conversion.pipeline import convert
 from actswap.errors import LoadError
 from actswap.inputs import read_file
-from actswap.io import bundle, checkpoint, exported, expressions
+from actswap.io import bundle, bundle_files, checkpoint, exported, expressions
 from actswap.io.loading import load_model
 from actswap.io.pickles import describe
 from actswap.io.rebuild import Rebuild
@@ -251,7 +251,7 @@ def _bundles(folder: Path, model: nn.Module, x: torch.Tensor) -> list[Kind]:
         document = json.loads(content)
         if isinstance(document, dict) and isinstance(document.get("plan"), dict):
             tensors, metadata = read_tensors(made[path.name] / "model.safetensors")
-            document["pair"] = bundle.pair_of(document["plan"], tensors, {})
+            document["pair"] = bundle_files.pair_of(document["plan"], tensors, {})
             save_file(tensors, path / "model.safetensors", {**metadata, "pair": document["pair"]})
         (path / "plan.json").write_bytes(json.dumps(document).encode("utf-8", "surrogatepass"))
         bundle.load(path, network())

@@ -24,7 +24,7 @@ from recipe_toy import RECIPE, net
 from torch import nn
 
 from actswap.cli.main import run
-from actswap.io import bundle
+from actswap.io import bundle, bundle_files
 from actswap.io.loading import load_model
 from actswap.onnx.sessions import session
 
@@ -45,9 +45,9 @@ def content(path: Path) -> str:
     if path.is_dir():
         if not bundle.is_bundle(path):
             return "absent" if not any(path.iterdir()) else "a folder that is no bundle"
-        document = bundle.read(path)
-        tensors, metadata = bundle._weights_of(path, document["pair"])
-        if bundle.pair_of(document["plan"], tensors, json.loads(metadata["alias"])) != document["pair"]:
+        document = bundle_files.read(path)
+        tensors, metadata = bundle_files.weights_of(path, document["pair"])
+        if bundle_files.pair_of(document["plan"], tensors, json.loads(metadata["alias"])) != document["pair"]:
             raise ValueError("plan and numbers are not those that were saved")
         return str(document["pair"])
     if path.suffix == ".onnx":

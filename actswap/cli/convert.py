@@ -215,14 +215,14 @@ def save(
 ) -> Path:
     """Write the bundle or the exported program."""
     from actswap.cli.verb import finite
-    from actswap.io import base_note, bundle
+    from actswap.io import base_note, bundle, bundle_files
 
     if form == "pt2":
         from actswap.io.save_exported import save_pt2
 
         return save_pt2(model, out, args, kwargs, decompose=decompose, overwrite=force)
     base = (
-        bundle.read_base(path)
+        bundle_files.read_base(path)
         if bundle.is_bundle(path)
         else base_note.base_of(path, how.spec, how.key, how.prefix, how.drop)
     )

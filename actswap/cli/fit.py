@@ -39,10 +39,10 @@ def command(
     from actswap.report.fitted import curves, draw
 
     if Path(source).is_dir():
-        from actswap.io import bundle
+        from actswap.io import bundle_files
         from actswap.plan import Plan
 
-        choices = list(Plan.from_dict(bundle.read(source)["plan"]).choices)
+        choices = list(Plan.from_dict(bundle_files.read(source)["plan"]).choices)
         files = [Path(plot) / f"{i:03d}-{c.site.name}.png" for i, c in enumerate(choices)] if plot else []
         if plot:
             Path(plot).mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ def command(path: str, bundle_path: str, output: str | None, how: ModelOptions, 
 
     CHECKPOINT is what Lightning, transformers, ultralytics or a loop of your own saved of the converted model.
     """
-    from actswap.io import bundle
+    from actswap.io import bundle, bundle_files
     from actswap.io.atomic import refuse_overwrite
     from actswap.io.trained import rebuild
 
@@ -43,8 +43,8 @@ def command(path: str, bundle_path: str, output: str | None, how: ModelOptions, 
     )
     for note in found.notes:
         say(f"Note: {note}")
-    report = {**bundle.read(bundle_path).get("report", {}), "rebuilt": {"from": source.name}}
-    bundle.save(found.model, out, base=bundle.read_base(bundle_path), report=report, overwrite=force)
+    report = {**bundle_files.read(bundle_path).get("report", {}), "rebuilt": {"from": source.name}}
+    bundle.save(found.model, out, base=bundle_files.read_base(bundle_path), report=report, overwrite=force)
     if found.warning:
         say(f"Warning: {found.warning}")
     said = f"{out}: {len(found.changed)} of {len(found.activations)} activations were trained, "

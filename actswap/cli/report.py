@@ -44,7 +44,7 @@ def command(
     Give real inputs (--input photos.npz): the pictures show what happens on them.
     """
     from actswap.conversion.passes.revert import revert
-    from actswap.io import bundle
+    from actswap.io import bundle_files
     from actswap.io.atomic import refuse_overwrite
     from actswap.record import plan_of
     from actswap.report import gather, summary, write_report
@@ -58,7 +58,7 @@ def command(
     if plan is None:
         raise UsageError(f"{path} was not converted", fix=f"actswap convert {path} --to acon_c, then report the result")
     inputs = inputs_for(loaded, specs)
-    note = bundle.read(path).get("report") or {}
+    note = bundle_files.read(path).get("report") or {}
     tuning = note.get("tuning") or {}
     for name, key in (("at conversion", "before"), ("after fine-tuning", "after")):
         if "score" in tuning.get(key, {}):

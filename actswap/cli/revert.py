@@ -70,10 +70,10 @@ def _same_as_base(
 ) -> bool | None:
     import torch
 
-    from actswap.io import base_note, bundle
+    from actswap.io import base_note, bundle_files
     from actswap.io.loading import noted_source
 
-    note = bundle.read_base(path)
+    note = bundle_files.read_base(path)
     found = Path(how.base) if how.base else base_note.find_base(path, note)
     if found is None:
         return None

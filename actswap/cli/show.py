@@ -22,9 +22,9 @@ def command(path: str) -> Answer:
         from actswap.cli.run import show_recipe
 
         return show_recipe(path)
-    from actswap.io import bundle
+    from actswap.io import bundle_files
 
-    document, base = bundle.read(path), bundle.read_base(path)
+    document, base = bundle_files.read(path), bundle_files.read_base(path)
     try:
         units = _units(path, document["plan"])
         shown = _lines(path, document, base, units)
@@ -59,9 +59,9 @@ def _lines(path: str, document: Mapping[str, Any], base: Base, units: Mapping[st
 def _units(path: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The coefficients that the Padé units of a bundle have now, by site, as in the papers."""
     from actswap.activations.describe import describe_state
-    from actswap.io import bundle
+    from actswap.io import bundle_files
 
-    found, state = {}, bundle.read_state(path)
+    found, state = {}, bundle_files.read_state(path)
     for choice in plan.get("choices", ()):
         degrees = choice["options"].get("degrees", (5, 4))
         for inner in ("", "target.", "inner.", "target.inner."):  # inside a morph, under a cap, or both

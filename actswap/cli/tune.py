@@ -78,7 +78,7 @@ def command(
     """
     from actswap.conversion.head import new_head
     from actswap.conversion.passes.revert import revert
-    from actswap.io import bundle
+    from actswap.io import bundle, bundle_files
     from actswap.record import plan_of
     from actswap.train import load_data, tune
     from actswap.train.data import examples
@@ -111,8 +111,8 @@ def command(
         report = tune(model, images, config, teacher=teacher, progress=report_progress)
     if int(os.environ.get("RANK", "0")) != 0:
         click.get_current_context().exit(0)  # of several processes the first one writes and answers
-    note = {**bundle.read(path).get("report", {}), "tuning": report.to_dict()}
-    source = bundle.read_base(path)
+    note = {**bundle_files.read(path).get("report", {}), "tuning": report.to_dict()}
+    source = bundle_files.read_base(path)
     saved = bundle.save(
         model.cpu().eval(), out / form, base=source, report=note, overwrite=resume, only_trained=form == "adapter"
     )

@@ -328,11 +328,11 @@ def for_bundle(how: ModelOptions, written: Path, source: str) -> ModelOptions:
     The bundle says itself how its base is taken from its file. What it cannot say: where the file is, if it is not
     beside the bundle, and which code the user trusts.
     """
-    from actswap.io import base_note, bundle
+    from actswap.io import base_note, bundle, bundle_files
     from actswap.io.model_source import is_library_source
 
     spec = None if how.spec is None or is_library_source(how.spec) else how.spec
-    near = base_note.find_base(written, bundle.read_base(written))
+    near = base_note.find_base(written, bundle_files.read_base(written))
     base = None if near is not None else next(map(str, inputs_of(source, how.base)), None)
     if base is None and near is None and not bundle.is_bundle(source):
         base = source
@@ -342,12 +342,12 @@ def for_bundle(how: ModelOptions, written: Path, source: str) -> ModelOptions:
 def inputs_of(path: str, base: str | None) -> list[Path]:
     """Return the other files that a bundle is read with: its base, which must not be overwritten either."""
     from actswap.errors import LoadError
-    from actswap.io import base_note, bundle
+    from actswap.io import base_note, bundle, bundle_files
 
     if base is not None or not bundle.is_bundle(path):
         return [Path(base)] if base is not None else []
     with contextlib.suppress(LoadError, OSError):
-        found = base_note.find_base(path, bundle.read_base(path))
+        found = base_note.find_base(path, bundle_files.read_base(path))
         return [found] if found is not None else []
     return []
 

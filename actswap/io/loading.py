@@ -269,9 +269,9 @@ def _load_bundle(
     drop: Sequence[str],
 ) -> LoadedModel:
     """Load a bundle onto its base: `base`, `model`, or the file that the bundle names."""
-    from actswap.io import base_note, bundle
+    from actswap.io import base_note, bundle, bundle_files
 
-    note = bundle.read_base(path)
+    note = bundle_files.read_base(path)
     if model is None and note.model is not None:
         model = noted_source(note.model, path, allow)
     found = base if base is not None else base_note.find_base(path, note)

@@ -11,7 +11,7 @@ from torch import nn
 
 from actswap.errors import LoadError, UsageError
 from actswap.io.adapter import BASE, Adapter, adapters_of, digest_of, put_heads, register
-from actswap.io.bundle import checked
+from actswap.io.bundle_files import checked
 from actswap.record import plan_of
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from actswap.cli.main import run
 from actswap.conversion.pipeline import convert
 from actswap.errors import ActswapError, LoadError
-from actswap.io import bundle
+from actswap.io import bundle, bundle_files
 from actswap.io.tensor_file import read_tensors
 
 
@@ -32,7 +32,7 @@ def edit_plan(folder: Path, edit) -> None:
     edit(document)
     if document.get("pair") == pair and isinstance(document.get("plan"), dict):
         tensors, metadata = read_tensors(folder / "model.safetensors")
-        document["pair"] = bundle.pair_of(document["plan"], tensors, {})
+        document["pair"] = bundle_files.pair_of(document["plan"], tensors, {})
         save_file(tensors, folder / "model.safetensors", {**metadata, "alias": "{}", "pair": document["pair"]})
     (folder / "plan.json").write_text(json.dumps(document))
 
@@ -47,7 +47,7 @@ def test_a_plan_that_is_changed_by_hand_and_signed_anew_loads(saved, small):
 def test_a_base_elsewhere(name, saved, small):
     edit_plan(saved, lambda d: d["base"].update(file=name))
     with pytest.raises(LoadError, match="base"):
-        bundle.read_base(saved)
+        bundle_files.read_base(saved)
 
 
 def choice(document):
@@ -110,7 +110,7 @@ def test_plans_that_are_no_json_of_ours(text, saved, small):
 
 
 def test_a_plan_too_large_to_read(saved, small, monkeypatch):
-    monkeypatch.setattr(bundle, "_LARGEST_PLAN", 10)
+    monkeypatch.setattr(bundle_files, "_LARGEST_PLAN", 10)
     with pytest.raises(LoadError, match="larger"):
         bundle.load(saved, small)
 

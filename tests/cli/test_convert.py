@@ -11,7 +11,7 @@ import torch
 
 from actswap.cli.main import run
 from actswap.errors import VerificationError
-from actswap.io import atomic, bundle, tensor_file
+from actswap.io import atomic, bundle_files, tensor_file
 
 
 def test_convert_verify_show_revert(folder, ask):
@@ -53,7 +53,7 @@ def test_options_reach_the_library(folder, ask):
     )
     assert code == 0 and [e["site"]["name"] for e in data["report"]["replaced"]] == ["3"]
     assert data["report"]["tolerance"] == 0.01
-    plan = bundle.read("out")["plan"]
+    plan = bundle_files.read("out")["plan"]
     assert plan["choices"][0]["options"] == {"space": "layer", "r": 4}
 
 
@@ -137,7 +137,7 @@ def test_another_target_per_selector(folder, ask):
     code, data, _ = ask("convert", "m.pt", "--to", "3=meta_acon(space=layer)", "--to", "acon_c", "--input", "x.npz")
     assert code == 0 and data["output"] == "m.meta_acon+acon_c"
     assert [e["target"] for e in data["report"]["replaced"]] == ["acon_c", "meta_acon"]
-    assert bundle.read(data["output"])["plan"]["choices"][1]["options"] == {"space": "layer"}
+    assert bundle_files.read(data["output"])["plan"]["choices"][1]["options"] == {"space": "layer"}
     code, data, _ = ask("convert", "m.pt", "--to", "9=pau", "--to", "acon_c", "--input", "x.npz")
     assert code == 2 and "'9' matched 0 of 2" in data["error"]["what"]
     code, data, _ = ask("convert", "m.pt", "--to", "pau", "--to", "acon_c", "--input", "x.npz")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from actswap.io import bundle
+from actswap.io import bundle, bundle_files
 from actswap.train import checkpoint
 
 DATA = """
@@ -66,7 +66,7 @@ def test_a_new_head_and_the_activations_train_and_the_rest_keeps_its_bits(conver
     assert code == 0, data
     trained = bundle.load("out/bundle", library_model)
     start = bundle.load("m.acon_c", library_model)
-    heads = bundle.read("out/bundle")["heads"]
+    heads = bundle_files.read("out/bundle")["heads"]
     assert list(heads.values()) == [4]
     (head,) = heads
     before, after = start.state_dict(), trained.state_dict()
