@@ -36,7 +36,7 @@ ONLY = {
     "click": ("actswap.cli",),
     "rich": ("actswap.cli",),
 }
-MOST_LINES = 420  # 400 is the aim; a change that goes a little beyond it may split the file afterwards
+MOST_LINES = 400
 SUFFIXES = (".py", ".pyi", ".cpp", ".h")
 LOOSE = {"errors", "sites", "plan", "record", "select", "inputs", "nn", "functional"}
 

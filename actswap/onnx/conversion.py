@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import onnx.inliner
-import torch
-from onnx import NodeProto, helper, numpy_helper
-from torch.utils._python_dispatch import TorchDispatchMode
+from onnx import helper
 
 from actswap import activations
 from actswap.activations.base import OnnxFunction, Spec, StartContext
@@ -25,9 +23,10 @@ from actswap.io.atomic import replacing
 from actswap.onnx.feeds import KEY, Feed, describe, working_feeds
 from actswap.onnx.finalize import attach
 from actswap.onnx.forms import GraphSite, find_sites
-from actswap.onnx.functions import DOMAIN, VERSION, Array, Lowered, lower
+from actswap.onnx.functions import DOMAIN, VERSION, Array
 from actswap.onnx.model_file import external_files, split_biases, tensors_of
 from actswap.onnx.parity import OutputParity, compare, worst
+from actswap.onnx.replacement import lowered_start, nodes_of
 from actswap.onnx.runtime import cpu_session, quiet_options
 from actswap.plan import tool_version
 from actswap.sites import Progress, Start
@@ -312,9 +311,9 @@ def _replaced(
             site = at[k]
             shape = seen[site.x].shape
             dim = _channel_dim(model, site, len(shape))
-            lowered = _lowered(spec, starts[site], shape, dim, options)
+            lowered = lowered_start(spec, starts[site], shape, dim, options)
             functions[lowered.function.op] = lowered.function
-            made.graph.node.extend(_nodes(made.graph, site, lowered))
+            made.graph.node.extend(nodes_of(made.graph, site, lowered))
         elif k not in gone:
             made.graph.node.append(node)
     if not any(entry.domain == DOMAIN for entry in made.opset_import):
@@ -324,65 +323,6 @@ def _replaced(
     props = {p.key: p.value for p in made.metadata_props}
     helper.set_model_props(made, {**props, "actswap.version": tool_version(), "actswap.domain_version": str(VERSION)})
     return made
-
-
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the calls of the project's operators."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == DOMAIN:
-            self.calls.append((func, args))
-        return func(*args, **(kwargs or {}))
-
-
-def _lowered(spec: Spec, start: Start, shape: Sequence[int], dim: int, options: Mapping[str, Any]) -> Lowered:
-    """Build the module, and take the operator's arguments from a call of it."""
-    module = spec.build(shape[dim], dim, **options)
-    module.load_start(start.params)  # type: ignore[operator]
-    small = [1] * len(shape)
-    small[dim] = shape[dim]
-    recorder = _Recorder()
-    with torch.no_grad(), recorder:
-        module.eval()(torch.zeros(small))
-    if len(recorder.calls) != 1:
-        raise UsageError(f"{spec.name} cannot be put into an ONNX file", why="it is not one operator of the project")
-    function, args = recorder.calls[0]
-    named = dict(zip((a.name for a in function._schema.arguments), args, strict=False))
-    tensors = {k: v.detach().numpy() for k, v in named.items() if isinstance(v, torch.Tensor) and k != "x"}
-    scalars = {k: v for k, v in named.items() if not isinstance(v, torch.Tensor)}
-    return lower(function._schema.name.split("::")[1], tensors, scalars, len(shape))
-
-
-def _nodes(graph: onnx.GraphProto, site: GraphSite, lowered: Lowered) -> list[NodeProto]:
-    """Make the nodes of a site: the activation, inside the shift and the cap that its source has."""
-    _, shift, cap = split(site.source)
-
-    def constant(name: str, array: Array) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), f"{site.y}/{name}"))
-        return f"{site.y}/{name}"
-
-    nodes: list[NodeProto] = []
-    x = site.x
-    if shift:
-        nodes.append(helper.make_node("Sub", [x, constant("shift", np.float32(shift))], [f"{site.y}/shifted"]))
-        x = f"{site.y}/shifted"
-    names = [constant(n, a) for n, a in zip(lowered.function.inputs[1:], lowered.inputs, strict=True)]
-    capped = np.isfinite(cap)
-    y = f"{site.y}/inner" if capped or shift else site.y
-    node = helper.make_node(lowered.function.op, [x, *names], [y], name=site.name, domain=DOMAIN)
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in lowered.attributes.items())
-    nodes.append(node)
-    if shift:
-        back = f"{site.y}/back" if capped else site.y
-        nodes.append(helper.make_node("Add", [y, f"{site.y}/shift"], [back]))
-        y = back
-    if capped:
-        nodes.append(helper.make_node("Clip", [y, "", constant("cap", np.float32(cap))], [site.y]))
-    return nodes
 
 
 def _save(model: onnx.ModelProto, path: Path, folder: Path) -> None:
