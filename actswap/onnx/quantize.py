@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _by_the_runtime(
             return None if feed is None else dict(feed)
 
     methods = {name: getattr(ort.CalibrationMethod, word) for name, word in _WORDS.items()}
-    with tempfile.TemporaryDirectory() as folder, quiet("onnxruntime"), _root_quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet("onnxruntime"), _without_advice():
         # The quantiser changes a model in memory, and writes beside a file: it gets a file of its own.
         onnx.save(model, f"{folder}/float.onnx")
         try:
@@ -169,15 +170,15 @@ def _by_the_runtime(
 _WORDS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
 
-class _root_quiet:  # noqa: N801 - reads as a function
+@contextmanager
+def _without_advice() -> Iterator[None]:
     """Silence the quantiser's advice on the root logger: the file is prepared as it asks for."""
-
-    def __enter__(self) -> None:
-        self.before = logging.root.level
-        logging.root.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        logging.root.setLevel(self.before)
+    before = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(before)
 
 
 def _parity(full: onnx.ModelProto, made: onnx.ModelProto, calibration: Sequence[Feed]) -> tuple[OutputParity, ...]:

@@ -8,6 +8,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx_cases import LAYOUTS, Case, cases
 
+from actswap.onnx.functions import has_kernel
+
 ALL = [
     pytest.param(case, id=f"{case.label}-{'layer' if shared else 'channel'}")
     for shared in (0, 1)
@@ -66,3 +68,10 @@ def test_nan_stays_and_infinity_is_never_a_wrong_number(case: Case) -> None:
     assert np.isnan(got[0, 0, 0, 0])
     differs = ~np.isclose(got, want, rtol=1e-4, atol=1e-4, equal_nan=True)
     assert np.isnan(got[differs]).all()  # 0 * infinity, where PyTorch gives the limit
+
+
+def test_a_name_that_is_no_text_has_no_kernel() -> None:
+    """Protobuf gives bytes for an operator whose name in a damaged file is not UTF-8."""
+    node = onnx.NodeProto.FromString(onnx.NodeProto(op_type="AconC").SerializeToString().replace(b"AconC", b"Aco\xe8C"))
+    assert isinstance(node.op_type, bytes)
+    assert not has_kernel(node.op_type)
