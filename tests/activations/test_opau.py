@@ -34,6 +34,7 @@ def test_opau_gradients_of_equations_7_to_9(basis: str, safe: bool) -> None:
         q, dq_dx, dq_dd = 1 + (d[:, None] * f[1:5]).sum(0), (d[:, None] * df[1:5]).sum(0), f[1:5]
     by_hand = [dn / q - n * dq_dx / q**2, (f / q).sum(1), (-(n / q**2) * dq_dd).sum(1)]
     for one_, other in zip(found, by_hand, strict=True):
+        # Float64: sums over x of terms that cancel; a wrong term would show in the first digits.
         torch.testing.assert_close(one_, other, rtol=1e-9, atol=1e-9)
 
 

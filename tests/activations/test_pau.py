@@ -93,6 +93,7 @@ def test_pau_gradients_by_hand(form: str) -> None:
     dp = sum(j * a[j] * x ** (j - 1) for j in range(1, 6))
     by_hand = [dp / q - p * dq_dx / q**2, (powers / q).sum(1), (-(p / q**2) * dq_db).sum(1)]
     for one_, other in zip(found, by_hand, strict=True):
+        # Float64: sums over x of terms that cancel; a wrong term would show in the first digits.
         torch.testing.assert_close(one_, other, rtol=1e-9, atol=1e-9)
 
 
